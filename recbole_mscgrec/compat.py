@@ -1,0 +1,116 @@
+"""Everything RecBole 1.2.1 needs to run on today's numpy, pandas and torch, in one place.
+
+`apply()` must run before anything else of RecBole is imported; `recbole_mscgrec/__init__.py` does so.
+Each fix looks for the missing feature, never for a version number, and does nothing where it exists.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def apply() -> None:
+    """Make RecBole importable and correct; safe to call again."""
+    _require_recbole()
+    _restore_numpy_aliases()
+    _fill_missing_values()
+    _keep_plain_evaluation_data()
+
+
+def _require_recbole() -> None:
+    if importlib.util.find_spec("recbole") is None:
+        raise ImportError(
+            "RecBole is not installed. On Python 3.12 and later its requirement ray<=2.6.3 has no "
+            "wheel, so it is installed without its requirements (this package brings the others): "
+            "pip install --no-deps recbole==1.2.1"
+        )
+
+
+def _restore_numpy_aliases() -> None:
+    """`Config.compatibility_settings` reads three names that numpy 2 removed."""
+    for name, value in (
+        ("float_", np.float64),
+        ("complex_", np.complex128),
+        ("unicode_", np.str_),
+        # Config sets these four itself, but interaction.py and metrics.py read them without a Config.
+        ("float", np.float64),
+        ("int", np.int64),
+        ("bool", np.bool_),
+        ("object", np.object_),
+    ):
+        if name not in np.__dict__:
+            setattr(np, name, value)
+
+
+class _PandasFillingSequences:
+    """pandas, except that `read_csv` returns '' where a sequence column has no value.
+
+    RecBole calls `df[field].fillna(value="", inplace=True)`, which changes a temporary copy since
+    pandas 3 made copy-on-write the rule; its next line then splits a NaN.
+    """
+
+    def __init__(self, pandas: Any) -> None:
+        self._pandas = pandas
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pandas, name)
+
+    def read_csv(self, *args: Any, **kwargs: Any) -> Any:
+        frame = self._pandas.read_csv(*args, **kwargs)
+        sequences = [c for c in frame.columns if str(c).endswith("_seq")]
+        frame[sequences] = frame[sequences].astype(object).fillna("")
+        return frame
+
+
+def _fill_missing_values() -> None:
+    from recbole.data.dataset import dataset as module
+    from recbole.utils import FeatureType
+
+    if isinstance(module.pd, _PandasFillingSequences):
+        return
+    frame = module.pd.DataFrame({"a": [None, 1.0]})
+    frame["a"].fillna(value=0.0, inplace=True)
+    if not frame["a"].isna().any():  # chained assignment still works: an older pandas
+        return
+    module.pd = _PandasFillingSequences(module.pd)
+    original = module.Dataset._fill_nan
+
+    def _fill_nan(self: Any) -> None:
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            for field in feat:
+                if self.field2type[field] == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0)
+                elif self.field2type[field] == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+        original(self)
+
+    module.Dataset._fill_nan = _fill_nan
+
+
+def _keep_plain_evaluation_data() -> None:
+    """`Collector.get_data_struct` calls `.cpu()` on counts and counters, so that ItemCoverage,
+    GiniIndex, AveragePopularity and TailPercentage fail. Only tensors have a device."""
+    from recbole.evaluator import Collector
+
+    original = Collector.get_data_struct
+    if getattr(original, "keeps_plain_data", False):
+        return
+
+    def get_data_struct(self: Any) -> Any:
+        held = self.data_struct
+        plain = {k: v for k, v in held._data_dict.items() if not isinstance(v, torch.Tensor)}
+        for key in plain:
+            del held[key]
+        struct = original(self)
+        for key, value in plain.items():
+            held.set(key, value)
+            struct.set(key, value)
+        return struct
+
+    get_data_struct.keeps_plain_data = True
+    Collector.get_data_struct = get_data_struct

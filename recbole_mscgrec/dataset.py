@@ -1,0 +1,132 @@
+"""Rows for training and evaluation: tiled windows for the train split, RecBole's own rows elsewhere.
+
+RecBole turns a user's sequence into one padded row per prefix. Here the train split becomes windows
+with a target at every position: the same prefixes, the same targets, about 50 times fewer rows.
+The split itself is RecBole's, on RecBole's rows, so every model sees the same three sets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+
+POSITION = "sequence_position"
+
+
+def target_list_field(config: Any) -> str:
+    """Name of the (B, T) field that holds the next item of every position; 0 where there is none."""
+    return f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
+
+
+class TiledDataset(SequentialDataset):
+    """SequentialDataset whose train split holds windows of at most MAX_ITEM_LIST_LENGTH positions.
+
+    Train rows: user id, history (T,), length, targets (T,). Valid and test rows: user id, history
+    (T,), length, target item, exactly those that SequentialDataset yields. Built without a Python
+    loop over rows. Windows are cut from the end of a sequence, so the latest targets have the
+    longest history, as in evaluation.
+    """
+
+    def data_augmentation(self) -> None:
+        """Replace the interactions by one light row per prefix: the target and where it stands.
+
+        The split works on these rows; `build` turns them into histories or windows afterwards.
+        """
+        self._check_field("uid_field", "iid_field", "time_field")
+        self._aug_presets()
+        self.sort(by=[self.uid_field, self.time_field], ascending=True)
+        users = self.inter_feat[self.uid_field].numpy()
+        first_of_user = np.r_[True, users[1:] != users[:-1]]
+        starts = np.maximum.accumulate(np.where(first_of_user, np.arange(len(users)), 0))
+        self._sequence = self.inter_feat[self.iid_field].numpy()
+        self._sequence_start = starts
+        rows = self.inter_feat[torch.from_numpy(np.flatnonzero(~first_of_user))]
+        rows.update(Interaction({POSITION: torch.from_numpy(np.flatnonzero(~first_of_user))}))
+        self.set_field_property(POSITION, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        self.inter_feat = rows
+
+    def build(self) -> list[SequentialDataset]:
+        """Split as RecBole does, then give the train split windows and the others histories."""
+        train, *held_out = super().build()
+        if len(train) == 0:
+            raise ValueError(
+                "The train split is empty: leave-one-out needs users with at least four "
+                "interactions. Lower user_inter_num_interval or use another data set."
+            )
+        train.inter_feat = self._windows(train.inter_feat[POSITION].numpy())
+        for split in held_out:
+            split.inter_feat = self._histories(split.inter_feat)
+        return [train, *held_out]
+
+    def _histories(self, rows: Interaction) -> Interaction:
+        end = rows[POSITION].numpy()  # (R,) index of the target in the sorted sequence
+        start = np.maximum(self._sequence_start[end], end - self.max_item_list_len)
+        fields = {
+            name: rows[name] for name in (self.uid_field, self.iid_field) if len(rows) or name
+        }
+        fields[self.item_id_list_field] = self._gather(start, end - start)
+        fields[self.item_list_length_field] = torch.from_numpy(end - start)
+        return Interaction(fields)
+
+    def _windows(self, targets: np.ndarray) -> Interaction:
+        width = self.max_item_list_len
+        is_target = np.zeros(len(self._sequence), dtype=bool)
+        is_target[targets] = True
+        # (U,) the last target of every user that has one, and how many windows reach back from it.
+        start = self._sequence_start[targets]
+        order = np.argsort(targets, kind="stable")
+        last = targets[order][np.r_[start[order][1:] != start[order][:-1], True]]
+        counts = -((self._sequence_start[last] - last) // width)
+        which = np.repeat(np.arange(len(last)), counts)
+        back = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        end = last[which] - back * width  # (R,) last target of the window
+        begin = np.maximum(end - width + 1, self._sequence_start[end] + 1)  # first target
+        length = end - begin + 1
+        target_items = self._gather(begin, length, keep=is_target)
+        kept = (target_items != 0).any(dim=1).numpy()
+        return Interaction(
+            {
+                self.uid_field: self._users_at(end[kept]),
+                self.item_id_list_field: self._gather(begin - 1, length)[kept],
+                self.item_list_length_field: torch.from_numpy(length[kept]),
+                target_list_field(self.config): target_items[kept],
+            }
+        )
+
+    def _users_at(self, positions: np.ndarray) -> torch.Tensor:
+        """User ids of sequence positions, by the order in which sequences start."""
+        users = np.empty(len(self._sequence), dtype=np.int64)
+        users[self.inter_feat[POSITION].numpy()] = self.inter_feat[self.uid_field].numpy()
+        return torch.from_numpy(users[positions])
+
+    def _gather(
+        self, start: np.ndarray, length: np.ndarray, keep: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Items of `length` positions from `start` on, left-aligned and zero-padded: (R, T)."""
+        column = np.arange(self.max_item_list_len)
+        index = np.minimum(start[:, None] + column, len(self._sequence) - 1)
+        inside = column < length[:, None]
+        if keep is not None:
+            inside &= keep[index]
+        return torch.from_numpy(np.where(inside, self._sequence[index], 0))
+
+    @property
+    def item_counter(self) -> Counter:
+        """Occurrences of every item as a target, as RecBole counts them on its prefix rows."""
+        field = target_list_field(self.config)
+        if field not in self.inter_feat:
+            return super().item_counter
+        targets = self.inter_feat[field]
+        return Counter(targets[targets != 0].numpy())
+
+    def items_seen(self) -> torch.Tensor:
+        """Ids of all items that this train split shows, as history or as target, ascending."""
+        shown = [self.inter_feat[self.item_id_list_field], self.inter_feat[target_list_field(self.config)]]
+        ids = torch.cat([s.flatten() for s in shown]).unique()
+        return ids[ids != 0]

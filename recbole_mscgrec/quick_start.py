@@ -1,0 +1,195 @@
+"""The command line and one run: data, model, training, evaluation, result file."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
+
+from recbole_mscgrec import checkpoint
+from recbole_mscgrec.config import Config
+from recbole_mscgrec.data_check import check_data
+
+# Settings that change neither the data nor the training: they do not count for --resume.
+_PRESENTATION = (
+    "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state wandb_project"
+    " checkpoint_dir cache_dir device local_rank single_spec worker"
+).split()
+
+
+def run(
+    model: str,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train (or load) and evaluate one model of RecBole or of this project.
+
+    Returns:
+        The content of the result file: model, dataset, seed, best_valid_result, test_result,
+        seconds (stage -> s), peak_memory_mb, n_parameters, versions, code_health.
+    """
+    config = Config(model, dataset, config_file_list, config_dict)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logger = getLogger()
+    logger.info(config)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    check_data(config)
+    data = create_dataset(config)
+    logger.info(data)
+    train_data, valid_data, test_data = data_preparation(config, data)
+    seconds["data"] = time.perf_counter() - start
+
+    init_seed(config["seed"], config["reproducibility"])
+    model_object = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    logger.info(model_object)
+    seconds.update(getattr(model_object, "stage_seconds", {}))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model_object)
+    trainer.saved_model_file = str(_checkpoint_path(config))
+
+    start = time.perf_counter()
+    if config["model_file"]:
+        state = checkpoint.load(config["model_file"], config["device"])
+        trainer.saved_model_file = config["model_file"]
+        trainer.eval_collector.data_collect(train_data)
+        best_valid = state.get("best_valid_result")
+    else:
+        best_valid = _fit(trainer, train_data, valid_data, config)
+        seconds["train"] = time.perf_counter() - start
+    start = time.perf_counter()
+    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    seconds["test"] = time.perf_counter() - start
+
+    result = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "best_valid_result": checkpoint.to_plain(best_valid),
+        "test_result": checkpoint.to_plain(test),
+        "seconds": {k: round(v, 3) for k, v in seconds.items()},
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "n_parameters": sum(p.numel() for p in model_object.parameters() if p.requires_grad),
+        "versions": _versions(),
+        "code_health": getattr(model_object, "code_health", None),
+    }
+    logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
+    logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
+    if config["result_file"]:
+        _write_json(config["result_file"], result)
+    return result
+
+
+def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict[str, float] | None:
+    """RecBole's fit, with a second checkpoint after every epoch from which --resume=True goes on."""
+    last = Path(trainer.saved_model_file).with_suffix(".last.pth")
+    if config["resume"]:
+        state = checkpoint.load(last, config["device"])
+        best_file = trainer.saved_model_file
+        trainer.resume_checkpoint(last)
+        trainer.saved_model_file = best_file
+        trainer.best_valid_result = state["best_valid_result"]
+        checkpoint.set_random_state(state["random"], train_data)
+        if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
+            trainer.logger.info("This training had already ended; evaluating its best model.")
+            trainer.eval_collector.data_collect(train_data)
+            return trainer.best_valid_result
+
+    def after_epoch(epoch: int, valid_score: float) -> None:
+        state = checkpoint.trainer_state(trainer, epoch)
+        checkpoint.save(last, {**state, "random": checkpoint.random_state(train_data)})
+
+    try:
+        trainer.fit(
+            train_data, valid_data, show_progress=config["show_progress"], callback_fn=after_epoch
+        )
+    except KeyboardInterrupt:
+        done = "No epoch was finished." if not last.is_file() else (
+            f"The last finished epoch is in {last}: repeat the command with --resume=True to go on, "
+            f"or with --model_file={trainer.saved_model_file} to evaluate the best model so far."
+        )
+        raise KeyboardInterrupt(f"Training stopped. {done}") from None
+    return trainer.best_valid_result
+
+
+def _checkpoint_path(config: Config) -> Path:
+    """A name that the same settings find again."""
+    settings = {k: v for k, v in config.final_config_dict.items() if k not in _PRESENTATION}
+    text = json.dumps(checkpoint.to_plain(settings), sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{digest}.pth"
+
+
+def _peak_memory_mb() -> float:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def _versions() -> dict[str, str]:
+    names = ("recbole", "torch", "transformers", "timm", "numpy", "pandas", "scikit-learn")
+    return {n: importlib.metadata.version(n) for n in names} | {"python": sys.version.split()[0]}
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    Path(temporary).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Split the command line into model, dataset, config files and `--key=value` settings."""
+    parser = argparse.ArgumentParser(
+        description="Run MSCGRec or any RecBole model; every setting is --key=value."
+    )
+    parser.add_argument("--model", "-m", default="MSCGRec", help="name of the model")
+    parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
+    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    known, rest = parser.parse_known_args(argv)
+    files = [f for value in known.config_files for f in value.split()]
+    settings: dict[str, str] = {}
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and equals:
+            settings[key] = value
+        elif files and argument.endswith((".yaml", ".yml")):
+            files.append(argument)
+        else:
+            parser.error(f"{argument}: a setting is written --key=value")
+    known.config_files = files
+    for file in files:
+        if not Path(file).is_file():
+            parser.error(f"config file {file} does not exist")
+    return known, settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
+    known, settings = parse(sys.argv[1:] if argv is None else argv)
+    # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
+    program, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        run(known.model, known.dataset, known.config_files, dict(settings))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(stop or "Stopped.", file=sys.stderr)
+        return 130
+    finally:
+        sys.argv = program
+    return 0
+
+

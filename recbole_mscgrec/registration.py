@@ -1,0 +1,31 @@
+"""Registers this project's classes under the names by which RecBole looks classes up."""
+
+from __future__ import annotations
+
+import sys
+
+import recbole.data.dataset
+import recbole.model.sequential_recommender
+import recbole.trainer
+
+from recbole_mscgrec import checkpoint, tiled_sasrec
+from recbole_mscgrec.dataset import TiledDataset
+
+# RecBole finds the model X in recbole.model.sequential_recommender.<x>, its dataset as XDataset in
+# recbole.data.dataset and its trainer as XTrainer in recbole.trainer.
+MODULES = {"TiledSASRec": tiled_sasrec}
+DATASETS = {"TiledSASRec": TiledDataset}
+TRAINERS: dict[str, type] = {}
+
+
+def register() -> None:
+    """Make RecBole's get_model, create_dataset and get_trainer find this project's classes."""
+    checkpoint.install()
+    package = recbole.model.sequential_recommender
+    for name, module in MODULES.items():
+        sys.modules[f"{package.__name__}.{name.lower()}"] = module
+        setattr(package, name.lower(), module)
+    for name, dataset in DATASETS.items():
+        setattr(recbole.data.dataset, f"{name}Dataset", dataset)
+    for name, trainer in TRAINERS.items():
+        setattr(recbole.trainer, f"{name}Trainer", trainer)

@@ -1,0 +1,40 @@
+"""SASRec with the loss at every position of a window: one row does the work of its prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.sequential_recommender.sasrec import SASRec
+from torch.nn.functional import cross_entropy
+
+from recbole_mscgrec.dataset import target_list_field
+
+
+class TiledSASRec(SASRec):
+    """RecBole's SASRec on the windows of TiledDataset.
+
+    Its attention is causal and its rows are left-aligned, so for a sequence that fits one window the
+    loss equals, up to the order of summation, RecBole's loss over all prefixes of the sequence.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.TARGETS = target_list_field(config)
+        if self.loss_type != "CE":
+            raise ValueError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
+
+    def gather_indexes(self, output: torch.Tensor, gather_index: torch.Tensor) -> torch.Tensor:
+        """Pick positions (B,) or, during training, several per row (B, P) from output (B, T, H)."""
+        if gather_index.dim() == 1:
+            return super().gather_indexes(output, gather_index)
+        return output.gather(1, gather_index.unsqueeze(-1).expand(-1, -1, output.size(-1)))
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Mean cross-entropy over all items and all targets of the batch."""
+        item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
+        lengths = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
+        output = self.forward(item_seq, lengths.expand_as(item_seq))  # (B, T, H)
+        is_target = targets != 0
+        logits = output[is_target] @ self.item_embedding.weight.T  # (targets, n_items)
+        return cross_entropy(logits, targets[is_target])

