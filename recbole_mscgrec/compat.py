@@ -7,6 +7,7 @@ Each fix looks for the missing feature, never for a version number, and does not
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ def _fill_missing_values() -> None:
     if isinstance(module.pd, _PandasFillingSequences):
         return
     frame = module.pd.DataFrame({"a": [None, 1.0]})
-    frame["a"].fillna(value=0.0, inplace=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the very chained assignment that is asked about
+        frame["a"].fillna(value=0.0, inplace=True)
     if not frame["a"].isna().any():  # chained assignment still works: an older pandas
         return
     module.pd = _PandasFillingSequences(module.pd)
@@ -87,7 +90,9 @@ def _fill_missing_values() -> None:
                     feat[field] = feat[field].fillna(0)
                 elif self.field2type[field] == FeatureType.FLOAT:
                     feat[field] = feat[field].fillna(feat[field].mean())
-        original(self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its chained assignments have nothing left to do
+            original(self)
 
     module.Dataset._fill_nan = _fill_nan
 

@@ -8,14 +8,15 @@ import recbole.data.dataset
 import recbole.model.sequential_recommender
 import recbole.trainer
 
-from recbole_mscgrec import checkpoint, tiled_sasrec
+from recbole_mscgrec import checkpoint, mscgrec, tiled_sasrec
 from recbole_mscgrec.dataset import TiledDataset
+from recbole_mscgrec.trainer import MSCGRecTrainer
 
 # RecBole finds the model X in recbole.model.sequential_recommender.<x>, its dataset as XDataset in
 # recbole.data.dataset and its trainer as XTrainer in recbole.trainer.
-MODULES = {"TiledSASRec": tiled_sasrec}
-DATASETS = {"TiledSASRec": TiledDataset}
-TRAINERS: dict[str, type] = {}
+MODULES = {"MSCGRec": mscgrec, "TiledSASRec": tiled_sasrec}
+DATASETS = {"MSCGRec": TiledDataset, "TiledSASRec": TiledDataset}
+TRAINERS = {"MSCGRec": MSCGRecTrainer}
 
 
 def register() -> None:

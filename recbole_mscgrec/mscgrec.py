@@ -1,0 +1,265 @@
+"""MSCGRec (arXiv 2602.03713): the history in all modalities in, the next item's code out.
+
+Symbols: N items with the padding item 0, B rows, T history positions, M modalities, L levels of the
+target code, K codewords of a level, D width, H heads, W beams, n targets.
+
+The history of a row is encoded once, with attention that is causal over items. Every position t of
+a training row is a target: its decoder attends to the items up to t. So one window does the work of
+its T prefixes (`TiledDataset`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
+from torch.nn.functional import cross_entropy, embedding_bag
+
+from recbole_mscgrec.beam_search import Beams, beam_search
+from recbole_mscgrec.codes import MISSING, CodeTable
+from recbole_mscgrec.dataset import target_list_field
+from recbole_mscgrec.layers import DecoderBlock, DistanceBias, EncoderBlock, Grid
+from recbole_mscgrec.prefix_tree import PrefixTree
+from recbole_mscgrec.tokenizer import tokenize
+
+Tensor = torch.Tensor
+
+
+class MSCGRec(SequentialRecommender):
+    """Multimodal semantic and collaborative generative recommender.
+
+    Building it runs (or reuses) the tokenizers on the train split `dataset`.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.TARGETS = target_list_field(config)
+        self.beam_size = config["beam_size"]
+        self.modality_mask_prob = config["modality_mask_prob"]
+        size, n_heads = config["hidden_size"], config["n_heads"]
+        if self.beam_size < max(config["topk"]):
+            raise ValueError(
+                f"beam_size ({self.beam_size}) must be at least max(topk) ({max(config['topk'])}): "
+                "raise beam_size or lower topk."
+            )
+        if size % n_heads:
+            raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
+        tokenization = tokenize(config, dataset)
+        self.code_health, self.stage_seconds = tokenization.health, tokenization.seconds
+        self._set_codes(tokenization.table)
+
+        self.code_embedding = nn.Embedding(self.n_code_rows, size, padding_idx=0)
+        self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
+        self.start = nn.Parameter(torch.zeros(size))
+        self.start_from_history = nn.Linear(size, size, bias=False)
+        self.level_embedding = nn.Embedding(self.n_levels, size)
+        buckets = (config["n_distance_buckets"], config["max_distance"], n_heads)
+        self.encoder_bias, self.decoder_bias = DistanceBias(*buckets), DistanceBias(*buckets)
+        block = (size, config["inner_size"], n_heads, config["dropout_prob"])
+        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(config["n_encoder_layers"]))
+        self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(config["n_decoder_layers"]))
+        self.encoder_norm, self.decoder_norm = nn.RMSNorm(size), nn.RMSNorm(size)
+        self.dropout = nn.Dropout(config["dropout_prob"])
+        self._init_weights()
+
+    # --- codes as tensors -------------------------------------------------------------------------
+
+    def _set_codes(self, table: CodeTable) -> None:
+        """Lay the table out for embedding: per item the rows of `code_embedding` that it sums.
+
+        Row 0 is zero. Every modality has one row for 'masked or missing' and one per codeword; an
+        item without the modality uses the mask row once and row 0 for the remaining levels.
+        """
+        index, is_modality, masks, row = [], [], [], 1
+        for m, (name, codes) in enumerate(table.codes.items()):
+            offsets = torch.tensor([0, *table.sizes[name][:-1]]).cumsum(0) + row + 1
+            rows = codes + offsets  # (N, L_m)
+            absent = codes[:, :1] == MISSING
+            mask_row = torch.zeros(1, codes.size(1), dtype=torch.long)
+            mask_row[0, 0] = row
+            index.append(torch.where(absent, mask_row, rows))
+            masks.append(mask_row)
+            is_modality += [m] * codes.size(1)
+            row += 1 + sum(table.sizes[name])
+        item_index = torch.cat(index, dim=1)
+        item_index[0] = 0
+        self.n_code_rows = row
+        self.n_modalities = len(table.modalities)
+        self.level_sizes = table.sizes[table.target]
+        self.n_levels = len(self.level_sizes)
+        self.register_buffer("item_index", item_index)  # (N, sum of L_m)
+        self.register_buffer("mask_index", torch.cat(masks, dim=1))  # (1, sum of L_m)
+        self.register_buffer("column_modality", torch.tensor(is_modality))
+        self.register_buffer("target_codes", table.codes[table.target].clamp(min=0))  # (N, L)
+        offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
+        self.register_buffer("level_offset", offsets, persistent=False)
+        self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MSCGRec:
+        """`Module.to`, which here moves the prefix tree as well."""
+        super()._apply(fn, recurse)
+        self.tree.to(self.item_index.device)
+        return self
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        with torch.no_grad():
+            self.code_embedding.weight[0].zero_()
+
+    # --- encoder ----------------------------------------------------------------------------------
+
+    def encode(self, item_seq: Tensor) -> Tensor:
+        """History (B, T) of item ids -> (B, T, D); position t sees the items up to t."""
+        x = self.dropout(self.embed_items(item_seq))
+        position = torch.arange(item_seq.size(1), device=item_seq.device)
+        distance = (position.unsqueeze(1) - position).unsqueeze(0)  # (1, T, T), negative = future
+        bias = self.encoder_bias(distance)
+        for block in self.encoder:
+            x = block(x, bias)
+        return self.encoder_norm(x)
+
+    def embed_items(self, item_seq: Tensor) -> Tensor:
+        """Sum of the code embeddings of all modalities: (B, T) -> (B, T, D)."""
+        index = self.item_index[item_seq].flatten(0, 1)  # (B*T, columns)
+        if self.training and self.modality_mask_prob > 0:
+            index = torch.where(self._random_mask(index), self.mask_index, index)
+        summed = embedding_bag(index, self.code_embedding.weight, mode="sum", padding_idx=0)
+        return summed.view(*item_seq.shape, -1)
+
+    def _random_mask(self, index: Tensor) -> Tensor:
+        """Which columns to mask: each modality of an item at random, never all of them."""
+        draw = torch.rand(len(index), self.n_modalities, device=index.device)
+        masked = draw < self.modality_mask_prob
+        # The largest draw of a row stays: the row would have to mask everything to need it.
+        masked.scatter_(1, draw.argmax(dim=1, keepdim=True), False)
+        return masked[:, self.column_modality] & (index[:, :1] != 0)
+
+    # --- decoder ----------------------------------------------------------------------------------
+
+    def decode(
+        self, encoded: Tensor, limit: Tensor, items: Tensor, query: Tensor, needed: Tensor
+    ) -> Tensor:
+        """Hidden states of the target codes under teacher forcing.
+
+        Args:
+            encoded: (B, T, D) history.
+            limit: (1 or B, Q) last history position that each of Q targets per row may see.
+            items: (n,) target items.
+            query: (n,) their places in the flattened (B, Q).
+            needed: (n, L) which levels to compute; a level needs the ones before it.
+
+        Returns:
+            (P, D) for the P needed pairs, level by level and in the order of `items` within one.
+        """
+        level, row = needed.T.nonzero(as_tuple=True)  # (P,) both, sorted by level
+        shape = (encoded.size(0), limit.size(1), self.n_levels)
+        grid = Grid(query[row] * self.n_levels + level, shape)
+        position = torch.arange(encoded.size(1), device=encoded.device)
+        bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (., H, Q, T)
+        start = self._start(encoded, limit)[query]  # (n, D)
+        codes = self.target_codes[items] + self.level_offset  # (n, L) rows of target_embedding
+        n_first = int(needed[:, 0].sum())
+        later = codes[row[n_first:], level[n_first:] - 1]
+        tokens = torch.cat([start[row[:n_first]], self.target_embedding(later).to(start.dtype)])
+        x = self.dropout(tokens + self.level_embedding(level))
+        for block in self.decoder:
+            x = block(x, grid, encoded, bias)
+        return self.decoder_norm(x)
+
+    def _start(self, encoded: Tensor, limit: Tensor) -> Tensor:
+        """First decoder token of every target, made from the last item it may see: (B*Q, D)."""
+        index = limit.expand(encoded.size(0), -1).unsqueeze(-1).expand(-1, -1, encoded.size(-1))
+        return self.start + self.start_from_history(encoded.gather(1, index).flatten(0, 1))
+
+    def level_logits(self, level: int, hidden: Tensor) -> Tensor:
+        """Scores (..., K) of all codewords of a level; the weights are those of the decoder's input."""
+        offset = sum(self.level_sizes[:level])
+        return hidden @ self.target_embedding.weight[offset : offset + self.level_sizes[level]].T
+
+    def item_log_probs(self, encoded: Tensor, limit: Tensor, items: Tensor, query: Tensor) -> Tensor:
+        """Exact log p(item | history) of n items, (n,): the sum over levels of the constrained
+        softmax, which runs over the children of the item's prefix (paper: constrained sequence
+        learning). A level with one child adds nothing and is not computed."""
+        path = self.tree.path(items)
+        counts = [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
+        branching = torch.stack([c > 1 for c in counts], dim=1)  # (n, L)
+        needed = branching.flip(1).cummax(1).values.flip(1)
+        hidden = self.decode(encoded, limit, items, query, needed)
+        result = torch.zeros(len(items), device=encoded.device)
+        for level, h in enumerate(hidden.split(needed.sum(0).tolist())):
+            chosen = branching[:, level][needed[:, level]]
+            rows = branching[:, level].nonzero().flatten()
+            if len(rows) == 0:
+                continue
+            node, child = path[level][rows], path[level + 1][rows]
+            children = self.tree.children(level, node, int(counts[level][rows].max()))
+            logits = self.level_logits(level, h[chosen]).gather(1, children.codes)
+            logits = logits.float().masked_fill(~children.valid, -torch.inf)
+            slot = (child - children.nodes[:, 0]).long()
+            result = result.index_add(0, rows, -cross_entropy(logits, slot, reduction="none"))
+        return result
+
+    # --- what RecBole calls -----------------------------------------------------------------------
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Mean over all targets of the batch of -log p(next item)."""
+        item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
+        encoded = self.encode(item_seq)
+        limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
+        query = targets.flatten().nonzero().flatten()
+        return -self.item_log_probs(encoded, limit, targets.flatten()[query], query).mean()
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """Exact log-probability (B,) of one given item per row."""
+        encoded, limit = self._history(interaction)
+        query = torch.arange(len(encoded), device=encoded.device)
+        return self.item_log_probs(encoded, limit, interaction[self.ITEM_ID], query)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
+        evaluation uses `recommend`, which needs no dense matrix."""
+        encoded, limit = self._history(interaction)
+        scores = torch.full((len(encoded), self.n_items), -torch.inf, device=encoded.device)
+        for items in torch.arange(1, self.n_items, device=encoded.device).split(256):
+            n = len(items)
+            query = torch.arange(len(encoded) * n, device=encoded.device)
+            log_probs = self.item_log_probs(
+                encoded, limit.expand(-1, n), items.repeat(len(encoded)), query
+            )
+            scores[:, items] = log_probs.view(-1, n)
+        return scores
+
+    def recommend(self, interaction: Any, beam_size: int | None = None) -> Beams:
+        """The best items per row by constrained beam search: (B, W) ids and log-probabilities."""
+        encoded, limit = self._history(interaction)
+        position = torch.arange(encoded.size(1), device=encoded.device)
+        bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (B, H, 1, T)
+        memories = [block.memory(encoded) for block in self.decoder]
+        past: list[Tensor | None] = [None] * len(self.decoder)
+
+        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+            if codes is None or parents is None:
+                x = self._start(encoded, limit).unsqueeze(1)
+            else:
+                x = self.target_embedding(codes + self.level_offset[level - 1])
+            x = x + self.level_embedding.weight[level]
+            for i, block in enumerate(self.decoder):
+                kept = past[i]
+                if kept is not None and parents is not None:
+                    kept = kept.gather(1, parents[:, :, None, None].expand(-1, -1, *kept.shape[2:]))
+                x, past[i] = block.step(x, kept, memories[i], bias)
+            return self.level_logits(level, self.decoder_norm(x))
+
+        return beam_search(step, self.tree, len(encoded), beam_size or self.beam_size)
+
+    def _history(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Encoded history (B, T, D) and its last position (B, 1)."""
+        item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        item_seq = item_seq[:, : int(length.max())]
+        return self.encode(item_seq), (length - 1).unsqueeze(1)

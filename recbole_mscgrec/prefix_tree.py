@@ -1,0 +1,148 @@
+"""Prefix tree of all items' codes as sorted arrays (CSR): the one structure behind the training
+constraint, the beam, exact scoring and sub-catalogues.
+
+Items are sorted by code, so a node of any depth is a contiguous range of nodes one level below and,
+in the end, a contiguous range of leaves. No step walks a Python object per node.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+Tensor = torch.Tensor
+
+
+class Children(NamedTuple):
+    """Children of a batch of nodes, padded to the widest: all tensors are (..., C)."""
+
+    nodes: Tensor  # ids one level below; arbitrary where not valid
+    codes: Tensor  # their codes, long; arbitrary where not valid
+    valid: Tensor  # bool
+
+
+class PrefixTree:
+    """Tree over N unique codes of L levels with at most K codewords each.
+
+    Nodes of one depth are numbered from 0 in the order of their codes; the root is node 0 of depth 0
+    and leaves are the nodes of depth L. Resident size is 4 bytes per node for the ranges plus one
+    code per node (1 byte for K <= 256), 4 bytes per leaf for its item and 4 per item for its leaf.
+
+    Args:
+        codes: (N, L) integer codes, one row per item; rows are unique.
+        items: (N,) item ids of the rows; default 0..N-1. Ids may have gaps (the padding id 0).
+
+    Raises:
+        ValueError: two items share a code (the first pair is named), or a code is negative.
+    """
+
+    def __init__(self, codes: Tensor, items: Tensor | None = None) -> None:
+        n_items, self.n_levels = codes.shape
+        if n_items == 0:
+            raise ValueError("A prefix tree needs at least one item.")
+        if int(codes.min()) < 0:
+            raise ValueError(f"Codes must not be negative, but one is {int(codes.min())}.")
+        self.sizes = [int(k) + 1 for k in codes.max(dim=0).values]
+        order = _lexicographic_order(codes, self.sizes)
+        items = torch.arange(n_items) if items is None else items.cpu()
+        self.leaf_item = items[order].to(torch.int32)
+        self.first: list[Tensor] = []  # depth d: (nodes of depth d + 1,) first child of each node
+        self.code: list[Tensor] = []  # level l: (nodes of depth l+1,) code of each node
+        self.max_children: list[int] = []
+        starts = torch.zeros(n_items, dtype=torch.bool)  # rows at which a node of this depth starts
+        starts[0] = True
+        for level in range(self.n_levels):
+            column = codes[:, level].cpu()[order]
+            below = starts.clone()
+            below[1:] |= column[1:] != column[:-1]
+            child_of_row = below.cumsum(0, dtype=torch.int32) - 1
+            first = torch.cat([child_of_row[starts], child_of_row[-1:] + 1])
+            self.first.append(first)
+            self.code.append(column[below].to(_code_type(self.sizes[level])))
+            self.max_children.append(int((first[1:] - first[:-1]).max()))
+            starts = below
+        if len(self.code[-1]) != n_items:
+            _name_duplicate(starts, items[order], codes[order])
+        self.item_leaf = torch.full((int(items.max()) + 1,), -1, dtype=torch.int32)
+        self.item_leaf[self.leaf_item.long()] = torch.arange(n_items, dtype=torch.int32)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.leaf_item)
+
+    @property
+    def n_bytes(self) -> int:
+        """Resident size of all arrays."""
+        return sum(t.numel() * t.element_size() for t in self._tensors())
+
+    def _tensors(self) -> list[Tensor]:
+        return [*self.first, *self.code, self.leaf_item, self.item_leaf]
+
+    def to(self, device: torch.device | str) -> PrefixTree:
+        """Move all arrays to `device`, in place."""
+        self.first = [t.to(device) for t in self.first]
+        self.code = [t.to(device) for t in self.code]
+        self.leaf_item, self.item_leaf = self.leaf_item.to(device), self.item_leaf.to(device)
+        return self
+
+    def path(self, items: Tensor) -> list[Tensor]:
+        """Nodes from the root to the leaf of each item: L + 1 tensors shaped like `items`."""
+        nodes = [self.item_leaf[items]]
+        for first in reversed(self.first):
+            # The parent is the last node whose first child is not behind this child.
+            nodes.append(torch.searchsorted(first, nodes[-1], right=True, out_int32=True) - 1)
+        return nodes[::-1]
+
+    def children(self, level: int, nodes: Tensor, width: int | None = None) -> Children:
+        """Children of nodes (...) of depth `level`, padded to `width` (default: the widest there)."""
+        start = self.first[level][nodes]
+        count = self.first[level][nodes + 1] - start
+        width = self.max_children[level] if width is None else width
+        slot = torch.arange(width, device=start.device, dtype=start.dtype)
+        child = start.unsqueeze(-1) + slot  # (..., C)
+        valid = slot < count.unsqueeze(-1)
+        child = torch.where(valid, child, start.unsqueeze(-1))
+        return Children(child, self.code[level][child].long(), valid)
+
+    def n_children(self, level: int, nodes: Tensor) -> Tensor:
+        """Number of children of nodes (...) of depth `level`."""
+        first = self.first[level]
+        return first[nodes + 1] - first[nodes]
+
+    def leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Leaf range [start, end) below nodes (...) of `depth`."""
+        start, end = nodes, nodes + 1
+        for first in self.first[depth:]:
+            start, end = first[start], first[end]
+        return start, end
+
+
+def _code_type(size: int) -> torch.dtype:
+    return torch.uint8 if size <= 256 else torch.int16 if size <= 2**15 else torch.int32
+
+
+def _lexicographic_order(codes: Tensor, sizes: list[int]) -> Tensor:
+    """Row order by first level, then second, ...; one sort of packed keys per 62 bits."""
+    order: Tensor | None = None
+    level = codes.size(1)
+    while level > 0:
+        key, span = torch.zeros(len(codes), dtype=torch.int64), 1
+        while level > 0 and span * sizes[level - 1] < 2**62:
+            level -= 1
+            key += codes[:, level].cpu().long() * span
+            span *= sizes[level]
+        chosen = key if order is None else key[order]
+        inner = torch.sort(chosen, stable=True).indices
+        order = inner if order is None else order[inner]
+    assert order is not None  # codes has at least one level
+    return order
+
+
+def _name_duplicate(starts: Tensor, items: Tensor, codes: Tensor) -> None:
+    second = int((~starts).nonzero()[0])
+    raise ValueError(
+        f"{int((~starts).sum())} items share their full code with another; the first two are items "
+        f"{int(items[second - 1])} and {int(items[second])} with code {codes[second].tolist()}. "
+        "The target modality's code must be unique: add a collision level."
+    )

@@ -1,0 +1,66 @@
+"""Evaluation from ranked lists: the beam's items go to RecBole's Evaluator, no dense score matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.evaluator import Collector
+from recbole.evaluator.register import metric_information
+from recbole.trainer import Trainer
+
+_FROM_LIST = {"rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users"}
+
+
+class RankedListCollector(Collector):
+    """RecBole's Collector for full ranking, fed with item ids (B, W) instead of scores (B, N).
+
+    A place without an item (0) is never a hit. With sampled candidates the scores are dense and
+    RecBole's own collection applies.
+    """
+
+    def eval_batch_collect(
+        self,
+        scores_tensor: torch.Tensor,
+        interaction: Any,
+        positive_u: torch.Tensor,
+        positive_i: torch.Tensor,
+    ) -> None:
+        if scores_tensor.is_floating_point():
+            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+            return
+        items = scores_tensor[:, : max(self.topk)]  # (B, k)
+        if self.register.need("rec.items"):
+            self.data_struct.update_tensor("rec.items", items)
+        if self.register.need("rec.topk"):
+            user, item = positive_u.to(items.device), positive_i.to(items.device)
+            hits = torch.zeros_like(items, dtype=torch.int)
+            # A user may have several positives; each is compared with that user's list.
+            hits.index_add_(0, user, (items[user] == item.unsqueeze(1)).int())
+            n_positive = torch.bincount(user, minlength=len(items)).int().unsqueeze(1)
+            self.data_struct.update_tensor("rec.topk", torch.cat([hits, n_positive], dim=1))
+
+
+class MSCGRecTrainer(Trainer):
+    """RecBole's Trainer with evaluation by beam search.
+
+    Raises:
+        ValueError: a metric under full ranking that needs the score of every item.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        self.eval_collector = RankedListCollector(config)
+        if "full" in config["eval_args"]["mode"].values():
+            for name in config["metrics"]:
+                needs = set(metric_information[name.lower()]) - _FROM_LIST
+                if needs:
+                    raise ValueError(
+                        f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam "
+                        "ranks only its own: leave it out or evaluate with mode: uni100."
+                    )
+
+    def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
+        interaction, _, positive_u, positive_i = batched_data
+        beams = self.model.recommend(interaction.to(self.device))
+        return interaction, beams.items, positive_u, positive_i
