@@ -6,6 +6,7 @@ Each fix looks for the missing feature, never for a version number, and does not
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from typing import Any
@@ -20,6 +21,7 @@ def apply() -> None:
     _restore_numpy_aliases()
     _fill_missing_values()
     _keep_plain_evaluation_data()
+    _import_models_without_anomaly_detection()
 
 
 def _require_recbole() -> None:
@@ -119,3 +121,11 @@ def _keep_plain_evaluation_data() -> None:
 
     get_data_struct.keeps_plain_data = True
     Collector.get_data_struct = get_data_struct
+
+
+def _import_models_without_anomaly_detection() -> None:
+    """RecBole's sine.py turns autograd's anomaly detection on when the package of sequential models
+    is imported: every model then checks every gradient for NaN and trains up to several times slower."""
+    before = torch.is_anomaly_enabled()
+    importlib.import_module("recbole.model.sequential_recommender")
+    torch.autograd.set_detect_anomaly(before)

@@ -38,14 +38,29 @@ class DistanceBias(nn.Module):
         return bias.masked_fill((distance < 0).unsqueeze(-1), -torch.inf).permute(0, 3, 1, 2)
 
 
+class Dropout(nn.Dropout):
+    """Dropout that draws 8 bits per element on a CPU, where torch's generator is the bottleneck.
+
+    The probability is then rounded to a multiple of 1/256 and the scale follows the rounded value, so
+    the expectation is exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        drop = round(self.p * 256)
+        if not self.training or drop == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        keep = bits.view(torch.uint8)[: x.numel()].view(x.shape) >= drop
+        return x * (keep * (256 / (256 - drop))).to(x.dtype)
+
+
 class FeedForward(nn.Sequential):
     """Two linear maps with a ReLU between them."""
 
-    def __init__(self, size: int, inner_size: int, dropout: float) -> None:
+    def __init__(self, size: int, inner_size: int) -> None:
         super().__init__(
             nn.Linear(size, inner_size, bias=False),
             nn.ReLU(),
-            nn.Dropout(dropout),
             nn.Linear(inner_size, size, bias=False),
         )
 
@@ -59,31 +74,42 @@ class EncoderBlock(nn.Module):
         self.norm_attention, self.norm_forward = nn.RMSNorm(size), nn.RMSNorm(size)
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.out = nn.Linear(size, size, bias=False)
-        self.feed_forward = FeedForward(size, inner_size, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(size, inner_size)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, T, D), bias (1 or B, H, T, T) -> (B, T, D)."""
         q, k, v = split_heads(self.qkv(self.norm_attention(x)), 3, self.n_heads)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        attended = attend(q, k, v, bias)
         x = x + self.dropout(self.out(join_heads(attended)))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
 
-class Grid(NamedTuple):
-    """Where packed tokens (P, D) stand in a grid of B rows, Q queries per row and L levels.
+class Tokens(NamedTuple):
+    """Where the packed decoder tokens (P, D) belong.
 
-    Tokens that nobody needs (padding, levels that a target's code leaves no choice at) are not
-    packed: only attention sees the grid, every other layer works on the P tokens.
+    Targets are sorted by how many levels they need, so level l holds the first `counts[l]` of them
+    and the packed tokens are these levels one after the other. What nobody needs (padding, levels at
+    which a target's code leaves no choice) is not packed and costs nothing.
     """
 
-    slots: Tensor  # (P,) index into the flattened (B, Q, L) grid
-    shape: tuple[int, int, int]
+    counts: list[int]  # targets per level, descending; levels that no target needs are left out
+    place: Tensor  # (counts[0],) place of each target in the flattened (B, Q)
+    shape: tuple[int, int]  # B rows, Q queries per row
 
     def spread(self, tokens: Tensor) -> Tensor:
-        """(P, X) -> (B*Q*L, X); zeros where no token stands."""
-        b, q, levels = self.shape
-        return tokens.new_zeros(b * q * levels, tokens.size(1)).index_copy(0, self.slots, tokens)
+        """(P, X) -> (B, Q * levels, X); zeros where no token stands."""
+        levels = len(self.counts)
+        slots = torch.cat([self.place[:n] * levels + i for i, n in enumerate(self.counts)])
+        b, q = self.shape
+        grid = tokens.new_zeros(b * q * levels, tokens.size(1))
+        return grid.index_copy(0, slots, tokens).view(b, q * levels, -1)
+
+    def pack(self, grid: Tensor) -> Tensor:
+        """Undo `spread`."""
+        levels = len(self.counts)
+        slots = torch.cat([self.place[:n] * levels + i for i, n in enumerate(self.counts)])
+        return grid.flatten(0, 1).index_select(0, slots)
 
 
 class DecoderBlock(nn.Module):
@@ -99,27 +125,24 @@ class DecoderBlock(nn.Module):
         self.query = nn.Linear(size, size, bias=False)
         self.key_value = nn.Linear(size, 2 * size, bias=False)
         self.out_cross = nn.Linear(size, size, bias=False)
-        self.feed_forward = FeedForward(size, inner_size, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = FeedForward(size, inner_size)
+        self.dropout = Dropout(dropout)
 
     def memory(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, T, D/H) of the encoded history (B, T, D)."""
         k, v = split_heads(self.key_value(encoded), 2, self.n_heads)
         return k, v
 
-    def forward(self, x: Tensor, grid: Grid, encoded: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tokens, encoded: Tensor, bias: Tensor) -> Tensor:
         """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T)."""
-        b, n_queries, n_levels = grid.shape
-        qkv = grid.spread(self.qkv(self.norm_self(x))).view(b * n_queries, n_levels, -1)
-        q, k, v = split_heads(qkv, 3, self.n_heads)
-        attended = scaled_dot_product_attention(q, k, v, is_causal=True)  # (B*Q, H, L, D/H)
-        x = x + self.dropout(self.out_self(join_heads(attended).flatten(0, 1)[grid.slots]))
+        qkv = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1)
+        attended = attend_levels(*qkv.unbind(1), tokens.counts)
+        x = x + self.dropout(self.out_self(attended.flatten(1)))
 
-        q = grid.spread(self.query(self.norm_cross(x))).view(b, n_queries * n_levels, -1)
-        (q,) = split_heads(q, 1, self.n_heads)
-        level_bias = bias.repeat_interleave(n_levels, dim=2).to(q.dtype)  # (., H, Q*L, T)
-        attended = scaled_dot_product_attention(q, *self.memory(encoded), attn_mask=level_bias)
-        x = x + self.dropout(self.out_cross(join_heads(attended).flatten(0, 1)[grid.slots]))
+        (q,) = split_heads(tokens.spread(self.query(self.norm_cross(x))), 1, self.n_heads)
+        bias = bias.repeat_interleave(len(tokens.counts), dim=2)  # (., H, Q*levels, T)
+        attended = tokens.pack(join_heads(attend(q, *self.memory(encoded), bias)))
+        x = x + self.dropout(self.out_cross(attended))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
     def step(
@@ -138,6 +161,33 @@ class DecoderBlock(nn.Module):
         attended = scaled_dot_product_attention(q, *memory, attn_mask=bias.to(q.dtype))
         x = x + self.out_cross(join_heads(attended))
         return x + self.feed_forward(self.norm_forward(x)), past
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention of q (B, H, Q, D/H) over k, v (B, H, T, D/H) with an additive bias.
+
+    On a CPU in training this is faster than torch's fused kernel, whose mask gets no gradient there.
+    """
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-1, -2)
+    return torch.softmax(scores + bias.to(q.dtype), dim=-1) @ v
+
+
+def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:
+    """Causal attention among the few levels of each target, packed level by level: (P, H, D/H).
+
+    Products of such small matrices are memory-bound, so they are written element by element.
+    """
+    ks, vs, result = k.split(counts), v.split(counts), [v[: counts[0]]]
+    scale = q.size(-1) ** -0.5
+    for level, query in list(enumerate(q.split(counts)))[1:]:
+        n = counts[level]
+        keys = torch.stack([key[:n] for key in ks[: level + 1]], dim=1)  # (n, level+1, H, D/H)
+        values = torch.stack([value[:n] for value in vs[: level + 1]], dim=1)
+        scores = (keys * (query * scale).unsqueeze(1)).sum(-1, keepdim=True)
+        result.append((torch.softmax(scores, dim=1) * values).sum(1))
+    return torch.cat(result)
 
 
 def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:

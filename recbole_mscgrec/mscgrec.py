@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
-from torch.nn.functional import cross_entropy, embedding_bag
+from torch.nn.functional import cross_entropy, embedding
 
 from recbole_mscgrec.beam_search import Beams, beam_search
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.dataset import target_list_field
-from recbole_mscgrec.layers import DecoderBlock, DistanceBias, EncoderBlock, Grid
+from recbole_mscgrec.layers import DecoderBlock, DistanceBias, Dropout, EncoderBlock, Tokens
 from recbole_mscgrec.prefix_tree import PrefixTree
 from recbole_mscgrec.tokenizer import tokenize
 
@@ -61,7 +61,7 @@ class MSCGRec(SequentialRecommender):
         self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(config["n_encoder_layers"]))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(config["n_decoder_layers"]))
         self.encoder_norm, self.decoder_norm = nn.RMSNorm(size), nn.RMSNorm(size)
-        self.dropout = nn.Dropout(config["dropout_prob"])
+        self.dropout = Dropout(config["dropout_prob"])
         self._init_weights()
 
     # --- codes as tensors -------------------------------------------------------------------------
@@ -72,26 +72,23 @@ class MSCGRec(SequentialRecommender):
         Row 0 is zero. Every modality has one row for 'masked or missing' and one per codeword; an
         item without the modality uses the mask row once and row 0 for the remaining levels.
         """
-        index, is_modality, masks, row = [], [], [], 1
-        for m, (name, codes) in enumerate(table.codes.items()):
+        index, mask_rows, row = [], [], 1
+        for name, codes in table.codes.items():
             offsets = torch.tensor([0, *table.sizes[name][:-1]]).cumsum(0) + row + 1
-            rows = codes + offsets  # (N, L_m)
-            absent = codes[:, :1] == MISSING
-            mask_row = torch.zeros(1, codes.size(1), dtype=torch.long)
-            mask_row[0, 0] = row
-            index.append(torch.where(absent, mask_row, rows))
-            masks.append(mask_row)
-            is_modality += [m] * codes.size(1)
+            absent = torch.zeros(1, codes.size(1), dtype=torch.long)
+            absent[0, 0] = row
+            index.append(torch.where(codes[:, :1] == MISSING, absent, codes + offsets))
+            mask_rows.append(row)
             row += 1 + sum(table.sizes[name])
         item_index = torch.cat(index, dim=1)
         item_index[0] = 0
         self.n_code_rows = row
         self.n_modalities = len(table.modalities)
+        self.columns = [codes.size(1) for codes in table.codes.values()]
         self.level_sizes = table.sizes[table.target]
         self.n_levels = len(self.level_sizes)
         self.register_buffer("item_index", item_index)  # (N, sum of L_m)
-        self.register_buffer("mask_index", torch.cat(masks, dim=1))  # (1, sum of L_m)
-        self.register_buffer("column_modality", torch.tensor(is_modality))
+        self.register_buffer("mask_rows", torch.tensor(mask_rows))  # (M,)
         self.register_buffer("target_codes", table.codes[table.target].clamp(min=0))  # (N, L)
         offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
         self.register_buffer("level_offset", offsets, persistent=False)
@@ -125,25 +122,36 @@ class MSCGRec(SequentialRecommender):
         return self.encoder_norm(x)
 
     def embed_items(self, item_seq: Tensor) -> Tensor:
-        """Sum of the code embeddings of all modalities: (B, T) -> (B, T, D)."""
-        index = self.item_index[item_seq].flatten(0, 1)  # (B*T, columns)
-        if self.training and self.modality_mask_prob > 0:
-            index = torch.where(self._random_mask(index), self.mask_index, index)
-        summed = embedding_bag(index, self.code_embedding.weight, mode="sum", padding_idx=0)
-        return summed.view(*item_seq.shape, -1)
+        """Sum of the code embeddings of all modalities: (B, T) -> (B, T, D).
 
-    def _random_mask(self, index: Tensor) -> Tensor:
-        """Which columns to mask: each modality of an item at random, never all of them."""
-        draw = torch.rand(len(index), self.n_modalities, device=index.device)
+        Each item of the batch is summed once per modality and then looked up, which costs less than
+        summing its codes at every place where it stands.
+        """
+        items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
+        rows = [
+            embedding(index[items], self.code_embedding.weight, padding_idx=0).sum(1)  # (U, D)
+            for index in self.item_index.split(self.columns, dim=1)
+        ]
+        table = torch.stack(rows, dim=1).flatten(0, 1)  # (U*M, D)
+        modality = torch.arange(self.n_modalities, device=item_seq.device)
+        index = place.unsqueeze(-1) * self.n_modalities + modality  # (B, T, M)
+        if self.training and self.modality_mask_prob > 0:
+            table = torch.cat([table, self.code_embedding.weight[self.mask_rows]])
+            index = torch.where(self._random_mask(item_seq), len(items) * len(modality) + modality, index)
+        return embedding(index, table).sum(-2)
+
+    def _random_mask(self, item_seq: Tensor) -> Tensor:
+        """Which modalities (B, T, M) to mask: each at random, never all of an item's."""
+        draw = torch.rand(*item_seq.shape, self.n_modalities, device=item_seq.device)
         masked = draw < self.modality_mask_prob
-        # The largest draw of a row stays: the row would have to mask everything to need it.
-        masked.scatter_(1, draw.argmax(dim=1, keepdim=True), False)
-        return masked[:, self.column_modality] & (index[:, :1] != 0)
+        # The largest draw of an item stays: only where all are masked would it be masked itself.
+        masked.scatter_(-1, draw.argmax(dim=-1, keepdim=True), False)
+        return masked & (item_seq != 0).unsqueeze(-1)
 
     # --- decoder ----------------------------------------------------------------------------------
 
     def decode(
-        self, encoded: Tensor, limit: Tensor, items: Tensor, query: Tensor, needed: Tensor
+        self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor, counts: list[int]
     ) -> Tensor:
         """Hidden states of the target codes under teacher forcing.
 
@@ -151,25 +159,23 @@ class MSCGRec(SequentialRecommender):
             encoded: (B, T, D) history.
             limit: (1 or B, Q) last history position that each of Q targets per row may see.
             items: (n,) target items.
-            query: (n,) their places in the flattened (B, Q).
-            needed: (n, L) which levels to compute; a level needs the ones before it.
+            place: (n,) their places in the flattened (B, Q).
+            counts: levels to compute: level l for the first counts[l] items.
 
         Returns:
-            (P, D) for the P needed pairs, level by level and in the order of `items` within one.
+            (sum of counts, D), level by level.
         """
-        level, row = needed.T.nonzero(as_tuple=True)  # (P,) both, sorted by level
-        shape = (encoded.size(0), limit.size(1), self.n_levels)
-        grid = Grid(query[row] * self.n_levels + level, shape)
+        tokens = Tokens(counts, place, (encoded.size(0), limit.size(1)))
         position = torch.arange(encoded.size(1), device=encoded.device)
         bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (., H, Q, T)
-        start = self._start(encoded, limit)[query]  # (n, D)
+        start = self._start(encoded, limit).index_select(0, place[: counts[0]])
         codes = self.target_codes[items] + self.level_offset  # (n, L) rows of target_embedding
-        n_first = int(needed[:, 0].sum())
-        later = codes[row[n_first:], level[n_first:] - 1]
-        tokens = torch.cat([start[row[:n_first]], self.target_embedding(later).to(start.dtype)])
-        x = self.dropout(tokens + self.level_embedding(level))
+        later = torch.cat([codes[:n, i] for i, n in enumerate(counts[1:])] or [codes[:0, 0]])
+        x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
+        x = x + torch.cat([w.expand(n, -1) for w, n in zip(self.level_embedding.weight, counts, strict=False)])
+        x = self.dropout(x)
         for block in self.decoder:
-            x = block(x, grid, encoded, bias)
+            x = block(x, tokens, encoded, bias)
         return self.decoder_norm(x)
 
     def _start(self, encoded: Tensor, limit: Tensor) -> Tensor:
@@ -182,28 +188,34 @@ class MSCGRec(SequentialRecommender):
         offset = sum(self.level_sizes[:level])
         return hidden @ self.target_embedding.weight[offset : offset + self.level_sizes[level]].T
 
-    def item_log_probs(self, encoded: Tensor, limit: Tensor, items: Tensor, query: Tensor) -> Tensor:
+    def item_log_probs(self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
         """Exact log p(item | history) of n items, (n,): the sum over levels of the constrained
         softmax, which runs over the children of the item's prefix (paper: constrained sequence
-        learning). A level with one child adds nothing and is not computed."""
-        path = self.tree.path(items)
-        counts = [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
-        branching = torch.stack([c > 1 for c in counts], dim=1)  # (n, L)
-        needed = branching.flip(1).cummax(1).values.flip(1)
-        hidden = self.decode(encoded, limit, items, query, needed)
-        result = torch.zeros(len(items), device=encoded.device)
-        for level, h in enumerate(hidden.split(needed.sum(0).tolist())):
-            chosen = branching[:, level][needed[:, level]]
-            rows = branching[:, level].nonzero().flatten()
-            if len(rows) == 0:
-                continue
-            node, child = path[level][rows], path[level + 1][rows]
-            children = self.tree.children(level, node, int(counts[level][rows].max()))
-            logits = self.level_logits(level, h[chosen]).gather(1, children.codes)
-            logits = logits.float().masked_fill(~children.valid, -torch.inf)
-            slot = (child - children.nodes[:, 0]).long()
-            result = result.index_add(0, rows, -cross_entropy(logits, slot, reduction="none"))
-        return result
+        learning). A level with one child adds nothing; levels behind the last choice are not computed.
+
+        Arguments as in `decode`.
+        """
+        path = torch.stack(self.tree.path(items))  # (L+1, n)
+        n_children = torch.stack(
+            [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
+        )
+        depth = ((n_children > 1) * torch.arange(1, self.n_levels + 1, device=path.device)[:, None]).amax(0)
+        order = depth.argsort(descending=True)  # (n,) most levels first
+        counts = [int((depth > level).sum()) for level in range(self.n_levels)]
+        counts = [n for n in counts if n > 0]
+        log_probs = torch.zeros(len(items), device=encoded.device)
+        if not counts:  # a catalogue of one item
+            return log_probs
+        hidden = self.decode(encoded, limit, items[order], place[order], counts)
+        path, n_children = path[:, order], n_children[:, order]
+        for level, h in enumerate(hidden.split(counts)):
+            n = counts[level]
+            children = self.tree.children(level, path[level, :n], int(n_children[level, :n].max()))
+            logits = self.level_logits(level, h).gather(1, children.codes).float()
+            logits = logits.masked_fill(~children.valid, -torch.inf)
+            slot = (path[level + 1, :n] - children.nodes[:, 0]).long()
+            log_probs = log_probs.index_add(0, order[:n], -cross_entropy(logits, slot, reduction="none"))
+        return log_probs
 
     # --- what RecBole calls -----------------------------------------------------------------------
 
@@ -212,14 +224,14 @@ class MSCGRec(SequentialRecommender):
         item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
         encoded = self.encode(item_seq)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
-        query = targets.flatten().nonzero().flatten()
-        return -self.item_log_probs(encoded, limit, targets.flatten()[query], query).mean()
+        place = targets.flatten().nonzero().flatten()
+        return -self.item_log_probs(encoded, limit, targets.flatten()[place], place).mean()
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """Exact log-probability (B,) of one given item per row."""
         encoded, limit = self._history(interaction)
-        query = torch.arange(len(encoded), device=encoded.device)
-        return self.item_log_probs(encoded, limit, interaction[self.ITEM_ID], query)
+        place = torch.arange(len(encoded), device=encoded.device)
+        return self.item_log_probs(encoded, limit, interaction[self.ITEM_ID], place)
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
@@ -228,9 +240,9 @@ class MSCGRec(SequentialRecommender):
         scores = torch.full((len(encoded), self.n_items), -torch.inf, device=encoded.device)
         for items in torch.arange(1, self.n_items, device=encoded.device).split(256):
             n = len(items)
-            query = torch.arange(len(encoded) * n, device=encoded.device)
+            place = torch.arange(len(encoded) * n, device=encoded.device)
             log_probs = self.item_log_probs(
-                encoded, limit.expand(-1, n), items.repeat(len(encoded)), query
+                encoded, limit.expand(-1, n), items.repeat(len(encoded)), place
             )
             scores[:, items] = log_probs.view(-1, n)
         return scores
