@@ -58,7 +58,7 @@ def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
             for k, v in trainer.model.other_parameter().items()
             if not isinstance(v, nn.Module)
         },
-        "optimizer": trainer.optimizer.state_dict(),
+        "optimizer": trainer.optimizer.state_dict() if trainer.optimizer else {},
     }
 
 

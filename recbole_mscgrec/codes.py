@@ -28,6 +28,15 @@ class CodeTable:
     def __post_init__(self) -> None:
         validate(self)
 
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors, lists and strings only, for a checkpoint."""
+        return {"codes": dict(self.codes), "sizes": dict(self.sizes), "target": self.target}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> CodeTable:
+        """Undo `to_plain`; validates."""
+        return cls({k: v.cpu() for k, v in plain["codes"].items()}, plain["sizes"], plain["target"])
+
     @property
     def modalities(self) -> list[str]:
         return list(self.codes)

@@ -14,6 +14,9 @@ import recbole.config
 import yaml
 from recbole.utils import ModelType, argument_list
 
+# Models that share the YAML file of another one.
+_YAML_OF = {"MSCGRecTokenizer": "MSCGRec"}
+
 # Keys that RecBole's code reads although none of its YAML files names them.
 _RECBOLE_READS = (
     "benchmark_filename config_file config_files dataset encoding entity_embedding_size fields_in_same_table item_fields"
@@ -48,7 +51,7 @@ class Config(recbole.config.Config):
         self._known = set(self.internal_config_dict) | set(_recbole_keys(self))
         for path in (
             folder / "overall.yaml",
-            folder / "model" / f"{model}.yaml",
+            folder / "model" / f"{_YAML_OF.get(model, model)}.yaml",
             folder / "dataset" / f"{dataset}.yaml",
         ):
             if path.is_file():

@@ -17,12 +17,14 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 from torch.nn.functional import cross_entropy, embedding
 
+from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams, beam_search
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.dataset import target_list_field
 from recbole_mscgrec.layers import DecoderBlock, DistanceBias, Dropout, EncoderBlock, Tokens
 from recbole_mscgrec.prefix_tree import PrefixTree
-from recbole_mscgrec.tokenizer import tokenize
+from recbole_mscgrec.tokenizer import from_checkpoint, tokenize
+from recbole_mscgrec.trainer import check_evaluation
 
 Tensor = torch.Tensor
 
@@ -39,16 +41,16 @@ class MSCGRec(SequentialRecommender):
         self.beam_size = config["beam_size"]
         self.modality_mask_prob = config["modality_mask_prob"]
         size, n_heads = config["hidden_size"], config["n_heads"]
-        if self.beam_size < max(config["topk"]):
-            raise ValueError(
-                f"beam_size ({self.beam_size}) must be at least max(topk) ({max(config['topk'])}): "
-                "raise beam_size or lower topk."
-            )
+        check_evaluation(config)
         if size % n_heads:
             raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
-        tokenization = tokenize(config, dataset)
-        self.code_health, self.stage_seconds = tokenization.health, tokenization.seconds
-        self._set_codes(tokenization.table)
+        if config["model_file"]:
+            tokens = from_checkpoint(checkpoint.load(config["model_file"]), dataset)
+        else:
+            tokens = tokenize(config, dataset)
+        self.code_health, self.stage_seconds = tokens.health, tokens.seconds
+        self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
+        self._set_codes(tokens.table)
 
         self.code_embedding = nn.Embedding(self.n_code_rows, size, padding_idx=0)
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
@@ -87,11 +89,15 @@ class MSCGRec(SequentialRecommender):
         self.columns = [codes.size(1) for codes in table.codes.values()]
         self.level_sizes = table.sizes[table.target]
         self.n_levels = len(self.level_sizes)
-        self.register_buffer("item_index", item_index)  # (N, sum of L_m)
-        self.register_buffer("mask_rows", torch.tensor(mask_rows))  # (M,)
-        self.register_buffer("target_codes", table.codes[table.target].clamp(min=0))  # (N, L)
         offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
-        self.register_buffer("level_offset", offsets, persistent=False)
+        # Derived from the code table, which a checkpoint holds as it is.
+        for name, tensor in (
+            ("item_index", item_index),  # (N, sum of L_m)
+            ("mask_rows", torch.tensor(mask_rows)),  # (M,)
+            ("target_codes", table.codes[table.target].clamp(min=0)),  # (N, L)
+            ("level_offset", offsets),  # (L,)
+        ):
+            self.register_buffer(name, tensor, persistent=False)
         self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
 
     def _apply(self, fn: Any, recurse: bool = True) -> MSCGRec:

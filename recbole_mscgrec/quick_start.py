@@ -96,6 +96,11 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
     """RecBole's fit, with a second checkpoint after every epoch from which --resume=True goes on."""
     last = Path(trainer.saved_model_file).with_suffix(".last.pth")
     if config["resume"]:
+        if not last.is_file():
+            raise ValueError(
+                f"resume: {last} does not exist, so no training with these very settings was "
+                "interrupted here: repeat its settings, or leave --resume out to start anew."
+            )
         state = checkpoint.load(last, config["device"])
         best_file = trainer.saved_model_file
         trainer.resume_checkpoint(last)

@@ -8,15 +8,22 @@ import recbole.data.dataset
 import recbole.model.sequential_recommender
 import recbole.trainer
 
-from recbole_mscgrec import checkpoint, mscgrec, tiled_sasrec
+from recbole_mscgrec import checkpoint, mscgrec, tiled_sasrec, tokenizer_model
 from recbole_mscgrec.dataset import TiledDataset
 from recbole_mscgrec.trainer import MSCGRecTrainer
 
 # RecBole finds the model X in recbole.model.sequential_recommender.<x>, its dataset as XDataset in
 # recbole.data.dataset and its trainer as XTrainer in recbole.trainer.
-MODULES = {"MSCGRec": mscgrec, "TiledSASRec": tiled_sasrec}
-DATASETS = {"MSCGRec": TiledDataset, "TiledSASRec": TiledDataset}
-TRAINERS = {"MSCGRec": MSCGRecTrainer}
+MODULES = {
+    "MSCGRec": mscgrec,
+    "MSCGRecTokenizer": tokenizer_model,
+    "TiledSASRec": tiled_sasrec,
+}
+DATASETS = dict.fromkeys(MODULES, TiledDataset)
+TRAINERS = {
+    "MSCGRec": MSCGRecTrainer,
+    "MSCGRecTokenizer": tokenizer_model.MSCGRecTokenizerTrainer,
+}
 
 
 def register() -> None:

@@ -24,11 +24,16 @@ _NEIGHBOURS = 5  # items whose mean stands in for a vector that the train split 
 
 @dataclass
 class Tokenization:
-    """A code table with its health report and the seconds of every stage."""
+    """A code table with its health report, the seconds of every stage, and the items it is for."""
 
     table: CodeTable
     health: dict[str, Any]
     seconds: dict[str, float]
+    items: str  # fingerprint of the item tokens in the order of their ids
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint: what `from_checkpoint` needs to do without the tokenizers."""
+        return {"table": self.table.to_plain(), "health": self.health, "items": self.items}
 
 
 def tokenize(config: Any, train: Any) -> Tokenization:
@@ -38,18 +43,19 @@ def tokenize(config: Any, train: Any) -> Tokenization:
         ValueError: an unknown modality, a target that is not among them, or vectors or codebooks
             that do not fit (see ResidualQuantizer).
     """
-    check_modalities(config)
+    _check_settings(config, train)
     seconds: dict[str, float] = {}
     features: dict[str, tuple[Tensor, Tensor]] = {}
-    keys: dict[str, str] = {}
-    for name in config["modalities"]:
+    # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
+    stages = {name: _STAGES[name](config, train) for name in config["modalities"]}
+    for name in sorted(stages, key=lambda n: n == "collaborative"):
         start = time.perf_counter()
-        keys[name], make = _STAGES[name](config, train)
-        features[name] = _cached(config, name, keys[name], make)
+        key, make = stages[name]
+        features[name] = _cached(config, name, key, make)
         seconds[name] = time.perf_counter() - start
     start = time.perf_counter()
     key = cache.fingerprint(
-        features=keys,
+        features={name: stages[name][0] for name in config["modalities"]},
         sizes=level_sizes(config),
         target=config["target_modality"],
         iterations=config["quantizer_iterations"],
@@ -57,12 +63,43 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     )
     stored = cache.load(config["cache_dir"], "codes", key)
     if stored is None:
-        stored = _quantize(features, config, train)
+        stored = _quantize({n: features[n] for n in config["modalities"]}, config, train)
         cache.save(config["cache_dir"], "codes", key, stored)
     seconds["codes"] = time.perf_counter() - start
     table, report = _assemble(stored, config)
     _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
-    return Tokenization(table, report, seconds)
+    return Tokenization(table, report, seconds, _items(train))
+
+
+def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
+    """The codes that a saved model was trained with.
+
+    Raises:
+        ValueError: the checkpoint holds no codes, or codes of other items.
+    """
+    plain = state.get("other_parameter", {}).get("code_state")
+    if not plain:
+        raise ValueError("The checkpoint holds no item codes: it is not one of MSCGRec.")
+    if plain["items"] != _items(train):
+        raise ValueError(
+            f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
+            "set: use the same data set, load_col and filters as in training."
+        )
+    return Tokenization(CodeTable.from_plain(plain["table"]), plain["health"], {}, plain["items"])
+
+
+def _items(train: Any) -> str:
+    return cache.fingerprint(tokens=train.field2id_token[train.iid_field])
+
+
+def _check_settings(config: Any, train: Any) -> None:
+    check_modalities(config)
+    largest, n_items = max(level_sizes(config)), train.item_num - 1
+    if largest > n_items:
+        raise ValueError(
+            f"codebook_size ({largest}) must not exceed the number of items ({n_items}): "
+            "lower codebook_size."
+        )
 
 
 def check_modalities(config: Any) -> None:

@@ -42,25 +42,31 @@ class RankedListCollector(Collector):
 
 
 class MSCGRecTrainer(Trainer):
-    """RecBole's Trainer with evaluation by beam search.
-
-    Raises:
-        ValueError: a metric under full ranking that needs the score of every item.
-    """
+    """RecBole's Trainer with evaluation by beam search."""
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.eval_collector = RankedListCollector(config)
-        if "full" in config["eval_args"]["mode"].values():
-            for name in config["metrics"]:
-                needs = set(metric_information[name.lower()]) - _FROM_LIST
-                if needs:
-                    raise ValueError(
-                        f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam "
-                        "ranks only its own: leave it out or evaluate with mode: uni100."
-                    )
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, _, positive_u, positive_i = batched_data
         beams = self.model.recommend(interaction.to(self.device))
         return interaction, beams.items, positive_u, positive_i
+
+
+def check_evaluation(config: Any) -> None:
+    """Raise ValueError where a beam cannot give what the evaluation asks for."""
+    beam_size, longest = config["beam_size"], max(config["topk"])
+    if beam_size < longest:
+        raise ValueError(
+            f"beam_size ({beam_size}) must be at least max(topk) ({longest}): raise beam_size or lower topk."
+        )
+    if "full" not in config["eval_args"]["mode"].values():
+        return
+    for name in config["metrics"]:
+        needs = set(metric_information[name.lower()]) - _FROM_LIST
+        if needs:
+            raise ValueError(
+                f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam ranks only "
+                "its own: leave it out, or evaluate with sampled candidates (mode: uni100)."
+            )
