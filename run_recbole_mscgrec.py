@@ -1,4 +1,4 @@
-"""Run MSCGRec or any RecBole model: python run_recbole_mscgrec.py --model=MSCGRec --dataset=ml-100k"""
+"""Run MSCGRec or any RecBole model; every setting of RecBole or of ours is --key=value."""
 
 import sys
 

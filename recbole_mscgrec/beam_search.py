@@ -1,4 +1,4 @@
-"""Constrained beam search (paper: constrained decoding) as a pure function over a step and a tree."""
+"""Constrained beam search (paper: constrained decoding): a pure function over a step and a tree."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Tensor = torch.Tensor
 
 
 def fingerprint(**parts: Any) -> str:
-    """Hash of named inputs: tensors, arrays, paths (their content), numbers, strings, lists, dicts."""
+    """Hash of named inputs: tensors, arrays, files, numbers, strings, lists, dicts."""
     digest = hashlib.sha256()
     for name in sorted(parts):
         digest.update(name.encode() + b"\0")

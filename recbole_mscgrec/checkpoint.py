@@ -76,7 +76,10 @@ def to_plain(value: Any) -> Any:
         return {_ARRAY: torch.from_numpy(np.ascontiguousarray(value))}
     if scipy.sparse.issparse(value):
         csr = value.tocsr()
-        return {_SPARSE: [to_plain(a) for a in (csr.data, csr.indices, csr.indptr)], "shape": list(csr.shape)}
+        return {
+            _SPARSE: [to_plain(a) for a in (csr.data, csr.indices, csr.indptr)],
+            "shape": list(csr.shape),
+        }
     return str(value)
 
 
@@ -108,11 +111,16 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    required: tuple[str, ...] = ("config", "state_dict", "epoch"),
+) -> dict[str, Any]:
     """Read a checkpoint without running code from it.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds something other than plain values.
+        ValueError: the file is missing, damaged, lacks a required key, or holds something other
+            than plain values.
     """
     if not Path(path).is_file():
         raise ValueError(f"model_file ({path}) does not exist: check the path.")
@@ -124,9 +132,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]
             "Checkpoints that stock RecBole wrote hold pickled objects and are not loaded, because "
             "that could run code: train again with this command."
         ) from error
-    missing = {"config", "state_dict", "epoch"} - set(state if isinstance(state, dict) else ())
+    missing = set(required) - set(state if isinstance(state, dict) else ())
     if missing:
-        raise ValueError(f"{path} is not a RecBole checkpoint: it lacks {', '.join(sorted(missing))}.")
+        raise ValueError(f"{path} is not such a checkpoint: it lacks {', '.join(sorted(missing))}.")
     return state
 
 

@@ -1,4 +1,4 @@
-"""CodeTable: every item's codes in every modality, frozen; uniqueness of the target code; health."""
+"""CodeTable: every item's codes in every modality, frozen; unique target codes; health."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CodeTable:
 
 
 def validate(table: CodeTable) -> None:
-    """Raise ValueError where the table breaks what CodeTable promises; first offenders are named."""
+    """Raise ValueError where the table breaks its promises; the first offender is named."""
     for name, codes in table.codes.items():
         sizes = torch.tensor(table.sizes[name])
         if codes.shape[1] != len(sizes) or len(codes) != table.n_items:

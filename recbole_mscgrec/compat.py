@@ -1,7 +1,8 @@
 """Everything RecBole 1.2.1 needs to run on today's numpy, pandas and torch, in one place.
 
-`apply()` must run before anything else of RecBole is imported; `recbole_mscgrec/__init__.py` does so.
-Each fix looks for the missing feature, never for a version number, and does nothing where it exists.
+`apply()` must run before anything else of RecBole is imported; `recbole_mscgrec/__init__.py` does
+so. Each fix looks for the missing feature, never for a version number, and does nothing where it
+exists.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _restore_numpy_aliases() -> None:
         ("float_", np.float64),
         ("complex_", np.complex128),
         ("unicode_", np.str_),
-        # Config sets these four itself, but interaction.py and metrics.py read them without a Config.
+        # Config sets these four itself; interaction.py and metrics.py read them without a Config.
         ("float", np.float64),
         ("int", np.int64),
         ("bool", np.bool_),
@@ -125,7 +126,7 @@ def _keep_plain_evaluation_data() -> None:
 
 def _import_models_without_anomaly_detection() -> None:
     """RecBole's sine.py turns autograd's anomaly detection on when the package of sequential models
-    is imported: every model then checks every gradient for NaN and trains up to several times slower."""
+    is imported: every model then checks every gradient for NaN and trains much slower."""
     before = torch.is_anomaly_enabled()
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(before)

@@ -1,7 +1,8 @@
 """Config: RecBole's, with this project's properties applied over RecBole's and every key checked.
 
 Order of precedence, later wins: RecBole's internal files < properties/overall.yaml <
-properties/model/<model>.yaml < properties/dataset/<dataset>.yaml < config files < config_dict < command line.
+properties/model/<model>.yaml < properties/dataset/<dataset>.yaml < config files < config_dict <
+command line.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ _YAML_OF = {"MSCGRecTokenizer": "MSCGRec"}
 
 # Keys that RecBole's code reads although none of its YAML files names them.
 _RECBOLE_READS = (
-    "benchmark_filename config_file config_files dataset encoding entity_embedding_size fields_in_same_table item_fields"
-    " local_rank loss_type model mask_ratio neg_sampling nproc numerical_features offset"
-    " pre_model_path preload_weight reg_weight seq_len training_neg_sample_num transform user_fields"
-    " world_size ip port LABEL_FIELD MASK_ITEM_SEQ ITEM_SEQ POS_ITEMS NEG_ITEMS MASK_INDEX"
+    "benchmark_filename config_file config_files dataset encoding entity_embedding_size"
+    " fields_in_same_table item_fields local_rank loss_type model mask_ratio neg_sampling nproc"
+    " numerical_features offset pre_model_path preload_weight reg_weight seq_len transform"
+    " user_fields training_neg_sample_num world_size ip port LABEL_FIELD MASK_ITEM_SEQ ITEM_SEQ POS_ITEMS"
+    " NEG_ITEMS MASK_INDEX"
 ).split()
 
 
@@ -87,7 +89,7 @@ def check_type(key: str, value: Any, default: Any) -> None:
     if isinstance(default, bool):
         allowed = (bool,)
     elif isinstance(default, int):
-        # One number or one per level, metric, ... is the key's own business; its reader validates it.
+        # One number or a list of them (per level, per k): the key's reader validates which.
         allowed = (int, list, tuple)
     elif isinstance(default, float):
         allowed = (int, float)

@@ -52,8 +52,8 @@ def _download(folder: Path, name: str) -> None:
     beside = sorted(p.name for p in folder.parent.glob("*") if p.is_dir()) or ["nothing"]
     where = (
         f"Data set {name!r} is not in {folder.parent} (there: {', '.join(beside)}). "
-        f"Put {name}.inter and {name}.item into {folder} or point data_path at the folder that holds "
-        f"{name}/; ml-100k comes with RecBole and needs no file."
+        f"Put {name}.inter and {name}.item into {folder} or point data_path at the folder that "
+        f"holds {name}/; ml-100k comes with RecBole and needs no file."
     )
     if name not in known:
         raise ValueError(f"{where} RecBole knows no download for this name.")

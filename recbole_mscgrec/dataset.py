@@ -1,4 +1,4 @@
-"""Rows for training and evaluation: tiled windows for the train split, RecBole's own rows elsewhere.
+"""Rows for training and evaluation: tiled windows for the train split, RecBole's rows elsewhere.
 
 RecBole turns a user's sequence into one padded row per prefix. Here the train split becomes windows
 with a target at every position: the same prefixes, the same targets, about 50 times fewer rows.
@@ -20,7 +20,7 @@ POSITION = "sequence_position"
 
 
 def target_list_field(config: Any) -> str:
-    """Name of the (B, T) field that holds the next item of every position; 0 where there is none."""
+    """Name of the (B, T) field that holds the next item of every position; 0 where none is."""
     return f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
 
 
@@ -127,6 +127,9 @@ class TiledDataset(SequentialDataset):
 
     def items_seen(self) -> torch.Tensor:
         """Ids of all items that this train split shows, as history or as target, ascending."""
-        shown = [self.inter_feat[self.item_id_list_field], self.inter_feat[target_list_field(self.config)]]
+        shown = [
+            self.inter_feat[self.item_id_list_field],
+            self.inter_feat[target_list_field(self.config)],
+        ]
         ids = torch.cat([s.flatten() for s in shown]).unique()
         return ids[ids != 0]

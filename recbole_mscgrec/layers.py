@@ -41,8 +41,8 @@ class DistanceBias(nn.Module):
 class Dropout(nn.Dropout):
     """Dropout that draws 8 bits per element on a CPU, where torch's generator is the bottleneck.
 
-    The probability is then rounded to a multiple of 1/256 and the scale follows the rounded value, so
-    the expectation is exact.
+    The probability is then rounded to a multiple of 1/256 and the scale follows the rounded value,
+    so the expectation is exact.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class Tokens(NamedTuple):
     """Where the packed decoder tokens (P, D) belong.
 
     Targets are sorted by how many levels they need, so level l holds the first `counts[l]` of them
-    and the packed tokens are these levels one after the other. What nobody needs (padding, levels at
-    which a target's code leaves no choice) is not packed and costs nothing.
+    and the packed tokens are these levels one after the other. What nobody needs (padding, levels
+    at which a target's code leaves no choice) is not packed and costs nothing.
     """
 
     counts: list[int]  # targets per level, descending; levels that no target needs are left out
@@ -166,7 +166,7 @@ class DecoderBlock(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Attention of q (B, H, Q, D/H) over k, v (B, H, T, D/H) with an additive bias.
 
-    On a CPU in training this is faster than torch's fused kernel, whose mask gets no gradient there.
+    On a CPU in training, plain products are faster than torch's fused kernel with a learned mask.
     """
     if q.device.type != "cpu" or not torch.is_grad_enabled():
         return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
@@ -199,5 +199,3 @@ def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:
 def join_heads(x: Tensor) -> Tensor:
     """(B, H, S, D/H) -> (B, S, D)."""
     return x.transpose(1, 2).flatten(2)
-
-

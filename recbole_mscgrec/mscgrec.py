@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import init_seed
 from torch import nn
 from torch.nn.functional import cross_entropy, embedding
 
@@ -48,6 +49,8 @@ class MSCGRec(SequentialRecommender):
             tokens = from_checkpoint(checkpoint.load(config["model_file"]), dataset)
         else:
             tokens = tokenize(config, dataset)
+        # The tokenizers draw random numbers only when nothing is cached: start again from the seed.
+        init_seed(config["seed"], config["reproducibility"])
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self._set_codes(tokens.table)
@@ -60,8 +63,12 @@ class MSCGRec(SequentialRecommender):
         buckets = (config["n_distance_buckets"], config["max_distance"], n_heads)
         self.encoder_bias, self.decoder_bias = DistanceBias(*buckets), DistanceBias(*buckets)
         block = (size, config["inner_size"], n_heads, config["dropout_prob"])
-        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(config["n_encoder_layers"]))
-        self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(config["n_decoder_layers"]))
+        self.encoder = nn.ModuleList(
+            EncoderBlock(*block) for _ in range(config["n_encoder_layers"])
+        )
+        self.decoder = nn.ModuleList(
+            DecoderBlock(*block) for _ in range(config["n_decoder_layers"])
+        )
         self.encoder_norm, self.decoder_norm = nn.RMSNorm(size), nn.RMSNorm(size)
         self.dropout = Dropout(config["dropout_prob"])
         self._init_weights()
@@ -143,7 +150,9 @@ class MSCGRec(SequentialRecommender):
         index = place.unsqueeze(-1) * self.n_modalities + modality  # (B, T, M)
         if self.training and self.modality_mask_prob > 0:
             table = torch.cat([table, self.code_embedding.weight[self.mask_rows]])
-            index = torch.where(self._random_mask(item_seq), len(items) * len(modality) + modality, index)
+            index = torch.where(
+                self._random_mask(item_seq), len(items) * len(modality) + modality, index
+            )
         return embedding(index, table).sum(-2)
 
     def _random_mask(self, item_seq: Tensor) -> Tensor:
@@ -178,7 +187,9 @@ class MSCGRec(SequentialRecommender):
         codes = self.target_codes[items] + self.level_offset  # (n, L) rows of target_embedding
         later = torch.cat([codes[:n, i] for i, n in enumerate(counts[1:])] or [codes[:0, 0]])
         x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
-        x = x + torch.cat([w.expand(n, -1) for w, n in zip(self.level_embedding.weight, counts, strict=False)])
+        x = x + torch.cat(
+            [w.expand(n, -1) for w, n in zip(self.level_embedding.weight, counts, strict=False)]
+        )
         x = self.dropout(x)
         for block in self.decoder:
             x = block(x, tokens, encoded, bias)
@@ -190,14 +201,16 @@ class MSCGRec(SequentialRecommender):
         return self.start + self.start_from_history(encoded.gather(1, index).flatten(0, 1))
 
     def level_logits(self, level: int, hidden: Tensor) -> Tensor:
-        """Scores (..., K) of all codewords of a level; the weights are those of the decoder's input."""
+        """Scores (..., K) of all codewords of a level; weights tied to the decoder's input."""
         offset = sum(self.level_sizes[:level])
         return hidden @ self.target_embedding.weight[offset : offset + self.level_sizes[level]].T
 
-    def item_log_probs(self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
+    def item_log_probs(
+        self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor
+    ) -> Tensor:
         """Exact log p(item | history) of n items, (n,): the sum over levels of the constrained
         softmax, which runs over the children of the item's prefix (paper: constrained sequence
-        learning). A level with one child adds nothing; levels behind the last choice are not computed.
+        learning). A level with one child adds nothing; behind the last choice nothing is computed.
 
         Arguments as in `decode`.
         """
@@ -205,7 +218,9 @@ class MSCGRec(SequentialRecommender):
         n_children = torch.stack(
             [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
         )
-        depth = ((n_children > 1) * torch.arange(1, self.n_levels + 1, device=path.device)[:, None]).amax(0)
+        depth = (
+            (n_children > 1) * torch.arange(1, self.n_levels + 1, device=path.device)[:, None]
+        ).amax(0)
         order = depth.argsort(descending=True)  # (n,) most levels first
         counts = [int((depth > level).sum()) for level in range(self.n_levels)]
         counts = [n for n in counts if n > 0]
@@ -220,7 +235,9 @@ class MSCGRec(SequentialRecommender):
             logits = self.level_logits(level, h).gather(1, children.codes).float()
             logits = logits.masked_fill(~children.valid, -torch.inf)
             slot = (path[level + 1, :n] - children.nodes[:, 0]).long()
-            log_probs = log_probs.index_add(0, order[:n], -cross_entropy(logits, slot, reduction="none"))
+            log_probs = log_probs.index_add(
+                0, order[:n], -cross_entropy(logits, slot, reduction="none")
+            )
         return log_probs
 
     # --- what RecBole calls -----------------------------------------------------------------------

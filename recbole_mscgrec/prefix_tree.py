@@ -25,8 +25,8 @@ class Children(NamedTuple):
 class PrefixTree:
     """Tree over N unique codes of L levels with at most K codewords each.
 
-    Nodes of one depth are numbered from 0 in the order of their codes; the root is node 0 of depth 0
-    and leaves are the nodes of depth L. Resident size is 4 bytes per node for the ranges plus one
+    Nodes of one depth are numbered from 0 in the order of their codes; the root is node 0 of depth
+    0 and leaves are the nodes of depth L. Resident size: 4 bytes per inner node for its range, one
     code per node (1 byte for K <= 256), 4 bytes per leaf for its item and 4 per item for its leaf.
 
     Args:
@@ -95,7 +95,7 @@ class PrefixTree:
         return nodes[::-1]
 
     def children(self, level: int, nodes: Tensor, width: int | None = None) -> Children:
-        """Children of nodes (...) of depth `level`, padded to `width` (default: the widest there)."""
+        """Children of nodes (...) of depth `level`, padded to `width` (default: the widest)."""
         start = self.first[level][nodes]
         count = self.first[level][nodes + 1] - start
         width = self.max_children[level] if width is None else width

@@ -112,7 +112,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k-means++ start: each next centre drawn with probability proportional to its squared distance."""
+    """k-means++ start: each next centre drawn in proportion to its squared distance."""
     first = int(torch.randint(len(vectors), (1,), generator=generator))
     centres = [vectors[first]]
     distance = (vectors - centres[0]).square().sum(1)

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+import warnings
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from recbole_mscgrec.data_check import check_data
 
 # Settings that change neither the data nor the training: they do not count for --resume.
 _PRESENTATION = (
-    "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state wandb_project"
-    " checkpoint_dir cache_dir device local_rank single_spec worker"
+    "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state"
+    " wandb_project checkpoint_dir cache_dir device local_rank single_spec worker"
 ).split()
 
 
@@ -93,7 +94,7 @@ def run(
 
 
 def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict[str, float] | None:
-    """RecBole's fit, with a second checkpoint after every epoch from which --resume=True goes on."""
+    """RecBole's fit, plus a checkpoint after every epoch from which --resume=True goes on."""
     last = Path(trainer.saved_model_file).with_suffix(".last.pth")
     if config["resume"]:
         if not last.is_file():
@@ -121,12 +122,17 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
             train_data, valid_data, show_progress=config["show_progress"], callback_fn=after_epoch
         )
     except KeyboardInterrupt:
-        done = "No epoch was finished." if not last.is_file() else (
-            f"The last finished epoch is in {last}: repeat the command with --resume=True to go on, "
-            f"or with --model_file={trainer.saved_model_file} to evaluate the best model so far."
-        )
-        raise KeyboardInterrupt(f"Training stopped. {done}") from None
+        raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
     return trainer.best_valid_result
+
+
+def _how_to_go_on(last: Path, best: str) -> str:
+    if not last.is_file():
+        return "Training stopped before its first epoch was finished."
+    return (
+        f"Training stopped; its last finished epoch is in {last}. Repeat the command with "
+        f"--resume=True to go on, or with --model_file={best} to evaluate the best model so far."
+    )
 
 
 def _checkpoint_path(config: Config) -> Path:
@@ -183,6 +189,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
     known, settings = parse(sys.argv[1:] if argv is None else argv)
+    # RecBole's own use of numpy, pandas and torch warns on every run; nothing a user can act on.
+    warnings.filterwarnings("ignore", module=r"recbole\.")
     # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
@@ -196,5 +204,3 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         sys.argv = program
     return 0
-
-

@@ -67,8 +67,8 @@ def _aligned(frame: pd.DataFrame, dataset: Any, columns: list[str], path: Path) 
     if known == 0:
         raise ValueError(
             f"{path} describes {len(frame)} items and none of them is among the data set's "
-            f"{dataset.item_num - 1}: its first ids are {frame[dataset.iid_field].head(3).tolist()}, "
-            f"the data set's are {list(ids)[1:4]}."
+            f"{dataset.item_num - 1}: its first ids are "
+            f"{frame[dataset.iid_field].head(3).tolist()}, the data set's are {list(ids)[1:4]}."
         )
     return texts
 
@@ -101,8 +101,8 @@ def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
         ).fit_transform(texts)
     except ValueError as error:
         raise ValueError(
-            f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check text_columns, "
-            "or leave text out of `modalities`."
+            f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check "
+            "text_columns, or leave text out of `modalities`."
         ) from error
     size = min(size, min(matrix.shape) - 1)
     if size < 1:
@@ -117,7 +117,9 @@ def encoder_vectors(texts: list[str], config: Any) -> Tensor:
     encoder = encoder.to(config["device"]).eval()
     step, vectors = config["text_batch_size"], []
     starts = range(0, len(texts), step)
-    bar = tqdm(starts, ncols=100, desc=set_color("Text      ", "pink"), disable=not config["show_progress"])
+    bar = tqdm(
+        starts, ncols=100, desc=set_color("Text      ", "pink"), disable=not config["show_progress"]
+    )
     with torch.inference_mode():
         for start in bar:
             batch = tokenizer(

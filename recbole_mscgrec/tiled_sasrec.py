@@ -14,8 +14,8 @@ from recbole_mscgrec.dataset import target_list_field
 class TiledSASRec(SASRec):
     """RecBole's SASRec on the windows of TiledDataset.
 
-    Its attention is causal and its rows are left-aligned, so for a sequence that fits one window the
-    loss equals, up to the order of summation, RecBole's loss over all prefixes of the sequence.
+    Its attention is causal and its rows are left-aligned, so for a sequence that fits one window
+    the loss equals, up to the order of summation, RecBole's loss over all prefixes of it.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

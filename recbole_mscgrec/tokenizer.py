@@ -122,7 +122,7 @@ def level_sizes(config: Any) -> list[int]:
     sizes = list(size) if isinstance(size, (list, tuple)) else [size] * n_levels
     if len(sizes) != n_levels or any(not isinstance(s, int) or s < 2 for s in sizes):
         raise ValueError(
-            f"codebook_size ({size}) must be a number of at least 2, or n_levels ({n_levels}) of them."
+            f"codebook_size ({size}) must be a number of at least 2, or n_levels ({n_levels}) such."
         )
     return sizes
 
@@ -141,7 +141,8 @@ def _collaborative_stage(config: Any, train: Any) -> Stage:
         settings=settings,
         seed=config["seed"],
     )
-    return key, lambda: collaborative_vectors(config, train)
+    partial = cache.path(config["cache_dir"], "collaborative", key).with_suffix(".partial.pth")
+    return key, lambda: collaborative_vectors(config, train, partial)
 
 
 def _text_stage(config: Any, train: Any) -> Stage:
@@ -251,10 +252,12 @@ def _assemble(stored: dict[str, Tensor], config: Any) -> tuple[CodeTable, dict[s
 def _report(report: dict[str, Any], path: Path) -> None:
     for name, health in report.items():
         used = ", ".join(
-            f"{v['used']}/{v['codebook_size']} (perplexity {v['perplexity']:.1f})" for v in health["levels"]
+            f"{v['used']}/{v['codebook_size']} (perplexity {v['perplexity']:.1f})"
+            for v in health["levels"]
         )
         getLogger().info(
             f"{name} codes: used per level {used}; alone {health['alone_share']:.1%}, "
-            f"at most {health['max_items_per_code']} items per code, {health['n_missing']} items without"
+            f"at most {health['max_items_per_code']} items per code, "
+            f"{health['n_missing']} items without"
         )
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

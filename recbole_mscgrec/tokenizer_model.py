@@ -1,4 +1,4 @@
-"""`--model=MSCGRecTokenizer`: the tokenizers alone, as a model and a trainer that RecBole can run."""
+"""`--model=MSCGRecTokenizer`: the tokenizers alone, as a model that RecBole can run."""
 
 from __future__ import annotations
 

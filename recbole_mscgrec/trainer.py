@@ -1,4 +1,4 @@
-"""Evaluation from ranked lists: the beam's items go to RecBole's Evaluator, no dense score matrix."""
+"""Evaluation from ranked lists: beams go to RecBole's Evaluator without a dense score matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from recbole.evaluator import Collector
 from recbole.evaluator.register import metric_information
 from recbole.trainer import Trainer
 
-_FROM_LIST = {"rec.items", "rec.topk", "data.num_items", "data.num_users", "data.count_items", "data.count_users"}
+_FROM_LIST = {
+    "rec.items",
+    "rec.topk",
+    "data.num_items",
+    "data.num_users",
+    "data.count_items",
+    "data.count_users",
+}
 
 
 class RankedListCollector(Collector):
@@ -59,7 +66,8 @@ def check_evaluation(config: Any) -> None:
     beam_size, longest = config["beam_size"], max(config["topk"])
     if beam_size < longest:
         raise ValueError(
-            f"beam_size ({beam_size}) must be at least max(topk) ({longest}): raise beam_size or lower topk."
+            f"beam_size ({beam_size}) must be at least max(topk) ({longest}): "
+            "raise beam_size or lower topk."
         )
     if "full" not in config["eval_args"]["mode"].values():
         return
@@ -67,6 +75,6 @@ def check_evaluation(config: Any) -> None:
         needs = set(metric_information[name.lower()]) - _FROM_LIST
         if needs:
             raise ValueError(
-                f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam ranks only "
-                "its own: leave it out, or evaluate with sampled candidates (mode: uni100)."
+                f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam ranks "
+                "only its own: leave it out, or evaluate with sampled candidates (mode: uni100)."
             )
