@@ -23,8 +23,8 @@ _RECBOLE_READS = (
     "benchmark_filename config_file config_files dataset encoding entity_embedding_size"
     " fields_in_same_table item_fields local_rank loss_type model mask_ratio neg_sampling nproc"
     " numerical_features offset pre_model_path preload_weight reg_weight seq_len transform"
-    " user_fields training_neg_sample_num world_size ip port LABEL_FIELD MASK_ITEM_SEQ ITEM_SEQ POS_ITEMS"
-    " NEG_ITEMS MASK_INDEX"
+    " user_fields training_neg_sample_num world_size ip port LABEL_FIELD MASK_ITEM_SEQ ITEM_SEQ"
+    " POS_ITEMS NEG_ITEMS MASK_INDEX"
 ).split()
 
 

@@ -77,6 +77,10 @@ class EncoderBlock(nn.Module):
         self.feed_forward = FeedForward(size, inner_size)
         self.dropout = Dropout(dropout)
 
+    def output_layers(self) -> list[nn.Linear]:
+        """The last linear map of every sublayer."""
+        return [self.out, self.feed_forward[-1]]
+
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x (B, T, D), bias (1 or B, H, T, T) -> (B, T, D)."""
         q, k, v = split_heads(self.qkv(self.norm_attention(x)), 3, self.n_heads)
@@ -127,6 +131,10 @@ class DecoderBlock(nn.Module):
         self.out_cross = nn.Linear(size, size, bias=False)
         self.feed_forward = FeedForward(size, inner_size)
         self.dropout = Dropout(dropout)
+
+    def output_layers(self) -> list[nn.Linear]:
+        """The last linear map of every sublayer."""
+        return [self.out_self, self.out_cross, self.feed_forward[-1]]
 
     def memory(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, T, D/H) of the encoded history (B, T, D)."""

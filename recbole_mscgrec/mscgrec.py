@@ -15,36 +15,30 @@ from typing import Any
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
-from torch import nn
-from torch.nn.functional import cross_entropy, embedding
 
 from recbole_mscgrec import checkpoint
-from recbole_mscgrec.beam_search import Beams, beam_search
-from recbole_mscgrec.codes import MISSING, CodeTable
+from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
-from recbole_mscgrec.layers import DecoderBlock, DistanceBias, Dropout, EncoderBlock, Tokens
-from recbole_mscgrec.prefix_tree import PrefixTree
+from recbole_mscgrec.network import CodeNetwork, Sizes
 from recbole_mscgrec.tokenizer import from_checkpoint, tokenize
 from recbole_mscgrec.trainer import check_evaluation
 
 Tensor = torch.Tensor
+_ITEMS_AT_ONCE = 256  # columns of full_sort_predict that are scored together
 
 
 class MSCGRec(SequentialRecommender):
     """Multimodal semantic and collaborative generative recommender.
 
-    Building it runs (or reuses) the tokenizers on the train split `dataset`.
+    Building it runs (or reuses) the tokenizers on the train split `dataset`, or takes the codes of
+    the saved model that `model_file` names.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        check_evaluation(config)
         self.TARGETS = target_list_field(config)
         self.beam_size = config["beam_size"]
-        self.modality_mask_prob = config["modality_mask_prob"]
-        size, n_heads = config["hidden_size"], config["n_heads"]
-        check_evaluation(config)
-        if size % n_heads:
-            raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
         if config["model_file"]:
             tokens = from_checkpoint(checkpoint.load(config["model_file"]), dataset)
         else:
@@ -53,248 +47,42 @@ class MSCGRec(SequentialRecommender):
         init_seed(config["seed"], config["reproducibility"])
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        self._set_codes(tokens.table)
+        self.network = CodeNetwork(tokens.table, Sizes(*(config[name] for name in Sizes._fields)))
 
-        self.code_embedding = nn.Embedding(self.n_code_rows, size, padding_idx=0)
-        self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
-        self.start = nn.Parameter(torch.zeros(size))
-        self.start_from_history = nn.Linear(size, size, bias=False)
-        self.level_embedding = nn.Embedding(self.n_levels, size)
-        buckets = (config["n_distance_buckets"], config["max_distance"], n_heads)
-        self.encoder_bias, self.decoder_bias = DistanceBias(*buckets), DistanceBias(*buckets)
-        block = (size, config["inner_size"], n_heads, config["dropout_prob"])
-        self.encoder = nn.ModuleList(
-            EncoderBlock(*block) for _ in range(config["n_encoder_layers"])
-        )
-        self.decoder = nn.ModuleList(
-            DecoderBlock(*block) for _ in range(config["n_decoder_layers"])
-        )
-        self.encoder_norm, self.decoder_norm = nn.RMSNorm(size), nn.RMSNorm(size)
-        self.dropout = Dropout(config["dropout_prob"])
-        self._init_weights()
-
-    # --- codes as tensors -------------------------------------------------------------------------
-
-    def _set_codes(self, table: CodeTable) -> None:
-        """Lay the table out for embedding: per item the rows of `code_embedding` that it sums.
-
-        Row 0 is zero. Every modality has one row for 'masked or missing' and one per codeword; an
-        item without the modality uses the mask row once and row 0 for the remaining levels.
-        """
-        index, mask_rows, row = [], [], 1
-        for name, codes in table.codes.items():
-            offsets = torch.tensor([0, *table.sizes[name][:-1]]).cumsum(0) + row + 1
-            absent = torch.zeros(1, codes.size(1), dtype=torch.long)
-            absent[0, 0] = row
-            index.append(torch.where(codes[:, :1] == MISSING, absent, codes + offsets))
-            mask_rows.append(row)
-            row += 1 + sum(table.sizes[name])
-        item_index = torch.cat(index, dim=1)
-        item_index[0] = 0
-        self.n_code_rows = row
-        self.n_modalities = len(table.modalities)
-        self.columns = [codes.size(1) for codes in table.codes.values()]
-        self.level_sizes = table.sizes[table.target]
-        self.n_levels = len(self.level_sizes)
-        offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
-        # Derived from the code table, which a checkpoint holds as it is.
-        for name, tensor in (
-            ("item_index", item_index),  # (N, sum of L_m)
-            ("mask_rows", torch.tensor(mask_rows)),  # (M,)
-            ("target_codes", table.codes[table.target].clamp(min=0)),  # (N, L)
-            ("level_offset", offsets),  # (L,)
-        ):
-            self.register_buffer(name, tensor, persistent=False)
-        self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> MSCGRec:
-        """`Module.to`, which here moves the prefix tree as well."""
-        super()._apply(fn, recurse)
-        self.tree.to(self.item_index.device)
-        return self
-
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        with torch.no_grad():
-            self.code_embedding.weight[0].zero_()
-
-    # --- encoder ----------------------------------------------------------------------------------
-
-    def encode(self, item_seq: Tensor) -> Tensor:
-        """History (B, T) of item ids -> (B, T, D); position t sees the items up to t."""
-        x = self.dropout(self.embed_items(item_seq))
-        position = torch.arange(item_seq.size(1), device=item_seq.device)
-        distance = (position.unsqueeze(1) - position).unsqueeze(0)  # (1, T, T), negative = future
-        bias = self.encoder_bias(distance)
-        for block in self.encoder:
-            x = block(x, bias)
-        return self.encoder_norm(x)
-
-    def embed_items(self, item_seq: Tensor) -> Tensor:
-        """Sum of the code embeddings of all modalities: (B, T) -> (B, T, D).
-
-        Each item of the batch is summed once per modality and then looked up, which costs less than
-        summing its codes at every place where it stands.
-        """
-        items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
-        rows = [
-            embedding(index[items], self.code_embedding.weight, padding_idx=0).sum(1)  # (U, D)
-            for index in self.item_index.split(self.columns, dim=1)
-        ]
-        table = torch.stack(rows, dim=1).flatten(0, 1)  # (U*M, D)
-        modality = torch.arange(self.n_modalities, device=item_seq.device)
-        index = place.unsqueeze(-1) * self.n_modalities + modality  # (B, T, M)
-        if self.training and self.modality_mask_prob > 0:
-            table = torch.cat([table, self.code_embedding.weight[self.mask_rows]])
-            index = torch.where(
-                self._random_mask(item_seq), len(items) * len(modality) + modality, index
-            )
-        return embedding(index, table).sum(-2)
-
-    def _random_mask(self, item_seq: Tensor) -> Tensor:
-        """Which modalities (B, T, M) to mask: each at random, never all of an item's."""
-        draw = torch.rand(*item_seq.shape, self.n_modalities, device=item_seq.device)
-        masked = draw < self.modality_mask_prob
-        # The largest draw of an item stays: only where all are masked would it be masked itself.
-        masked.scatter_(-1, draw.argmax(dim=-1, keepdim=True), False)
-        return masked & (item_seq != 0).unsqueeze(-1)
-
-    # --- decoder ----------------------------------------------------------------------------------
-
-    def decode(
-        self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor, counts: list[int]
-    ) -> Tensor:
-        """Hidden states of the target codes under teacher forcing.
-
-        Args:
-            encoded: (B, T, D) history.
-            limit: (1 or B, Q) last history position that each of Q targets per row may see.
-            items: (n,) target items.
-            place: (n,) their places in the flattened (B, Q).
-            counts: levels to compute: level l for the first counts[l] items.
-
-        Returns:
-            (sum of counts, D), level by level.
-        """
-        tokens = Tokens(counts, place, (encoded.size(0), limit.size(1)))
-        position = torch.arange(encoded.size(1), device=encoded.device)
-        bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (., H, Q, T)
-        start = self._start(encoded, limit).index_select(0, place[: counts[0]])
-        codes = self.target_codes[items] + self.level_offset  # (n, L) rows of target_embedding
-        later = torch.cat([codes[:n, i] for i, n in enumerate(counts[1:])] or [codes[:0, 0]])
-        x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
-        x = x + torch.cat(
-            [w.expand(n, -1) for w, n in zip(self.level_embedding.weight, counts, strict=False)]
-        )
-        x = self.dropout(x)
-        for block in self.decoder:
-            x = block(x, tokens, encoded, bias)
-        return self.decoder_norm(x)
-
-    def _start(self, encoded: Tensor, limit: Tensor) -> Tensor:
-        """First decoder token of every target, made from the last item it may see: (B*Q, D)."""
-        index = limit.expand(encoded.size(0), -1).unsqueeze(-1).expand(-1, -1, encoded.size(-1))
-        return self.start + self.start_from_history(encoded.gather(1, index).flatten(0, 1))
-
-    def level_logits(self, level: int, hidden: Tensor) -> Tensor:
-        """Scores (..., K) of all codewords of a level; weights tied to the decoder's input."""
-        offset = sum(self.level_sizes[:level])
-        return hidden @ self.target_embedding.weight[offset : offset + self.level_sizes[level]].T
-
-    def item_log_probs(
-        self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor
-    ) -> Tensor:
-        """Exact log p(item | history) of n items, (n,): the sum over levels of the constrained
-        softmax, which runs over the children of the item's prefix (paper: constrained sequence
-        learning). A level with one child adds nothing; behind the last choice nothing is computed.
-
-        Arguments as in `decode`.
-        """
-        path = torch.stack(self.tree.path(items))  # (L+1, n)
-        n_children = torch.stack(
-            [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
-        )
-        depth = (
-            (n_children > 1) * torch.arange(1, self.n_levels + 1, device=path.device)[:, None]
-        ).amax(0)
-        order = depth.argsort(descending=True)  # (n,) most levels first
-        counts = [int((depth > level).sum()) for level in range(self.n_levels)]
-        counts = [n for n in counts if n > 0]
-        log_probs = torch.zeros(len(items), device=encoded.device)
-        if not counts:  # a catalogue of one item
-            return log_probs
-        hidden = self.decode(encoded, limit, items[order], place[order], counts)
-        path, n_children = path[:, order], n_children[:, order]
-        for level, h in enumerate(hidden.split(counts)):
-            n = counts[level]
-            children = self.tree.children(level, path[level, :n], int(n_children[level, :n].max()))
-            logits = self.level_logits(level, h).gather(1, children.codes).float()
-            logits = logits.masked_fill(~children.valid, -torch.inf)
-            slot = (path[level + 1, :n] - children.nodes[:, 0]).long()
-            log_probs = log_probs.index_add(
-                0, order[:n], -cross_entropy(logits, slot, reduction="none")
-            )
-        return log_probs
-
-    # --- what RecBole calls -----------------------------------------------------------------------
-
-    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+    def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""
         item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
-        encoded = self.encode(item_seq)
+        encoded = self.network.encode(item_seq)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
         place = targets.flatten().nonzero().flatten()
-        return -self.item_log_probs(encoded, limit, targets.flatten()[place], place).mean()
+        items = targets.flatten()[place]
+        return -self.network.item_log_probs(encoded, limit, items, place).mean()
 
-    def predict(self, interaction: Any) -> torch.Tensor:
+    def predict(self, interaction: Any) -> Tensor:
         """Exact log-probability (B,) of one given item per row."""
         encoded, limit = self._history(interaction)
         place = torch.arange(len(encoded), device=encoded.device)
-        return self.item_log_probs(encoded, limit, interaction[self.ITEM_ID], place)
+        return self.network.item_log_probs(encoded, limit, interaction[self.ITEM_ID], place)
 
-    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+    def full_sort_predict(self, interaction: Any) -> Tensor:
         """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
         evaluation uses `recommend`, which needs no dense matrix."""
         encoded, limit = self._history(interaction)
         scores = torch.full((len(encoded), self.n_items), -torch.inf, device=encoded.device)
-        for items in torch.arange(1, self.n_items, device=encoded.device).split(256):
+        for items in torch.arange(1, self.n_items, device=encoded.device).split(_ITEMS_AT_ONCE):
             n = len(items)
             place = torch.arange(len(encoded) * n, device=encoded.device)
-            log_probs = self.item_log_probs(
-                encoded, limit.expand(-1, n), items.repeat(len(encoded)), place
-            )
+            limits, repeated = limit.expand(-1, n), items.repeat(len(encoded))
+            log_probs = self.network.item_log_probs(encoded, limits, repeated, place)
             scores[:, items] = log_probs.view(-1, n)
         return scores
 
     def recommend(self, interaction: Any, beam_size: int | None = None) -> Beams:
         """The best items per row by constrained beam search: (B, W) ids and log-probabilities."""
-        encoded, limit = self._history(interaction)
-        position = torch.arange(encoded.size(1), device=encoded.device)
-        bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (B, H, 1, T)
-        memories = [block.memory(encoded) for block in self.decoder]
-        past: list[Tensor | None] = [None] * len(self.decoder)
-
-        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
-            if codes is None or parents is None:
-                x = self._start(encoded, limit).unsqueeze(1)
-            else:
-                x = self.target_embedding(codes + self.level_offset[level - 1])
-            x = x + self.level_embedding.weight[level]
-            for i, block in enumerate(self.decoder):
-                kept = past[i]
-                if kept is not None and parents is not None:
-                    kept = kept.gather(1, parents[:, :, None, None].expand(-1, -1, *kept.shape[2:]))
-                x, past[i] = block.step(x, kept, memories[i], bias)
-            return self.level_logits(level, self.decoder_norm(x))
-
-        return beam_search(step, self.tree, len(encoded), beam_size or self.beam_size)
+        return self.network.beams(*self._history(interaction), beam_size or self.beam_size)
 
     def _history(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Encoded history (B, T, D) and its last position (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         item_seq = item_seq[:, : int(length.max())]
-        return self.encode(item_seq), (length - 1).unsqueeze(1)
+        return self.network.encode(item_seq), (length - 1).unsqueeze(1)

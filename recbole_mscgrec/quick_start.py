@@ -108,6 +108,8 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
         trainer.saved_model_file = best_file
         trainer.best_valid_result = state["best_valid_result"]
         checkpoint.set_random_state(state["random"], train_data)
+        if "training" in state:
+            trainer.load_training_state(state["training"])
         if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
             trainer.logger.info("This training had already ended; evaluating its best model.")
             trainer.eval_collector.data_collect(train_data)
@@ -115,7 +117,10 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
 
     def after_epoch(epoch: int, valid_score: float) -> None:
         state = checkpoint.trainer_state(trainer, epoch)
-        checkpoint.save(last, {**state, "random": checkpoint.random_state(train_data)})
+        state["random"] = checkpoint.random_state(train_data)
+        if hasattr(trainer, "training_state"):
+            state["training"] = trainer.training_state()
+        checkpoint.save(last, state)
 
     try:
         trainer.fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,11 +51,58 @@ class RankedListCollector(Collector):
 
 
 class MSCGRecTrainer(Trainer):
-    """RecBole's Trainer with evaluation by beam search."""
+    """RecBole's Trainer with evaluation by beam search and an average of the weights.
+
+    With `ema_decay` > 0 an exponential moving average of the weights follows every optimizer step;
+    it is what is validated, saved as the best model and tested.
+    """
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.eval_collector = RankedListCollector(config)
+        self.ema_decay = config["ema_decay"]
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []
+        if self.average:
+            self.optimizer.register_step_post_hook(self._follow)
+
+    @torch.no_grad()
+    def _follow(self, *_: Any) -> None:
+        torch._foreach_lerp_(self.average, self.weights, 1 - self.ema_decay)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within this block the model holds the average of its weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for weight, average in zip(self.weights, self.average, strict=False):
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict]:
+        with self._averaged():
+            return super()._valid_epoch(valid_data, show_progress)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        with self._averaged():
+            super()._save_checkpoint(epoch, verbose, **kwargs)
+
+    def training_state(self) -> dict[str, Any]:
+        """What a resumed training needs besides RecBole's own state."""
+        return {"average": [a.clone() for a in self.average]}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Undo `training_state`."""
+        with torch.no_grad():
+            for average, saved in zip(self.average, state["average"], strict=True):
+                average.copy_(saved)
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, _, positive_u, positive_i = batched_data

@@ -1,0 +1,127 @@
+"""Training speed and memory of MSCGRec, TiledSASRec and RecBole's own SASRec in one run.
+
+    python benchmarks/train.py --json=out.json
+    python benchmarks/train.py --dataset=ml-1m --data_path=../shared/dataset --models TiledSASRec
+
+Each model runs in a process of its own, so its peak memory is its own. An epoch is timed after one
+warm-up epoch, or after --warm_up batches for SASRec, whose epochs take minutes. A target is one
+next item to predict: RecBole's SASRec has one per row, a tiled row has one per position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+RECBOLE_SASREC = "SASRec"
+
+
+def measure(model: str, settings: dict[str, Any], epochs: int, warm_up: int) -> dict[str, Any]:
+    """Epoch seconds of one model: the median of `epochs` epochs; runs in the calling process."""
+    import torch
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    from recbole_mscgrec.config import Config
+
+    logging.disable(logging.WARNING)
+    sys.argv = sys.argv[:1]
+    dataset = settings.pop("dataset")
+    config = Config(model, dataset, [], {**settings, "show_progress": False})
+    init_seed(config["seed"], config["reproducibility"])
+    train, _, _ = data_preparation(config, create_dataset(config))
+    network = get_model(model)(config, train._dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, network)
+    rows = train._dataset.inter_feat
+    field = f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
+    n_targets = int((rows[field] != 0).sum()) if field in rows else len(rows)
+
+    if model == RECBOLE_SASREC:
+        trainer._train_epoch(_First(train, warm_up), 0)
+        epochs = 1
+    else:
+        trainer._train_epoch(train, 0)
+    seconds = []
+    for epoch in range(1, epochs + 1):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        trainer._train_epoch(train, epoch)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    median = statistics.median(seconds)
+    return {
+        "epoch_seconds": round(median, 2),
+        "all_epochs": [round(s, 2) for s in seconds],
+        "rows": len(rows),
+        "targets": n_targets,
+        "targets_per_second": round(n_targets / median),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+class _First:
+    """The first batches of a loader, for warming up."""
+
+    def __init__(self, loader: Any, batches: int) -> None:
+        self.loader, self.batches, self.shuffle = loader, batches, loader.shuffle
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Any:
+        for index, batch in enumerate(self.loader):
+            if index == self.batches:
+                return
+            yield batch
+
+
+def main() -> None:
+    """Measure every model, print a table, write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["MSCGRec", "TiledSASRec", RECBOLE_SASREC])
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--data_path", default="dataset/")
+    parser.add_argument("--length", type=int, default=50, help="MAX_ITEM_LIST_LENGTH of all models")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the tiled models")
+    parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of SASRec")
+    parser.add_argument("--json", help="where to write the measurements")
+    args = parser.parse_args()
+    settings = {
+        "dataset": args.dataset,
+        "data_path": args.data_path,
+        "MAX_ITEM_LIST_LENGTH": args.length,
+    }
+    context = multiprocessing.get_context("spawn")
+    results = {}
+    for model in args.models:
+        with context.Pool(1) as pool:
+            results[model] = pool.apply(measure, (model, dict(settings), args.epochs, args.warm_up))
+        print(f"{model:12} {results[model]}", flush=True)
+    report = {
+        "dataset": args.dataset,
+        "length": args.length,
+        "epoch_seconds": {m: r["epoch_seconds"] for m, r in results.items()},
+        "models": results,
+    }
+    if RECBOLE_SASREC in results:
+        base = results[RECBOLE_SASREC]["epoch_seconds"]
+        report["speedup_over_recbole_sasrec"] = {
+            m: round(base / r["epoch_seconds"], 1) for m, r in results.items()
+        }
+    print(json.dumps(report, indent=2))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
