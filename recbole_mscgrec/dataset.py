@@ -67,12 +67,17 @@ class TiledDataset(SequentialDataset):
     def _histories(self, rows: Interaction) -> Interaction:
         end = rows[POSITION].numpy()  # (R,) index of the target in the sorted sequence
         start = np.maximum(self._sequence_start[end], end - self.max_item_list_len)
-        fields = {
-            name: rows[name] for name in (self.uid_field, self.iid_field) if len(rows) or name
-        }
+        fields = {name: rows[name] for name in (self.uid_field, self.iid_field, POSITION)}
         fields[self.item_id_list_field] = self._gather(start, end - start)
         fields[self.item_list_length_field] = torch.from_numpy(end - start)
         return Interaction(fields)
+
+    def seen_before(self, rows: Interaction) -> torch.Tensor:
+        """All items that the users of valid or test rows had before the target: (R, E), padded
+        with 0. Longer than the history, which ends at MAX_ITEM_LIST_LENGTH."""
+        end = rows[POSITION].cpu().numpy()
+        start = self._sequence_start[end]
+        return self._gather(start, end - start, width=int((end - start).max()))
 
     def _windows(self, targets: np.ndarray) -> Interaction:
         width = self.max_item_list_len
@@ -106,10 +111,14 @@ class TiledDataset(SequentialDataset):
         return torch.from_numpy(users[positions])
 
     def _gather(
-        self, start: np.ndarray, length: np.ndarray, keep: np.ndarray | None = None
+        self,
+        start: np.ndarray,
+        length: np.ndarray,
+        keep: np.ndarray | None = None,
+        width: int | None = None,
     ) -> torch.Tensor:
         """Items of `length` positions from `start` on, left-aligned and zero-padded: (R, T)."""
-        column = np.arange(self.max_item_list_len)
+        column = np.arange(self.max_item_list_len if width is None else width)
         index = np.minimum(start[:, None] + column, len(self._sequence) - 1)
         inside = column < length[:, None]
         if keep is not None:

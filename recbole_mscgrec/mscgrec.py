@@ -20,6 +20,7 @@ from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
 from recbole_mscgrec.network import CodeNetwork, Sizes
+from recbole_mscgrec.restriction import Restriction
 from recbole_mscgrec.tokenizer import from_checkpoint, tokenize
 from recbole_mscgrec.trainer import check_evaluation
 
@@ -77,9 +78,19 @@ class MSCGRec(SequentialRecommender):
             scores[:, items] = log_probs.view(-1, n)
         return scores
 
-    def recommend(self, interaction: Any, beam_size: int | None = None) -> Beams:
-        """The best items per row by constrained beam search: (B, W) ids and log-probabilities."""
-        return self.network.beams(*self._history(interaction), beam_size or self.beam_size)
+    def recommend(
+        self,
+        interaction: Any,
+        beam_size: int | None = None,
+        restriction: Restriction | None = None,
+    ) -> Beams:
+        """The best items per row by constrained beam search: (B, W) ids and log-probabilities.
+
+        `restriction` (AllowedItems, ExcludedItems) limits the items that a row may get. A row that
+        may get fewer than W items has a shorter list: the rest holds item 0 and -inf.
+        """
+        encoded, limit = self._history(interaction)
+        return self.network.beams(encoded, limit, beam_size or self.beam_size, restriction)
 
     def _history(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Encoded history (B, T, D) and its last position (B, 1)."""

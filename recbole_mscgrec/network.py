@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, embedding
 
-from recbole_mscgrec.beam_search import Beams, beam_search
+from recbole_mscgrec.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.layers import DecoderBlock, DistanceBias, Dropout, EncoderBlock, Tokens
 from recbole_mscgrec.prefix_tree import PrefixTree
+from recbole_mscgrec.restriction import Restriction
 
 Tensor = torch.Tensor
 
@@ -242,11 +243,22 @@ class CodeNetwork(nn.Module):
             )
         return log_probs
 
-    def beams(self, encoded: Tensor, limit: Tensor, beam_size: int) -> Beams:
+    def beams(
+        self,
+        encoded: Tensor,
+        limit: Tensor,
+        beam_size: int,
+        restriction: Restriction | None = None,
+    ) -> Beams:
         """The best items per row by constrained beam search with cached decoder state.
 
         encoded (B, T, D); limit (B, 1) the last position that counts. Returns (B, W).
         """
+        step = self.decoder_step(encoded, limit)
+        return beam_search(step, self.tree, len(encoded), beam_size, restriction)
+
+    def decoder_step(self, encoded: Tensor, limit: Tensor) -> Step:
+        """The step function of a beam search over one batch; it keeps the decoder's state."""
         position = torch.arange(encoded.size(1), device=encoded.device)
         bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (B, H, 1, T)
         memories = [block.memory(encoded) for block in self.decoder]
@@ -265,4 +277,4 @@ class CodeNetwork(nn.Module):
                 x, past[i] = block.step(x, kept, memories[i], bias)
             return self.level_logits(level, self.decoder_norm(x))
 
-        return beam_search(step, self.tree, len(encoded), beam_size)
+        return step

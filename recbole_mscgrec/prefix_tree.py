@@ -64,8 +64,31 @@ class PrefixTree:
             starts = below
         if len(self.code[-1]) != n_items:
             _name_duplicate(starts, items[order], codes[order])
+        self.dense = [self._dense_mask(level) for level in range(self.n_levels)]
+        self.leaf_start = self._leaf_starts()
         self.item_leaf = torch.full((int(items.max()) + 1,), -1, dtype=torch.int32)
         self.item_leaf[self.leaf_item.long()] = torch.arange(n_items, dtype=torch.int32)
+
+    def _dense_mask(self, level: int) -> Tensor | None:
+        """(nodes, K) which codes lead on, for a level whose nodes are few and have many children.
+
+        There a mask over all codewords costs less than a list of children. It is kept where it
+        takes less than 4 bytes per item or a megabyte in all.
+        """
+        n_nodes, size = len(self.first[level]) - 1, self.sizes[level]
+        if 4 * self.max_children[level] < size or n_nodes * size > max(4 * self.n_items, 1 << 20):
+            return None
+        mask = torch.zeros(n_nodes, size, dtype=torch.bool)
+        count = (self.first[level][1:] - self.first[level][:-1]).long()
+        mask[torch.arange(n_nodes).repeat_interleave(count), self.code[level].long()] = True
+        return mask
+
+    def _leaf_starts(self) -> list[Tensor]:
+        """Depth d: (nodes + 1,) the first leaf below each node; shared with `first` where equal."""
+        starts = [self.first[-1]]
+        for first in reversed(self.first[:-1]):
+            starts.insert(0, starts[0][first])
+        return starts
 
     @property
     def n_items(self) -> int:
@@ -77,13 +100,23 @@ class PrefixTree:
         return sum(t.numel() * t.element_size() for t in self._tensors())
 
     def _tensors(self) -> list[Tensor]:
-        return [*self.first, *self.code, self.leaf_item, self.item_leaf]
+        dense = [mask for mask in self.dense if mask is not None]
+        return [
+            *self.first,
+            *self.code,
+            self.leaf_item,
+            self.item_leaf,
+            *dense,
+            *self.leaf_start[:-1],
+        ]
 
     def to(self, device: torch.device | str) -> PrefixTree:
         """Move all arrays to `device`, in place."""
         self.first = [t.to(device) for t in self.first]
         self.code = [t.to(device) for t in self.code]
         self.leaf_item, self.item_leaf = self.leaf_item.to(device), self.item_leaf.to(device)
+        self.dense = [None if t is None else t.to(device) for t in self.dense]
+        self.leaf_start = [t.to(device) for t in self.leaf_start[:-1]] + [self.first[-1]]
         return self
 
     def path(self, items: Tensor) -> list[Tensor]:
@@ -110,12 +143,25 @@ class PrefixTree:
         first = self.first[level]
         return first[nodes + 1] - first[nodes]
 
+    def child(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
+        """The child of each node (...) of depth `level` that has the given code; by bisection.
+
+        Where a node has no such child the answer is some node of the next depth.
+        """
+        first, column = self.first[level], self.code[level]
+        low, high = first[nodes], first[nodes + 1] - 1
+        for _ in range((self.max_children[level] - 1).bit_length()):
+            middle = (low + high) // 2
+            below = column[middle] < codes
+            low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
+            low = torch.minimum(low, high)
+        return low
+
     def leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Leaf range [start, end) below nodes (...) of `depth`."""
-        start, end = nodes, nodes + 1
-        for first in self.first[depth:]:
-            start, end = first[start], first[end]
-        return start, end
+        if depth == self.n_levels:
+            return nodes, nodes + 1
+        return self.leaf_start[depth][nodes], self.leaf_start[depth][nodes + 1]
 
 
 def _code_type(size: int) -> torch.dtype:

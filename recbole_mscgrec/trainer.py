@@ -11,6 +11,8 @@ from recbole.evaluator import Collector
 from recbole.evaluator.register import metric_information
 from recbole.trainer import Trainer
 
+from recbole_mscgrec.restriction import ExcludedItems
+
 _FROM_LIST = {
     "rec.items",
     "rec.topk",
@@ -104,9 +106,18 @@ class MSCGRecTrainer(Trainer):
             for average, saved in zip(self.average, state["average"], strict=True):
                 average.copy_(saved)
 
+    def evaluate(self, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
+        """RecBole's evaluate; remembers whose rows they are, for `exclude_seen`."""
+        self.evaluated = eval_data._dataset if eval_data else None
+        return super().evaluate(eval_data, *args, **kwargs)
+
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, _, positive_u, positive_i = batched_data
-        beams = self.model.recommend(interaction.to(self.device))
+        restriction = None
+        if self.config["exclude_seen"]:
+            seen = self.evaluated.seen_before(interaction)
+            restriction = ExcludedItems(self.model.network.tree, seen)
+        beams = self.model.recommend(interaction.to(self.device), restriction=restriction)
         return interaction, beams.items, positive_u, positive_i
 
 

@@ -1,0 +1,271 @@
+"""Latency of constrained beam search against catalogue size: ours, ours without the constraint, and
+the usual way, Hugging Face T5 `generate` with a Python dict trie in `prefix_allowed_tokens_fn`.
+
+    python benchmarks/decode.py --json=out.json --plot=out.png        # everything, about 15 minutes
+    python benchmarks/decode.py --quick --json=out.json               # a smaller matrix, under a minute
+
+Items are random codes of L=4 levels and K=256 codewords. All three networks have the same width,
+layers and heads, random weights, and a history of 50 tokens per request. A latency is the median of
+several calls for one batch, encoder included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from recbole_mscgrec.codes import CodeTable
+from recbole_mscgrec.network import CodeNetwork, Sizes
+from recbole_mscgrec.prefix_tree import PrefixTree
+from recbole_mscgrec.restriction import AllowedItems, ExcludedItems
+
+N_LEVELS, N_CODEWORDS, LENGTH = 4, 256, 50
+SIZES = Sizes(128, 256, 4, 2, 2, 0.0, 32, 128, 0.0)
+
+
+def random_codes(n_items: int) -> torch.Tensor:
+    """(N, 4) distinct random codes in random order."""
+    generator = torch.Generator().manual_seed(n_items)
+    keys = torch.randint(
+        N_CODEWORDS**N_LEVELS, (n_items + n_items // 100 + 64,), generator=generator
+    )
+    keys = keys.unique()
+    keys = keys[torch.randperm(len(keys), generator=generator)[:n_items]]
+    digits = [keys // N_CODEWORDS**i % N_CODEWORDS for i in reversed(range(N_LEVELS))]
+    return torch.stack(digits, dim=1).to(torch.uint8)
+
+
+def build_network(codes: torch.Tensor) -> CodeNetwork:
+    """The network over a catalogue of these codes, in one modality."""
+    padding = torch.full((1, N_LEVELS), -1, dtype=torch.int16)
+    table = CodeTable(
+        {"collaborative": torch.cat([padding, codes.short()])},
+        {"collaborative": [N_CODEWORDS] * N_LEVELS},
+        "collaborative",
+    )
+    torch.manual_seed(0)
+    return CodeNetwork(table, SIZES).eval()
+
+
+def median_seconds(call: Callable[[], Any], budget: float) -> float:
+    """Median over as many calls as fit the budget (3 to 30), after one to warm up."""
+    call()
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds) < budget and len(seconds) < 30):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def free_beams(network: CodeNetwork, encoded: torch.Tensor, limit: torch.Tensor, beam: int) -> Any:
+    """Beam search over all codes, whether an item has them or not."""
+    step = network.decoder_step(encoded, limit)
+    scores, codes, parents = torch.zeros(len(encoded), 1), None, None
+    for level in range(N_LEVELS):
+        log_probs = step(level, codes, parents).log_softmax(-1)  # (B, W, K)
+        candidates = (log_probs + scores.unsqueeze(-1)).flatten(1)
+        scores, chosen = candidates.topk(min(beam, candidates.size(1)), dim=1)
+        parents, codes = chosen // N_CODEWORDS, chosen % N_CODEWORDS
+    return scores
+
+
+def measure_ours(network: CodeNetwork, batch: int, beam: int, budget: float) -> dict[str, float]:
+    """Seconds per batch with and without the constraint, and with restricted items."""
+    n_items = network.tree.n_items
+    generator = torch.Generator().manual_seed(1)
+    history = torch.randint(1, n_items + 1, (batch, LENGTH), generator=generator)
+    limit = torch.full((batch, 1), LENGTH - 1)
+    half = torch.rand(n_items + 1, generator=generator) < 0.5
+
+    def constrained(restriction: Any = None) -> Any:
+        return network.beams(network.encode(history), limit, beam, restriction)
+
+    in_stock = AllowedItems(network.tree, half)
+    return {
+        "constrained": median_seconds(constrained, budget),
+        "unconstrained": median_seconds(
+            lambda: free_beams(network, network.encode(history), limit, beam), budget
+        ),
+        "half_allowed": median_seconds(lambda: constrained(in_stock), budget),
+        "seen_excluded": median_seconds(
+            lambda: constrained(ExcludedItems(network.tree, history)), budget
+        ),
+    }
+
+
+def measure_hugging_face(codes: torch.Tensor, batch: int, beam: int) -> float:
+    """Seconds per batch of T5 `generate` with a dict trie, the same size as our network."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    trie: dict = {}
+    offset = 2  # 0 is padding and start, 1 is end of sequence
+    for row in codes.tolist():
+        node = trie
+        for level, code in enumerate(row):
+            node = node.setdefault(offset + level * N_CODEWORDS + code, {})
+
+    def allowed(_: int, prefix: torch.Tensor) -> list[int]:
+        node = trie
+        for token in prefix.tolist()[1:]:
+            node = node.get(token, {})
+        return list(node) or [1]
+
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=offset + N_LEVELS * N_CODEWORDS,
+        d_model=SIZES.hidden_size,
+        d_kv=SIZES.hidden_size // SIZES.n_heads,
+        d_ff=SIZES.inner_size,
+        num_heads=SIZES.n_heads,
+        num_layers=SIZES.n_encoder_layers,
+        num_decoder_layers=SIZES.n_decoder_layers,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    model = T5ForConditionalGeneration(config).eval()
+    history = torch.randint(offset, config.vocab_size, (batch, LENGTH))
+
+    def generate() -> Any:
+        return model.generate(
+            input_ids=history,
+            attention_mask=torch.ones_like(history),
+            num_beams=beam,
+            num_return_sequences=beam,
+            min_new_tokens=N_LEVELS,
+            max_new_tokens=N_LEVELS,
+            prefix_allowed_tokens_fn=allowed,
+        )
+
+    start = time.perf_counter()
+    generate()
+    first = time.perf_counter() - start
+    return first if first > 10 else median_seconds(generate, 3 * first)
+
+
+def memory_table() -> list[dict[str, Any]]:
+    """Bytes at serving time: ours (tree, codes of the history, network) and SASRec's item table."""
+    rows = []
+    for n_items in (10**4, 10**5, 10**6, 10**7, 10**8):
+        row: dict[str, Any] = {"items": n_items, "sasrec_mb": n_items * 64 * 4 / 2**20}
+        if n_items <= 10**7:
+            network = build_network(random_codes(n_items))
+            weights = sum(p.numel() * p.element_size() for p in network.parameters())
+            index = network.item_index.numel() * network.item_index.element_size()
+            row |= {
+                "measured": True,
+                "tree_mb": network.tree.n_bytes / 2**20,
+                "history_codes_mb": index / 2**20,
+                "weights_mb": weights / 2**20,
+            }
+        else:  # per-item parts grow with the catalogue, the weights do not
+            last = rows[-1]
+            factor = n_items / last["items"]
+            row |= {
+                "measured": False,
+                "tree_mb": last["tree_mb"] * factor,
+                "history_codes_mb": last["history_codes_mb"] * factor,
+                "weights_mb": last["weights_mb"],
+            }
+        row["ours_mb"] = row["tree_mb"] + row["history_codes_mb"] + row["weights_mb"]
+        rows.append({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()})
+    return rows
+
+
+def plot(cells: list[dict[str, Any]], path: str) -> None:
+    """Latency against catalogue size at batch 64, beam 20, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    chosen = [c for c in cells if c["batch"] == 64 and c["beam"] == 20]
+    names = ("constrained", "unconstrained", "half_allowed", "seen_excluded", "hugging_face")
+    for name in names:
+        points = [(c["items"], 1000 * c[name]) for c in chosen if name in c]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=name.replace("_", " "))
+    axes.set(
+        xscale="log", yscale="log", xlabel="items in the catalogue", ylabel="ms per batch of 64"
+    )
+    axes.set_title("Beam 20, batch 64, L=4, K=256")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure the matrix, print the ratios, write JSON and PNG."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", help="where to write every measurement")
+    parser.add_argument("--plot", help="where to write the plot (needs matplotlib)")
+    parser.add_argument("--quick", action="store_true", help="a smaller matrix, under a minute")
+    args = parser.parse_args()
+    sizes = [10**4, 10**5, 10**6] if args.quick else [10**4, 10**5, 10**6, 10**7]
+    batches, beams = ([64], [20]) if args.quick else ([1, 64, 512], [20, 100])
+    budget = 0.5 if args.quick else 2.0
+
+    cells: list[dict[str, Any]] = []
+    builds: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for n_items in sizes:
+            codes = random_codes(n_items)
+            start = time.perf_counter()
+            tree = PrefixTree(codes)
+            seconds = time.perf_counter() - start
+            builds.append(
+                {"items": n_items, "seconds": seconds, "bytes_per_item": tree.n_bytes / n_items}
+            )
+            del tree
+            network = build_network(codes)
+            for batch in batches:
+                for beam in beams:
+                    cell = {"items": n_items, "batch": batch, "beam": beam}
+                    cell |= measure_ours(network, batch, beam, budget)
+                    small = n_items <= (10**4 if args.quick else 10**6)
+                    if small and beam == 20 and batch <= 64:
+                        cell["hugging_face"] = measure_hugging_face(codes, batch, beam)
+                    cells.append(cell)
+                    print(json.dumps(cell), flush=True)
+    report = {"threads": torch.get_num_threads(), **ratios(cells), "builds": builds, "cells": cells}
+    if not args.quick:
+        report["memory"] = memory_table()
+    print(json.dumps({k: v for k, v in report.items() if k != "cells"}, indent=2))
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=2)
+    if args.plot:
+        plot(cells, args.plot)
+
+
+def ratios(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of the README, at batch 64 and beam 20."""
+    main_cells = {c["items"]: c for c in cells if c["batch"] == 64 and c["beam"] == 20}
+    overheads = [c["constrained"] / c["unconstrained"] for c in main_cells.values()]
+    first, last = main_cells[min(main_cells)], main_cells[max(main_cells)]
+    factors = {
+        c["items"]: c["hugging_face"] / c["constrained"]
+        for c in main_cells.values()
+        if "hugging_face" in c
+    }
+    name = {10**7: "10m", 10**6: "1m"}[last["items"]]
+    return {
+        "constraint_overhead": max(overheads),
+        "constraint_overhead_by_items": dict(zip(main_cells, overheads, strict=True)),
+        f"latency_ratio_{name}_to_10k": last["constrained"] / first["constrained"],
+        "speedup_over_hf": min(factors.values()),
+        "speedup_over_hf_by_items": factors,
+    }
+
+
+if __name__ == "__main__":
+    main()
