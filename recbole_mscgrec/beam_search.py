@@ -96,6 +96,7 @@ def _expand_dense(
 ) -> Expanded:
     """Candidates are all codewords (B, W, K), masked: cheaper where most of them lead on."""
     allowed = tree.dense[level][nodes]
+    logits = logits[..., : allowed.size(-1)]  # codewords behind the last one that any item uses
     log_probs = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
     scores, chosen = _choose(scores, log_probs, beam_size)
     parents, codes = chosen // log_probs.size(-1), chosen % log_probs.size(-1)

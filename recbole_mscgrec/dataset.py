@@ -59,7 +59,9 @@ class TiledDataset(SequentialDataset):
                 "The train split is empty: leave-one-out needs users with at least four "
                 "interactions. Lower user_inter_num_interval or use another data set."
             )
-        train.inter_feat = self._windows(train.inter_feat[POSITION].numpy())
+        train._plan_windows(train.inter_feat[POSITION].numpy())
+        no_shift = np.zeros(len(train._window), dtype=np.int64)
+        train.inter_feat = train._windows(np.arange(len(train._window)), no_shift)
         for split in held_out:
             split.inter_feat = self._histories(split.inter_feat)
         return [train, *held_out]
@@ -79,36 +81,51 @@ class TiledDataset(SequentialDataset):
         start = self._sequence_start[end]
         return self._gather(start, end - start, width=int((end - start).max()))
 
-    def _windows(self, targets: np.ndarray) -> Interaction:
-        width = self.max_item_list_len
-        is_target = np.zeros(len(self._sequence), dtype=bool)
-        is_target[targets] = True
+    def _plan_windows(self, targets: np.ndarray) -> None:
+        """Rows of the train split: window k of a user ends k * T targets before the user's last.
+
+        With `random_windows` there is one more, which is empty until it is shifted.
+        """
+        self._is_target = np.zeros(len(self._sequence), dtype=bool)
+        self._is_target[targets] = True
+        users = np.zeros(len(self._sequence), dtype=np.int64)
+        users[targets] = self.inter_feat[self.uid_field].numpy()
+        start, order = self._sequence_start[targets], np.argsort(targets, kind="stable")
         # (U,) the last target of every user that has one, and how many windows reach back from it.
-        start = self._sequence_start[targets]
-        order = np.argsort(targets, kind="stable")
         last = targets[order][np.r_[start[order][1:] != start[order][:-1], True]]
-        counts = -((self._sequence_start[last] - last) // width)
+        counts = -((self._sequence_start[last] - last) // self.max_item_list_len)
+        self._shifting = bool(self.config["random_windows"])
+        counts += self._shifting
         which = np.repeat(np.arange(len(last)), counts)
-        back = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-        end = last[which] - back * width  # (R,) last target of the window
-        begin = np.maximum(end - width + 1, self._sequence_start[end] + 1)  # first target
-        length = end - begin + 1
-        target_items = self._gather(begin, length, keep=is_target)
-        kept = (target_items != 0).any(dim=1).numpy()
+        self._window = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._window_last, self._window_user = last[which], users[last[which]]
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        """Rows by index; with `random_windows`, windows of the train split start anywhere.
+
+        A row's window moves by a random number of targets below T, so over all rows each target
+        is expected once, with a history of random length. That keeps a small data set from being
+        learned by heart.
+        """
+        if not getattr(self, "_shifting", False):
+            return super().__getitem__(index, join)
+        rows = np.asarray(index)
+        return self._windows(rows, torch.randint(self.max_item_list_len, rows.shape).numpy())
+
+    def _windows(self, rows: np.ndarray, shift: np.ndarray) -> Interaction:
+        """Train rows whose windows are moved by `shift` targets towards the newest."""
+        width, last = self.max_item_list_len, self._window_last[rows]
+        end = last - self._window[rows] * width + shift
+        begin = np.maximum(end - width + 1, self._sequence_start[last] + 1)  # first target
+        length = np.maximum(np.minimum(end, last) - begin + 1, 0)
         return Interaction(
             {
-                self.uid_field: self._users_at(end[kept]),
-                self.item_id_list_field: self._gather(begin - 1, length)[kept],
-                self.item_list_length_field: torch.from_numpy(length[kept]),
-                target_list_field(self.config): target_items[kept],
+                self.uid_field: torch.from_numpy(self._window_user[rows]),
+                self.item_id_list_field: self._gather(begin - 1, length),
+                self.item_list_length_field: torch.from_numpy(length),
+                target_list_field(self.config): self._gather(begin, length, keep=self._is_target),
             }
         )
-
-    def _users_at(self, positions: np.ndarray) -> torch.Tensor:
-        """User ids of sequence positions, by the order in which sequences start."""
-        users = np.empty(len(self._sequence), dtype=np.int64)
-        users[self.inter_feat[POSITION].numpy()] = self.inter_feat[self.uid_field].numpy()
-        return torch.from_numpy(users[positions])
 
     def _gather(
         self,
@@ -119,7 +136,7 @@ class TiledDataset(SequentialDataset):
     ) -> torch.Tensor:
         """Items of `length` positions from `start` on, left-aligned and zero-padded: (R, T)."""
         column = np.arange(self.max_item_list_len if width is None else width)
-        index = np.minimum(start[:, None] + column, len(self._sequence) - 1)
+        index = (start[:, None] + column).clip(0, len(self._sequence) - 1)
         inside = column < length[:, None]
         if keep is not None:
             inside &= keep[index]

@@ -154,21 +154,30 @@ class DecoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
     def step(
-        self, x: Tensor, past: Tensor | None, memory: tuple[Tensor, Tensor], bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One level for W beams: x (B, W, D) -> (B, W, D), and the keys and values of all levels so
-        far, (B, W, levels, 2*D). bias is (B, H, 1, T)."""
-        b, width, size = x.shape
+        self,
+        x: Tensor,
+        past: list[Tensor],
+        ancestors: Tensor,
+        memory: tuple[Tensor, Tensor],
+        bias: Tensor,
+    ) -> Tensor:
+        """One level for W beams: x (B, W, D) -> (B, W, D).
+
+        `past` holds the keys and values (B, W_l, 2*D) of each level so far and gets this level's
+        appended. They stay where they are when beams are reordered; `ancestors` (B, 1, W, S) says
+        which of the S tokens of all levels, this one included, are a beam's. bias is (B, H, 1, T).
+        """
+        size = x.size(-1)
         q, kv = self.qkv(self.norm_self(x)).split([size, 2 * size], dim=-1)
-        past = kv.unsqueeze(2) if past is None else torch.cat([past, kv.unsqueeze(2)], dim=2)
-        k, v = split_heads(past.flatten(0, 1), 2, self.n_heads)  # (B*W, H, levels, D/H)
-        (q,) = split_heads(q.reshape(b * width, 1, size), 1, self.n_heads)
-        attended = join_heads(scaled_dot_product_attention(q, k, v)).view(b, width, size)
-        x = x + self.out_self(attended)
+        past.append(kv)
+        (q,) = split_heads(q, 1, self.n_heads)
+        k, v = split_heads(torch.cat(past, dim=1), 2, self.n_heads)  # (B, H, S, D/H)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=ancestors)
+        x = x + self.out_self(join_heads(attended))
         (q,) = split_heads(self.query(self.norm_cross(x)), 1, self.n_heads)
         attended = scaled_dot_product_attention(q, *memory, attn_mask=bias.to(q.dtype))
         x = x + self.out_cross(join_heads(attended))
-        return x + self.feed_forward(self.norm_forward(x)), past
+        return x + self.feed_forward(self.norm_forward(x))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -201,7 +210,7 @@ def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:
 def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:
     """(B, S, parts*D) -> `parts` tensors (B, H, S, D/H)."""
     b, s, _ = x.shape
-    return x.view(b, s, parts, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    return x.reshape(b, s, parts, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def join_heads(x: Tensor) -> Tensor:

@@ -262,19 +262,28 @@ class CodeNetwork(nn.Module):
         position = torch.arange(encoded.size(1), device=encoded.device)
         bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (B, H, 1, T)
         memories = [block.memory(encoded) for block in self.decoder]
-        past: list[Tensor | None] = [None] * len(self.decoder)
+        past: list[list[Tensor]] = [[] for _ in self.decoder]
+        lines: list[Tensor] = []  # per level so far (B, W): which of its tokens a beam comes from
 
         def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
             if codes is None or parents is None:
                 x = self._start(encoded, limit).unsqueeze(1)
             else:
                 x = self.target_embedding(codes + self.level_offset[level - 1])
+                lines[:] = [line.gather(1, parents) for line in lines]
+            lines.append(torch.arange(x.size(1), device=x.device).expand(x.size(0), -1))
+            # A token belongs to a beam if it is the beam's own or one of its ancestors.
+            widths = [*(kv.size(1) for kv in past[0]), x.size(1)]
+            ancestors = torch.cat(
+                [
+                    line.unsqueeze(-1) == torch.arange(width, device=x.device)
+                    for line, width in zip(lines, widths, strict=True)
+                ],
+                dim=-1,
+            ).unsqueeze(1)  # (B, 1, W, S)
             x = x + self.level_embedding.weight[level]
-            for i, block in enumerate(self.decoder):
-                kept = past[i]
-                if kept is not None and parents is not None:
-                    kept = kept.gather(1, parents[:, :, None, None].expand(-1, -1, *kept.shape[2:]))
-                x, past[i] = block.step(x, kept, memories[i], bias)
+            for block, kept, memory in zip(self.decoder, past, memories, strict=True):
+                x = block.step(x, kept, ancestors, memory, bias)
             return self.level_logits(level, self.decoder_norm(x))
 
         return step

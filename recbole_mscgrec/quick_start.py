@@ -11,6 +11,8 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -47,34 +49,47 @@ def run(
     logger = getLogger()
     logger.info(config)
     seconds: dict[str, float] = {}
-    start = time.perf_counter()
-    check_data(config)
-    data = create_dataset(config)
-    logger.info(data)
-    train_data, valid_data, test_data = data_preparation(config, data)
-    seconds["data"] = time.perf_counter() - start
+    with _timed(seconds, "data"):
+        check_data(config)
+        data = create_dataset(config)
+        logger.info(data)
+        train_data, valid_data, test_data = data_preparation(config, data)
 
     init_seed(config["seed"], config["reproducibility"])
-    model_object = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    logger.info(model_object)
-    seconds.update(getattr(model_object, "stage_seconds", {}))
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model_object)
-    trainer.saved_model_file = str(_checkpoint_path(config))
-
-    start = time.perf_counter()
+    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    logger.info(network)
+    seconds.update(getattr(network, "stage_seconds", {}))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if config["model_file"]:
-        state = checkpoint.load(config["model_file"], config["device"])
         trainer.saved_model_file = config["model_file"]
         trainer.eval_collector.data_collect(train_data)
-        best_valid = state.get("best_valid_result")
+        best_valid = checkpoint.load(config["model_file"]).get("best_valid_result")
     else:
-        best_valid = _fit(trainer, train_data, valid_data, config)
-        seconds["train"] = time.perf_counter() - start
-    start = time.perf_counter()
-    test = trainer.evaluate(test_data, show_progress=config["show_progress"])
-    seconds["test"] = time.perf_counter() - start
+        trainer.saved_model_file = str(_checkpoint_path(config))
+        with _timed(seconds, "train"):
+            best_valid = _fit(trainer, train_data, valid_data, config)
+    with _timed(seconds, "test"):
+        test = trainer.evaluate(test_data, show_progress=config["show_progress"])
 
-    result = {
+    result = _result(config, network, best_valid, test, seconds)
+    logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
+    logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
+    if config["result_file"]:
+        _write_json(config["result_file"], result)
+    return result
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
+
+
+def _result(
+    config: Config, network: Any, best_valid: Any, test: Any, seconds: dict[str, float]
+) -> dict[str, Any]:
+    return {
         "model": config["model"],
         "dataset": config["dataset"],
         "seed": config["seed"],
@@ -82,15 +97,10 @@ def run(
         "test_result": checkpoint.to_plain(test),
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
         "peak_memory_mb": round(_peak_memory_mb(), 1),
-        "n_parameters": sum(p.numel() for p in model_object.parameters() if p.requires_grad),
+        "n_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "versions": _versions(),
-        "code_health": getattr(model_object, "code_health", None),
+        "code_health": getattr(network, "code_health", None),
     }
-    logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
-    logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
-    if config["result_file"]:
-        _write_json(config["result_file"], result)
-    return result
 
 
 def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict[str, float] | None:
