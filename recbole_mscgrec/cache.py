@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,8 @@ def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -
         )
         os.replace(temporary, file)
     except (OSError, safetensors.SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise OSError(
             f"Cannot write {file}: {error}. Free space there or set cache_dir to another folder."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,6 @@ def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
         "epoch": epoch,
         "cur_step": trainer.cur_step,
         "best_valid_score": float(trainer.best_valid_score),
-        "best_valid_result": to_plain(trainer.best_valid_result),
         "state_dict": dict(trainer.model.state_dict()),
         # Modules among them are part of state_dict already.
         "other_parameter": {
@@ -98,17 +98,17 @@ def from_plain(value: Any) -> Any:
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write to a temporary name beside `path`, then rename: a stop leaves the old file whole."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink()
         raise OSError(
             f"Cannot write the checkpoint {path}: {error}. Free space there or set checkpoint_dir."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(

@@ -21,6 +21,7 @@ def apply() -> None:
     _require_recbole()
     _restore_numpy_aliases()
     _fill_missing_values()
+    _remap_sequences()
     _keep_plain_evaluation_data()
     _import_models_without_anomaly_detection()
 
@@ -98,6 +99,39 @@ def _fill_missing_values() -> None:
             original(self)
 
     module.Dataset._fill_nan = _fill_nan
+
+
+def _remap_sequences() -> None:
+    """`Dataset._remap` asks a column of arrays for its lengths by `agg(len)`, which since pandas 3
+    is the length of the column: no `token_seq` column can be loaded."""
+    from recbole.data.dataset import dataset as module
+    from recbole.utils import FeatureType
+
+    column = module.pd.Series([np.zeros(1), np.zeros(2)])
+    if not isinstance(column.agg(len), int):
+        return
+
+    def _remap(self: Any, remap_list: list[tuple]) -> None:
+        if not remap_list:
+            return
+        parts = []
+        for feat, field, kind in remap_list:
+            values = feat[field].to_list()
+            parts.append(values if kind == FeatureType.TOKEN else np.concatenate(values).tolist())
+        ids, found = module.pd.factorize(np.array(sum(parts, []), dtype=object))
+        tokens = np.array(["[PAD]", *found])
+        bounds = np.cumsum([len(part) for part in parts])[:-1]
+        for (feat, field, kind), new in zip(remap_list, np.split(ids + 1, bounds), strict=True):
+            if field not in self.field2id_token:
+                self.field2id_token[field] = tokens
+                self.field2token_id[field] = {token: i for i, token in enumerate(tokens)}
+            if kind == FeatureType.TOKEN:
+                feat[field] = new
+            else:
+                ends = np.cumsum([len(values) for values in feat[field]])[:-1]
+                feat[field] = np.split(new, ends)
+
+    module.Dataset._remap = _remap
 
 
 def _keep_plain_evaluation_data() -> None:

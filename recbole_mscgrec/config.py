@@ -11,6 +11,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import recbole
 import recbole.config
 import yaml
 from recbole.utils import ModelType, argument_list
@@ -47,6 +48,16 @@ class Config(recbole.config.Config):
         ValueError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
 
+    def _load_cmd_line(self) -> dict[str, Any]:
+        """Nothing: `quick_start.main` reads the command line, and a program that calls `run` may
+        have options of its own."""
+        return {}
+
+    def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
+        if isinstance(model, str):
+            check_model_name(model)
+        return super()._get_model_and_dataset(model, dataset)
+
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         folder = properties_folder()
@@ -66,19 +77,50 @@ class Config(recbole.config.Config):
         ):
             # Cross-entropy over all items needs no negatives; RecBole's default samples one.
             self.internal_config_dict["train_neg_sample_args"] = None
-        self._check_external_keys()
+        described = Path(recbole.__file__).parent / "properties" / "dataset" / f"{dataset}.yaml"
+        if not described.is_file() and not (folder / "dataset" / f"{dataset}.yaml").is_file():
+            self._load_columns_by_role()
+        self._check_external_keys(model)
+        self._check_valid_metric()
 
-    def _check_external_keys(self) -> None:
+    def _load_columns_by_role(self) -> None:
+        """For a data set that no file describes: load user, item and time of each interaction."""
+        names = {**self.internal_config_dict, **self.external_config_dict}
+        roles = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+        self.internal_config_dict["load_col"] = {"inter": [names[role] for role in roles]}
+
+    def _check_valid_metric(self) -> None:
+        settings = {**self.internal_config_dict, **self.external_config_dict}
+        name, _, k = str(settings["valid_metric"]).partition("@")
+        metrics, topk = settings["metrics"], settings["topk"]
+        metrics = [metrics] if isinstance(metrics, str) else metrics
+        topk = [topk] if isinstance(topk, int) else topk
+        if name.lower() not in [m.lower() for m in metrics] or (k and int(k) not in topk):
+            raise ValueError(
+                f"valid_metric ({settings['valid_metric']}) is not measured: metrics are {metrics} "
+                f"at {topk}. Add it there or choose one of them."
+            )
+
+    def _check_external_keys(self, model: str) -> None:
         for key, value in self.external_config_dict.items():
             if key not in self._known:
                 near = difflib.get_close_matches(key, sorted(self._known), n=1, cutoff=0.5)
                 hint = f": did you mean {near[0]}?" if near else "."
-                raise ValueError(f"{key} is not a setting of RecBole or of {self.model_name}{hint}")
+                raise ValueError(f"{key} is not a setting of RecBole or of {model}{hint}")
             check_type(key, value, self.internal_config_dict.get(key))
 
-    @property
-    def model_name(self) -> str:
-        return str(self.external_config_dict.get("model", "this model"))
+
+def check_model_name(name: str) -> None:
+    """Raise ValueError for a model that neither RecBole nor this project has."""
+    folders = (
+        Path(recbole.__file__).parent / "properties" / "model",
+        properties_folder() / "model",
+    )
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")} | set(_YAML_OF)
+    if name not in known:
+        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see RecBole's list of models."
+        raise ValueError(f"model {name!r} is not known: {hint}")
 
 
 def check_type(key: str, value: Any, default: Any) -> None:

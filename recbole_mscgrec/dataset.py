@@ -59,6 +59,11 @@ class TiledDataset(SequentialDataset):
                 "The train split is empty: leave-one-out needs users with at least four "
                 "interactions. Lower user_inter_num_interval or use another data set."
             )
+        if not len(held_out[-1]):
+            raise ValueError(
+                "The test split is empty: no user has three interactions, one of which to test. "
+                "Lower user_inter_num_interval or use another data set."
+            )
         train._plan_windows(train.inter_feat[POSITION].numpy())
         no_shift = np.zeros(len(train._window), dtype=np.int64)
         train.inter_feat = train._windows(np.arange(len(train._window)), no_shift)

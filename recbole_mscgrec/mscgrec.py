@@ -56,6 +56,8 @@ class MSCGRec(SequentialRecommender):
         encoded = self.network.encode(item_seq)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
         place = targets.flatten().nonzero().flatten()
+        if len(place) == 0:  # a small batch of windows that random_windows left empty
+            return 0 * encoded.sum()
         items = targets.flatten()[place]
         return -self.network.item_log_probs(encoded, limit, items, place).mean()
 

@@ -61,9 +61,10 @@ def run(
     seconds.update(getattr(network, "stage_seconds", {}))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if config["model_file"]:
+        _check_model(config, network)
         trainer.saved_model_file = config["model_file"]
         trainer.eval_collector.data_collect(train_data)
-        best_valid = checkpoint.load(config["model_file"]).get("best_valid_result")
+        best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
         trainer.saved_model_file = str(_checkpoint_path(config))
         with _timed(seconds, "train"):
@@ -127,6 +128,7 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
 
     def after_epoch(epoch: int, valid_score: float) -> None:
         state = checkpoint.trainer_state(trainer, epoch)
+        state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
         state["random"] = checkpoint.random_state(train_data)
         if hasattr(trainer, "training_state"):
             state["training"] = trainer.training_state()
@@ -139,6 +141,29 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
     return trainer.best_valid_result
+
+
+def _check_model(config: Config, network: Any) -> None:
+    """Raise ValueError where `model_file` holds another model or one of other sizes."""
+    state = checkpoint.load(config["model_file"])
+    trained = state["config"]
+    if trained.get("model") != config["model"]:
+        raise ValueError(
+            f"model_file ({config['model_file']}) holds {trained.get('model')}, not "
+            f"{config['model']}: add --model={trained.get('model')}."
+        )
+    here = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    if here != {name: tensor.shape for name, tensor in state["state_dict"].items()}:
+        ours = checkpoint.to_plain(config.final_config_dict)
+        differ = [f"--{k}={v}" for k, v in trained.items() if k in ours and ours[k] != v]
+        raise ValueError(
+            f"model_file ({config['model_file']}) holds weights of other sizes than these settings "
+            f"give. It was trained with {' '.join(s for s in differ if _is_setting(s))}."
+        )
+
+
+def _is_setting(option: str) -> bool:
+    return option[2:].partition("=")[0] not in _PRESENTATION
 
 
 def _how_to_go_on(last: Path, best: str) -> str:
