@@ -1,8 +1,8 @@
 """Latency of constrained beam search against catalogue size: ours, ours without the constraint, and
 the usual way, Hugging Face T5 `generate` with a Python dict trie in `prefix_allowed_tokens_fn`.
 
-    python benchmarks/decode.py --json=out.json --plot=out.png        # everything, about 15 minutes
-    python benchmarks/decode.py --quick --json=out.json               # a smaller matrix, under a minute
+    python benchmarks/decode.py --json=out.json --plot=out.png   # everything
+    python benchmarks/decode.py --quick --json=out.json          # a smaller matrix, under a minute
 
 Items are random codes of L=4 levels and K=256 codewords. All three networks have the same width,
 layers and heads, random weights, and a history of 50 tokens per request. A latency is the median of

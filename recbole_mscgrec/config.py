@@ -8,6 +8,7 @@ command line.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,15 @@ class Config(recbole.config.Config):
 
 
 def check_model_name(name: str) -> None:
-    """Raise ValueError for a model that neither RecBole nor this project has."""
+    """Raise ValueError for a model that neither RecBole nor a plugin has."""
+    families = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
+    for family in families:
+        module = f"recbole.model.{family}_recommender"
+        try:
+            if importlib.util.find_spec(f"{module}.{name.lower()}") is not None:
+                return
+        except ModuleNotFoundError:  # a family whose own requirements are not installed
+            continue
     folders = (
         Path(recbole.__file__).parent / "properties" / "model",
         properties_folder() / "model",

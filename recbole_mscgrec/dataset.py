@@ -56,7 +56,7 @@ class TiledDataset(SequentialDataset):
         train, *held_out = super().build()
         if len(train) == 0:
             raise ValueError(
-                "The train split is empty: leave-one-out needs users with at least four "
+                "The train split is empty: leave-one-out needs users with at least two "
                 "interactions. Lower user_inter_num_interval or use another data set."
             )
         if not len(held_out[-1]):

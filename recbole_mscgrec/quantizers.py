@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 Tensor = torch.Tensor
+_RUNS = 5  # k-means runs per level, from different starts
 _CHUNK = 1 << 16  # rows per distance block: bounds memory at 64k x K floats
 
 
@@ -75,7 +76,17 @@ class ResidualQuantizer:
 
 
 def k_means(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
-    """Codebook (K, D) by Lloyd's algorithm from a k-means++ start over all vectors (N, D).
+    """Codebook (K, D) of all vectors (N, D): the best of several runs of Lloyd's algorithm.
+
+    One run now and then spends most codewords on a few outliers and leaves the bulk to the rest; of
+    a few, the one with the smallest squared error does not.
+    """
+    runs = [_lloyd(vectors, k, n_iterations, generator) for _ in range(_RUNS)]
+    return min(runs, key=lambda codebook: float(nearest(vectors, codebook)[1].sum()))
+
+
+def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
+    """One run from a k-means++ start.
 
     A codeword that loses all its items restarts at one of the vectors that are worst off, so every
     codeword is used as long as there are K distinct vectors.

@@ -1,0 +1,72 @@
+"""What RecBole 1.2.1 needs on today's packages."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recbole.data import create_dataset
+from recbole.evaluator import Collector
+from tiny import protocol, rule_sequences, write_dataset
+
+from recbole_mscgrec import compat
+from recbole_mscgrec.config import Config
+
+
+def test_numpy_names_are_there() -> None:
+    assert np.float_ is np.float64 and np.complex_ is np.complex128 and np.unicode_ is np.str_
+
+
+def test_applying_it_twice_changes_nothing_more() -> None:
+    from recbole.data.dataset import dataset as module
+
+    before = (module.pd, module.Dataset._fill_nan, Collector.get_data_struct)
+    compat.apply()
+    assert before == (module.pd, module.Dataset._fill_nan, Collector.get_data_struct)
+
+
+def test_anomaly_detection_stays_off() -> None:
+    assert not torch.is_anomaly_enabled()
+
+
+def test_missing_recbole_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install --no-deps recbole==1.2.1"):
+        compat.apply()
+
+
+def test_missing_values_of_items_are_filled(tmp_path: Path) -> None:
+    """A missing float is the mean, a missing token the padding, a missing sequence empty."""
+    write_dataset(tmp_path / "data", "gaps", rule_sequences(20, 4))
+    (tmp_path / "data" / "gaps" / "gaps.item").write_text(
+        "item_id:token\tprice:float\tbrand:token\ttags:token_seq\n"
+        "i0\t1.0\tb1\tx y\ni1\t\tb2\t\ni2\t3.0\t\tx\ni3\t2.0\tb1\ty y x\n"
+    )
+    load = {"inter": ["user_id", "item_id", "timestamp"]}
+    load["item"] = ["item_id", "price", "brand", "tags"]
+    settings = protocol(tmp_path, load_col=load, normalize_all=False)
+    data = create_dataset(Config("SASRec", "gaps", config_dict=settings))
+    items = {data.id2token("item_id", i): i for i in range(1, 5)}
+    features = data.item_feat
+    price = {name: float(features["price"][i]) for name, i in items.items()}
+    assert price == {"i0": 1.0, "i1": 2.0, "i2": 3.0, "i3": 2.0}
+    assert int(features["brand"][items["i2"]]) == 0 != int(features["brand"][items["i0"]])
+    lengths = {name: int((features["tags"][i] != 0).sum()) for name, i in items.items()}
+    assert lengths == {"i0": 2, "i1": 0, "i2": 1, "i3": 3}
+
+
+def test_collected_counts_survive(rule_folder: Path) -> None:
+    metrics = {"metrics": ["AveragePopularity", "ItemCoverage"], "valid_metric": "ItemCoverage@5"}
+    settings = protocol(rule_folder, **metrics)
+    collector = Collector(Config("SASRec", "rule", config_dict=settings))
+    collector.data_struct.set("data.count_items", Counter({3: 5}))
+    collector.data_struct.set("data.num_items", 31)
+    collector.data_struct.update_tensor("rec.items", torch.tensor([[1, 2]]))
+    for _ in range(2):  # a second evaluation finds them again
+        struct = collector.get_data_struct()
+        assert struct.get("data.count_items") == {3: 5} and struct.get("data.num_items") == 31
+    assert "rec.items" not in collector.data_struct

@@ -1,0 +1,141 @@
+"""Building blocks against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from recbole_mscgrec.layers import (
+    DecoderBlock,
+    DistanceBias,
+    Dropout,
+    EncoderBlock,
+    Tokens,
+    attend,
+    attend_levels,
+)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5])
+def test_dropout_keeps_the_expectation_and_drops_the_stated_share(p: float) -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(p)(torch.ones(1_000_000))
+    share = round(p * 256) / 256
+    assert float((dropped == 0).float().mean()) == pytest.approx(share, abs=0.003)
+    assert float(dropped.mean()) == pytest.approx(1, abs=0.005)
+    assert dropped.unique().numel() == 2  # zero, or one and the same scale
+
+
+def test_dropout_draws_every_element_by_itself() -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(0.5)(torch.ones(4000, 37)) == 0
+    assert float(dropped.float().mean(0).std()) < 0.02
+    together = (dropped[:, 0] & dropped[:, 8]).float().mean()  # eight elements share a draw of bits
+    assert float(together) == pytest.approx(0.25, abs=0.04)
+
+
+def test_dropout_in_evaluation_and_with_zero_probability_is_the_identity() -> None:
+    x = torch.randn(5, 3)
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+def test_dropout_scales_the_gradient_as_the_value() -> None:
+    x = torch.ones(100, requires_grad=True)
+    out = Dropout(0.3)(x)
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+
+
+def test_distance_buckets() -> None:
+    bias = DistanceBias(n_buckets=8, max_distance=64, n_heads=1)
+    distance = torch.tensor([0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 1000])
+    expected = [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 7]  # from 4 on, each twice as wide
+    assert bias.bucket(distance).tolist() == expected
+
+
+def test_distance_bias_is_per_head_and_hides_the_future() -> None:
+    bias = DistanceBias(n_buckets=4, max_distance=8, n_heads=2)
+    with torch.no_grad():
+        bias.weight.copy_(torch.arange(8.0).view(4, 2))
+    found = bias(torch.tensor([[[0, -1], [1, 0]]]))  # (1, 2, 2)
+    inf = float("inf")
+    assert found.tolist() == [[[[0, -inf], [2, 0]], [[1, -inf], [3, 1]]]]
+
+
+def test_attend_in_training_equals_torchs_kernel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, generator=generator, requires_grad=True) for _ in range(3))
+    bias = torch.randn(1, 3, 5, 5, generator=generator)
+    expected = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    torch.testing.assert_close(attend(q, k, v, bias), expected)
+
+
+def test_attend_levels_equals_causal_attention_of_each_target() -> None:
+    counts, generator = [5, 3, 2], torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(sum(counts), 2, 4, generator=generator) for _ in range(3))
+    found = attend_levels(q, k, v, counts).split(counts)
+    for target in range(5):
+        n_levels = sum(target < n for n in counts)
+        mine = [
+            torch.stack([part.split(counts)[level][target] for level in range(n_levels)], dim=1)
+            for part in (q, k, v)
+        ]  # (H, levels, D/H) each
+        expected = scaled_dot_product_attention(*mine, is_causal=True)
+        for level in range(n_levels):
+            torch.testing.assert_close(found[level][target], expected[:, level])
+
+
+def test_tokens_spread_to_their_places_and_back() -> None:
+    tokens = Tokens([2, 1], torch.tensor([3, 0]), (2, 2))  # targets at (1, 1) and (0, 0)
+    packed = torch.tensor([[1.0], [2.0], [3.0]])
+    grid = tokens.spread(packed)
+    assert grid.squeeze(-1).tolist() == [[2, 0, 0, 0], [0, 0, 1, 3]]
+    assert torch.equal(tokens.pack(grid), packed)
+
+
+def test_encoder_block_is_causal_under_a_causal_bias() -> None:
+    torch.manual_seed(0)
+    block = EncoderBlock(8, 16, 2, 0.0).eval()
+    bias = torch.full((6, 6), -torch.inf).triu(1).expand(1, 2, 6, 6)
+    x = torch.randn(1, 6, 8)
+    changed = x.clone()
+    changed[:, 4:] += 1
+    before, after = block(x, bias), block(changed, bias)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_decoder_step_by_step_equals_all_levels_at_once() -> None:
+    torch.manual_seed(0)
+    block = DecoderBlock(8, 16, 2, 0.0).eval()
+    encoded, bias = torch.randn(3, 5, 8), torch.randn(3, 2, 1, 5)
+    x = torch.randn(3, 4, 8)  # one target per row, four levels
+    tokens = Tokens([3] * 4, torch.arange(3), (3, 1))
+    at_once = block(x.transpose(0, 1).flatten(0, 1), tokens, encoded, bias).split(3)
+    past: list[torch.Tensor] = []
+    for level in range(4):
+        ancestors = torch.ones(3, 1, 1, level + 1, dtype=torch.bool)
+        out = block.step(x[:, level : level + 1], past, ancestors, block.memory(encoded), bias)
+        torch.testing.assert_close(out.squeeze(1), at_once[level], rtol=1e-4, atol=1e-5)
+
+
+def test_decoder_step_keeps_the_beams_of_a_row_apart() -> None:
+    """Two beams with tokens of their own equal two rows with one beam each."""
+    torch.manual_seed(0)
+    block = DecoderBlock(8, 16, 2, 0.0).eval()
+    encoded, bias, x = torch.randn(1, 5, 8), torch.randn(1, 2, 1, 5), torch.randn(2, 3, 8)
+    own = torch.eye(2, dtype=torch.bool)
+    together: list[torch.Tensor] = []
+    for level in range(3):
+        ancestors = own.repeat(1, level + 1).view(1, 1, 2, -1)
+        memory = block.memory(encoded)
+        found = block.step(x[None, :, level], together, ancestors, memory, bias)[0]
+    for beam in range(2):
+        alone: list[torch.Tensor] = []
+        for level in range(3):
+            all_own = torch.ones(1, 1, 1, level + 1, dtype=torch.bool)
+            memory = block.memory(encoded)
+            out = block.step(x[beam, level].view(1, 1, 8), alone, all_own, memory, bias)
+        torch.testing.assert_close(found[beam], out[0, 0], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,94 @@
+"""The README's commands and snippets are true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import settings
+
+import recbole_mscgrec
+from recbole_mscgrec import quick_start
+from recbole_mscgrec.config import Config
+from recbole_mscgrec.quick_start import parse
+
+PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
+TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
+
+
+def commands() -> list[list[str]]:
+    """Arguments of every call of run_recbole_mscgrec.py."""
+    import shlex
+
+    found = []
+    for line in "\n".join(blocks("bash")).replace("\\\n", " ").splitlines():
+        for part in line.split("&&"):
+            words = shlex.split(part, comments=True)
+            if "run_recbole_mscgrec.py" in words:
+                found.append(words[words.index("run_recbole_mscgrec.py") + 1 :])
+    return found
+
+
+@pytest.mark.skipif(not commands(), reason="README.md shows no command yet")
+@pytest.mark.parametrize("argv", commands(), ids=" ".join)
+def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> None:
+    for name in re.findall(r"\S+\.yaml", " ".join(argv)):
+        if "config_files" in " ".join(argv):
+            Path(name.rpartition("=")[2]).write_text("{}")
+    known, chosen = parse(argv)
+    Config(known.model, known.dataset, config_dict=dict(chosen))
+
+
+def test_every_inline_option_is_a_known_setting() -> None:
+    for key, value in re.findall(r"`--(\w+)=([^`]*)`", TEXT):
+        if key not in ("model", "dataset", "config_files"):
+            Config("MSCGRec", "ml-100k", config_dict={key: value if value != "..." else None})
+
+
+@pytest.mark.skipif(not blocks("python"), reason="README.md shows no Python yet")
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0][:40])
+def test_python_snippets_run(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the data set they name, with the sizes of a tiny model."""
+    original = quick_start.run
+
+    def small_run(model: str, dataset: str, *args: Any, config_dict: dict[str, Any]) -> Any:
+        small = settings(tmp_path, MAX_ITEM_LIST_LENGTH=20, collaborative_epochs=1)
+        for key in ("load_col", "data_path", "topk"):
+            del small[key]
+        small |= {"codebook_size": 32, "beam_size": 20, "train_batch_size": 256}
+        small |= {"collaborative_batch_size": 256}
+        return original(model, dataset, *args, config_dict={**small, **config_dict})
+
+    monkeypatch.setattr(quick_start, "run", small_run)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() or "print" not in code
+
+
+def test_yaml_defaults_in_the_table_of_knobs_are_the_files() -> None:
+    import yaml
+
+    values = yaml.safe_load((PROJECT / "properties" / "model" / "MSCGRec.yaml").read_text())
+    for line in TEXT.splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        keys = re.findall(r"`(\w+)`", cells[0]) if line.startswith("| `") else []
+        defaults = [c.strip("` ") for c in re.split(r",\s*(?![^\[]*\])", cells[1])] if keys else []
+        for key, default in zip(keys, defaults, strict=bool(keys)):
+            if "@@" not in default:  # still to be filled in
+                assert yaml.safe_load(default) == values[key], key
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert re.findall(r"@@\w+@@", TEXT) == []
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
+def test_links_to_files_lead_somewhere(link: str) -> None:
+    assert (PROJECT / link).exists()

@@ -1,0 +1,44 @@
+"""The tiled loss is RecBole's loss over all prefixes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.model.sequential_recommender.sasrec import SASRec
+
+from recbole_mscgrec.dataset import TiledDataset
+from recbole_mscgrec.tiled_sasrec import TiledSASRec
+from tests.conftest import make_config
+
+
+def test_loss_equals_recboles_over_all_prefixes(ring: str) -> None:
+    config = make_config("TiledSASRec", hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
+    tiled = TiledDataset(config).build()[0]
+    prefixes = SequentialDataset(config).build()[0]
+    torch.manual_seed(0)
+    model = TiledSASRec(config, tiled)
+    stock = SASRec(config, prefixes)
+    stock.load_state_dict(model.state_dict())
+    torch.testing.assert_close(
+        model.calculate_loss(tiled.inter_feat), stock.calculate_loss(prefixes.inter_feat)
+    )
+
+
+def test_gradients_are_equal_too(ring: str) -> None:
+    config = make_config("TiledSASRec", hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
+    tiled, prefixes = TiledDataset(config).build()[0], SequentialDataset(config).build()[0]
+    torch.manual_seed(0)
+    model, stock = TiledSASRec(config, tiled), SASRec(config, prefixes)
+    stock.load_state_dict(model.state_dict())
+    model.calculate_loss(tiled.inter_feat).backward()
+    stock.calculate_loss(prefixes.inter_feat).backward()
+    for mine, theirs in zip(model.parameters(), stock.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_only_cross_entropy(ring: str) -> None:
+    config = make_config("TiledSASRec", loss_type="BPR")
+    with pytest.raises(ValueError, match="loss_type .'BPR'. must be 'CE'"):
+        TiledSASRec(config, TiledDataset(config).build()[0])

@@ -1,0 +1,187 @@
+"""Ranked lists into RecBole's Evaluator; the average of the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Trained
+from recbole.evaluator import Collector, Evaluator
+from tiny import N_ITEMS, Built, build, protocol, settings
+
+from recbole_mscgrec.config import Config
+from recbole_mscgrec.quick_start import run
+from recbole_mscgrec.trainer import MSCGRecTrainer, RankedListCollector, check_evaluation
+
+LIST_METRICS = ["ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage"]
+
+
+@pytest.fixture
+def config(rule_folder: Path) -> Config:
+    chosen = settings(rule_folder, metrics=["Recall", "NDCG", "MRR", "Precision", "ItemCoverage"])
+    return Config("MSCGRec", "rule", config_dict=chosen)
+
+
+def collected(collector: Collector, batch: torch.Tensor, users: list, items: list) -> dict:
+    collector.data_struct.set("data.num_items", 41)
+    collector.eval_batch_collect(batch, None, torch.tensor(users), torch.tensor(items))
+    struct = collector.get_data_struct()
+    return {name: struct.get(name) for name in ("rec.items", "rec.topk", "data.num_items")} | {
+        "struct": struct
+    }
+
+
+def test_ranked_lists_give_what_dense_scores_give(config: Config) -> None:
+    scores = torch.randn(5, 41, generator=torch.Generator().manual_seed(0))
+    scores[:, 0] = -torch.inf
+    # Every second positive is ranked high; row 2 has three positives.
+    order = scores.argsort(dim=1, descending=True)
+    users = [0, 1, 2, 2, 2, 3, 4]
+    items = [int(order[0, 0]), int(order[1, 30])] + order[2, [1, 3, 20]].tolist()
+    items += [int(order[3, 9]), int(order[4, 10])]
+    dense = collected(Collector(config), scores, users, items)
+    listed = collected(RankedListCollector(config), order[:, :20], users, items)
+    assert torch.equal(dense["rec.items"], listed["rec.items"])
+    assert torch.equal(dense["rec.topk"], listed["rec.topk"])
+    evaluator = Evaluator(config)
+    assert evaluator.evaluate(dense["struct"]) == evaluator.evaluate(listed["struct"])
+
+
+def test_a_place_without_an_item_is_never_a_hit(config: Config) -> None:
+    lists = torch.tensor([[3, 7] + [0] * 8, [0] * 10])
+    found = collected(RankedListCollector(config), lists, [0, 1], [7, 9])["rec.topk"]
+    assert found.tolist() == [[0, 1] + [0] * 8 + [1], [0] * 10 + [1]]
+
+
+def test_batches_are_put_together(config: Config) -> None:
+    collector = RankedListCollector(config)
+    for _ in range(2):
+        collector.eval_batch_collect(
+            torch.arange(1, 11).repeat(3, 1), None, torch.arange(3), torch.tensor([1, 10, 11])
+        )
+    hits = collector.get_data_struct().get("rec.topk")[:, :10].sum(1)
+    assert hits.tolist() == [1, 1, 0, 1, 1, 0]
+
+
+def test_list_metrics_of_mscgrec_by_hand(trained: Trained) -> None:
+    result = trained.result["test_result"]
+    assert result["recall@1"] == 1.0  # so the first places are the test items
+    built = build("MSCGRec", "rule", {**trained.settings, "model_file": str(trained.model_file)})
+    first = built.test.dataset.inter_feat["item_id"]
+    counts = built.train.dataset.item_counter
+    assert result["itemcoverage@1"] == pytest.approx(len(first.unique()) / 31, abs=1e-6)
+    popularity = sum(counts[i] for i in first.tolist()) / len(first)
+    assert result["averagepopularity@1"] == pytest.approx(popularity, abs=1e-5)
+    assert 0 <= result["tailpercentage@10"] <= 1 and 0 <= result["giniindex@10"] <= 1
+
+
+def test_list_metrics_of_a_stock_model(rule_folder: Path) -> None:
+    chosen = protocol(rule_folder, metrics=["Recall", "NDCG", *LIST_METRICS])
+    result = run("SASRec", "rule", config_dict=chosen)["test_result"]
+    assert {f"{m.lower()}@{k}" for m in LIST_METRICS for k in (1, 5, 10)} <= set(result)
+    assert 1 / 31 <= result["itemcoverage@1"] <= result["itemcoverage@10"] <= 30 / 31 + 1e-6
+
+
+def test_sampled_candidates_go_through_predict(trained: Trained, tmp_path: Path) -> None:
+    eval_args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+    chosen = {
+        **trained.settings,
+        "model_file": str(trained.model_file),
+        "eval_args": {**eval_args, "mode": "uni20"},
+        "metrics": ["Recall", "NDCG"],
+        "result_file": None,
+    }
+    result = run("MSCGRec", "rule", config_dict=chosen)["test_result"]
+    # It ranks every test item first among all items, so also among twenty others.
+    assert result["recall@1"] == 1.0 and result["ndcg@10"] == 1.0
+
+
+def test_sampled_candidates_give_a_random_model_a_random_rank(rule_folder: Path) -> None:
+    eval_args = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+    chosen = settings(rule_folder, eval_args={**eval_args, "mode": "uni20"}, topk=[1, 10, 21])
+    chosen |= {"beam_size": 21, "learning_rate": 1e-9}
+    result = run("MSCGRec", "rule", config_dict=chosen)["test_result"]
+    assert result["recall@21"] == 1.0 and result["recall@1"] < 0.5
+    assert 0.15 < result["recall@10"] < 0.85
+
+
+def test_exclude_seen_leaves_out_the_history(trained: Trained) -> None:
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "exclude_seen": True}
+    built = build("MSCGRec", "rule", chosen)
+    trainer = MSCGRecTrainer(built.config, built.model)
+    built.model.eval()
+    trainer.evaluated = built.test._dataset
+    for batch in built.test:
+        interaction, items, _, _ = trainer._full_sort_batch_eval(batch)
+        for history, row in zip(interaction["item_id_list"].tolist(), items.tolist(), strict=True):
+            assert not set(history) - {0} & set(row)
+            assert len(set(row)) == 10
+
+
+def weights(built: Built) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in built.model.parameters()]
+
+
+def test_average_of_the_weights_by_hand(rule_folder: Path) -> None:
+    built = build("MSCGRec", "rule", settings(rule_folder, ema_decay=0.75))
+    trainer = MSCGRecTrainer(built.config, built.model)
+    expected = weights(built)
+    for _ in range(3):
+        loss = built.model.calculate_loss(built.train.dataset.inter_feat)
+        trainer.optimizer.zero_grad()
+        loss.backward()
+        trainer.optimizer.step()
+        expected = [0.75 * e + 0.25 * w for e, w in zip(expected, weights(built), strict=True)]
+    before = weights(built)
+    with trainer._averaged():
+        for inside, average in zip(weights(built), expected, strict=True):
+            torch.testing.assert_close(inside, average)
+    assert all(torch.equal(a, b) for a, b in zip(weights(built), before, strict=True))
+
+
+def test_the_average_is_what_is_saved(rule_folder: Path) -> None:
+    built = build("MSCGRec", "rule", settings(rule_folder, ema_decay=0.5))
+    trainer = MSCGRecTrainer(built.config, built.model)
+    loss = built.model.calculate_loss(built.train.dataset.inter_feat)
+    loss.backward()
+    trainer.optimizer.step()
+    trainer._save_checkpoint(0)
+    saved = torch.load(trainer.saved_model_file, weights_only=True)["state_dict"]
+    average = dict(
+        zip((n for n, _ in built.model.named_parameters()), trainer.average, strict=True)
+    )
+    assert all(torch.equal(saved[name], value) for name, value in average.items())
+
+
+def test_no_average_is_kept_without_decay(rule_folder: Path) -> None:
+    built = build("MSCGRec", "rule", settings(rule_folder, ema_decay=0.0))
+    trainer = MSCGRecTrainer(built.config, built.model)
+    before = weights(built)
+    with trainer._averaged():
+        assert all(torch.equal(a, b) for a, b in zip(weights(built), before, strict=True))
+    assert trainer.average == []
+
+
+def test_metrics_that_need_all_items_are_refused(rule_folder: Path) -> None:
+    chosen = settings(rule_folder, metrics=["Recall", "GAUC"], valid_metric="Recall@10")
+    with pytest.raises(ValueError, match="metrics: GAUC needs rec.meanrank of all items"):
+        check_evaluation(Config("MSCGRec", "rule", config_dict=chosen))
+    chosen = settings(rule_folder, metrics=LIST_METRICS, valid_metric="ItemCoverage@10")
+    check_evaluation(Config("MSCGRec", "rule", config_dict=chosen))
+
+
+def test_scores_are_never_dense(random_model: Built) -> None:
+    """What evaluation hands to the collector is as wide as the beam, not as the catalogue."""
+    trainer = MSCGRecTrainer(random_model.config, random_model.model)
+    random_model.model.eval()
+    with torch.no_grad():
+        _, items, _, _ = trainer._full_sort_batch_eval(next(iter(random_model.test)))
+    assert items.size(1) == random_model.config["beam_size"] < N_ITEMS
+    assert not items.is_floating_point()
+
+
+def test_valid_metric_that_is_not_measured_is_refused_before_training(rule_folder: Path) -> None:
+    for changes in ({"metrics": ["Recall"]}, {"topk": [5], "valid_metric": "NDCG@7"}):
+        with pytest.raises(ValueError, match="valid_metric"):
+            run("MSCGRec", "rule", config_dict=settings(rule_folder, **changes))

@@ -1,0 +1,136 @@
+"""Tiny data sets in RecBole's atomic format, and settings under which a model takes a second."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, init_seed
+
+from recbole_mscgrec.config import Config
+
+N_ITEMS = 30
+Sequences = dict[str, list[str]]
+
+
+def rule_sequences(n_users: int = 40, n_items: int = N_ITEMS) -> Sequences:
+    """Every user walks from item to item + 1, modulo the catalogue, for 6 to 14 steps."""
+    return {
+        f"u{u}": [f"i{(7 * u + step) % n_items}" for step in range(6 + u % 9)]
+        for u in range(n_users)
+    }
+
+
+def random_sequences(
+    n_users: int, n_items: int, shortest: int, longest: int, seed: int = 0
+) -> Sequences:
+    """Items drawn at random, with repetitions."""
+    draw = random.Random(seed)
+    return {
+        f"u{u}": [f"i{draw.randrange(n_items)}" for _ in range(draw.randint(shortest, longest))]
+        for u in range(n_users)
+    }
+
+
+def item_texts(n_items: int = N_ITEMS) -> dict[str, str]:
+    """A text of three words for every item: its own name and two groups."""
+    return {f"i{i}": f"name{i} fives{i // 5} thirds{i % 3}" for i in range(n_items)}
+
+
+def write_inter(folder: Path, name: str, rows: list[tuple[str, str, float]]) -> Path:
+    """<folder>/<name>/<name>.inter with the given (user, item, timestamp) rows in this order."""
+    file = folder / name / f"{name}.inter"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{user}\t{item}\t{time}" for user, item, time in rows]
+    header = "user_id:token\titem_id:token\ttimestamp:float"
+    file.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def write_item(folder: Path, name: str, texts: dict[str, str]) -> Path:
+    """<folder>/<name>/<name>.item with one text column, `title`."""
+    file = folder / name / f"{name}.item"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{item}\t{text}" for item, text in texts.items()]
+    file.write_text("\n".join(["item_id:token\ttitle:token_seq", *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def write_dataset(
+    folder: Path, name: str, sequences: Sequences, texts: dict[str, str] | None = None
+) -> None:
+    """A data set in which the timestamp is the position in the user's sequence."""
+    rows = [(u, i, float(t)) for u, items in sequences.items() for t, i in enumerate(items)]
+    write_inter(folder, name, rows)
+    if texts is not None:
+        write_item(folder, name, texts)
+
+
+def protocol(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings every model understands: data and files under `folder`, one epoch, no bars."""
+    return {
+        "data_path": str(folder / "data"),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "checkpoint_dir": str(folder / "saved"),
+        "show_progress": False,
+        "use_gpu": False,
+        "epochs": 1,
+        "topk": [1, 5, 10],
+        "MAX_ITEM_LIST_LENGTH": 12,
+        **changes,
+    }
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """`protocol` plus the sizes of a tiny MSCGRec."""
+    sizes = {
+        "cache_dir": str(folder / "cache"),
+        "n_levels": 2,
+        "codebook_size": 6,
+        "hidden_size": 16,
+        "inner_size": 32,
+        "n_heads": 2,
+        "n_encoder_layers": 1,
+        "n_decoder_layers": 1,
+        "n_distance_buckets": 8,
+        "max_distance": 16,
+        "beam_size": 10,
+        "train_batch_size": 16,
+        "text_tfidf_size": 8,
+        "collaborative_size": 8,
+        "collaborative_n_layers": 1,
+        "collaborative_epochs": 2,
+        "collaborative_batch_size": 16,
+    }
+    return protocol(folder, **{**sizes, **changes})
+
+
+class Built(NamedTuple):
+    """A model, not trained, with its configuration and RecBole's three loaders."""
+
+    config: Config
+    model: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+def build(model: str, dataset: str, config_dict: dict[str, Any]) -> Built:
+    """What quick_start.run makes before training."""
+    config = Config(model, dataset, config_dict=config_dict)
+    init_seed(config["seed"], config["reproducibility"])
+    loaders = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    made = get_model(config["model"])(config, loaders[0]._dataset)
+    return Built(config, made, *loaders)
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> None:
+    """Give every parameter random values, also those that start at zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
