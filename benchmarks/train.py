@@ -35,6 +35,7 @@ def measure(model: str, settings: dict[str, Any], epochs: int, warm_up: int) -> 
     sys.argv = sys.argv[:1]
     dataset = settings.pop("dataset")
     config = Config(model, dataset, [], {**settings, "show_progress": False})
+    torch.set_float32_matmul_precision(config["matmul_precision"])
     init_seed(config["seed"], config["reproducibility"])
     train, _, _ = data_preparation(config, create_dataset(config))
     network = get_model(model)(config, train._dataset).to(config["device"])

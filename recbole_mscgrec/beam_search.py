@@ -43,6 +43,9 @@ def beam_search(
     scores = torch.zeros(batch_size, 1, device=device)
     codes = parents = None
     for level in range(tree.n_levels):
+        if level > tree.last_choice:  # one child each from here on, of probability one
+            nodes = tree.first[level][nodes]
+            continue
         logits = step(level, codes, parents).float()  # (B, W, K)
         if tree.dense[level] is not None and restriction is None:
             expand = _expand_dense

@@ -64,6 +64,8 @@ class PrefixTree:
             starts = below
         if len(self.code[-1]) != n_items:
             _name_duplicate(starts, items[order], codes[order])
+        # The last level at which any node has several children; -1 for a catalogue of one item.
+        self.last_choice = max([i for i, n in enumerate(self.max_children) if n > 1], default=-1)
         self.dense = [self._dense_mask(level) for level in range(self.n_levels)]
         self.leaf_start = self._leaf_starts()
         self.item_leaf = torch.full((int(items.max()) + 1,), -1, dtype=torch.int32)

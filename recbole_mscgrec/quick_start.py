@@ -17,6 +17,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
 
@@ -44,6 +45,11 @@ def run(
         seconds (stage -> s), peak_memory_mb, n_parameters, versions, code_health.
     """
     config = Config(model, dataset, config_file_list, config_dict)
+    with matmul_precision(config["matmul_precision"]):
+        return _run(config)
+
+
+def _run(config: Config) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logger = getLogger()
@@ -78,6 +84,23 @@ def run(
     if config["result_file"]:
         _write_json(config["result_file"], result)
     return result
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Within this block torch multiplies float32 matrices with this precision.
+
+    Raises:
+        ValueError: a name that torch does not know.
+    """
+    if name not in ("highest", "high", "medium"):
+        raise ValueError(f"matmul_precision ({name!r}) must be 'highest', 'high' or 'medium'.")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -128,3 +128,19 @@ def test_fewer_items_than_beams_leave_places_without_item() -> None:
 def test_log_probs_fall_along_the_list() -> None:
     _, _, beams = search(catalogue(50), n_rows=4, width=10)
     assert (beams.log_probs[:, 1:] <= beams.log_probs[:, :-1]).all()
+
+
+def test_levels_without_a_choice_are_not_computed() -> None:
+    codes = torch.tensor([[0, 3, 1], [1, 2, 2], [2, 0, 0], [5, 5, 5]])
+    tree = PrefixTree(codes, torch.arange(1, 5))
+    asked: list[int] = []
+
+    def step(level: int, _: torch.Tensor | None, __: torch.Tensor | None) -> torch.Tensor:
+        asked.append(level)
+        return torch.arange(6.0).repeat(2, 1, 1)
+
+    beams = beam_search(step, tree, 2, 3)
+    assert asked == [0]
+    assert beams.items.tolist() == [[4, 3, 2]] * 2
+    expected = torch.tensor([0.0, 1.0, 2.0, 5.0]).log_softmax(0)
+    torch.testing.assert_close(beams.log_probs[0], expected[[3, 2, 1]])
