@@ -48,12 +48,10 @@ def beam_search(
             continue
         logits = step(level, codes, parents).float()  # (B, W, K)
         if tree.dense[level] is not None and restriction is None:
-            expand = _expand_dense
+            expanded = _expand_dense(tree, level, nodes, scores, logits, beam_size)
         else:
-            expand = _expand_listed
-        scores, parents, codes, nodes = expand(
-            tree, level, nodes, scores, logits, beam_size, restriction
-        )
+            expanded = _expand_listed(tree, level, nodes, scores, logits, beam_size, restriction)
+        scores, parents, codes, nodes = expanded
     items = tree.leaf_item[nodes].long().masked_fill(scores == -torch.inf, 0)
     return _pad(Beams(items, scores), beam_size)
 
@@ -95,7 +93,6 @@ def _expand_dense(
     scores: Tensor,
     logits: Tensor,
     beam_size: int,
-    restriction: None,
 ) -> Expanded:
     """Candidates are all codewords (B, W, K), masked: cheaper where most of them lead on."""
     allowed = tree.dense[level][nodes]

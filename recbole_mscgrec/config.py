@@ -17,6 +17,8 @@ import recbole.config
 import yaml
 from recbole.utils import ModelType, argument_list
 
+_RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
+
 # Models that share the YAML file of another one.
 _YAML_OF = {"MSCGRecTokenizer": "MSCGRec"}
 
@@ -74,11 +76,11 @@ class Config(recbole.config.Config):
         self._known |= set(_all_project_keys(folder, self.yaml_loader))
         if (
             self.internal_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
-            and {**self.internal_config_dict, **self.external_config_dict}.get("loss_type") == "CE"
+            and self._get_final_config_dict().get("loss_type") == "CE"
         ):
             # Cross-entropy over all items needs no negatives; RecBole's default samples one.
             self.internal_config_dict["train_neg_sample_args"] = None
-        described = Path(recbole.__file__).parent / "properties" / "dataset" / f"{dataset}.yaml"
+        described = _RECBOLE_PROPERTIES / "dataset" / f"{dataset}.yaml"
         if not described.is_file() and not (folder / "dataset" / f"{dataset}.yaml").is_file():
             self._load_columns_by_role()
         self._check_external_keys(model)
@@ -86,12 +88,12 @@ class Config(recbole.config.Config):
 
     def _load_columns_by_role(self) -> None:
         """For a data set that no file describes: load user, item and time of each interaction."""
-        names = {**self.internal_config_dict, **self.external_config_dict}
+        names = self._get_final_config_dict()
         roles = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
         self.internal_config_dict["load_col"] = {"inter": [names[role] for role in roles]}
 
     def _check_valid_metric(self) -> None:
-        settings = {**self.internal_config_dict, **self.external_config_dict}
+        settings = self._get_final_config_dict()
         name, _, k = str(settings["valid_metric"]).partition("@")
         metrics, topk = settings["metrics"], settings["topk"]
         metrics = [metrics] if isinstance(metrics, str) else metrics
@@ -122,7 +124,7 @@ def check_model_name(name: str) -> None:
         except ModuleNotFoundError:  # a family whose own requirements are not installed
             continue
     folders = (
-        Path(recbole.__file__).parent / "properties" / "model",
+        _RECBOLE_PROPERTIES / "model",
         properties_folder() / "model",
     )
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")} | set(_YAML_OF)

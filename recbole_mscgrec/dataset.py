@@ -33,6 +33,8 @@ class TiledDataset(SequentialDataset):
     longest history, as in evaluation.
     """
 
+    _shifting = False  # random_windows, on the train split only
+
     def data_augmentation(self) -> None:
         """Replace the interactions by one light row per prefix: the target and where it stands.
 
@@ -46,8 +48,9 @@ class TiledDataset(SequentialDataset):
         starts = np.maximum.accumulate(np.where(first_of_user, np.arange(len(users)), 0))
         self._sequence = self.inter_feat[self.iid_field].numpy()
         self._sequence_start = starts
-        rows = self.inter_feat[torch.from_numpy(np.flatnonzero(~first_of_user))]
-        rows.update(Interaction({POSITION: torch.from_numpy(np.flatnonzero(~first_of_user))}))
+        targets = torch.from_numpy(np.flatnonzero(~first_of_user))
+        rows = self.inter_feat[targets]
+        rows.update(Interaction({POSITION: targets}))
         self.set_field_property(POSITION, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
         self.inter_feat = rows
 
@@ -112,7 +115,7 @@ class TiledDataset(SequentialDataset):
         is expected once, with a history of random length. That keeps a small data set from being
         learned by heart.
         """
-        if not getattr(self, "_shifting", False):
+        if not self._shifting:
             return super().__getitem__(index, join)
         rows = np.asarray(index)
         return self._windows(rows, torch.randint(self.max_item_list_len, rows.shape).numpy())

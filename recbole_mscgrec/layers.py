@@ -4,7 +4,8 @@ position biases. They know nothing of items, codes or trees."""
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -89,7 +90,8 @@ class EncoderBlock(nn.Module):
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
 
-class Tokens(NamedTuple):
+@dataclass(frozen=True)
+class Tokens:
     """Where the packed decoder tokens (P, D) belong.
 
     Targets are sorted by how many levels they need, so level l holds the first `counts[l]` of them
@@ -101,19 +103,22 @@ class Tokens(NamedTuple):
     place: Tensor  # (counts[0],) place of each target in the flattened (B, Q)
     shape: tuple[int, int]  # B rows, Q queries per row
 
+    @cached_property
+    def slots(self) -> Tensor:
+        """(P,) place of each token in the flattened (B, Q, levels); the same for all layers."""
+        levels = len(self.counts)
+        return torch.cat([self.place[:n] * levels + i for i, n in enumerate(self.counts)])
+
     def spread(self, tokens: Tensor) -> Tensor:
         """(P, X) -> (B, Q * levels, X); zeros where no token stands."""
         levels = len(self.counts)
-        slots = torch.cat([self.place[:n] * levels + i for i, n in enumerate(self.counts)])
         b, q = self.shape
         grid = tokens.new_zeros(b * q * levels, tokens.size(1))
-        return grid.index_copy(0, slots, tokens).view(b, q * levels, -1)
+        return grid.index_copy(0, self.slots, tokens).view(b, q * levels, -1)
 
     def pack(self, grid: Tensor) -> Tensor:
         """Undo `spread`."""
-        levels = len(self.counts)
-        slots = torch.cat([self.place[:n] * levels + i for i, n in enumerate(self.counts)])
-        return grid.flatten(0, 1).index_select(0, slots)
+        return grid.flatten(0, 1).index_select(0, self.slots)
 
 
 class DecoderBlock(nn.Module):
