@@ -1,4 +1,4 @@
-"""CodeTable: every item's codes in every modality, frozen; unique target codes; health."""
+"""CodeTable: every item's codes in every modality, frozen; free leaves; health."""
 
 from __future__ import annotations
 
@@ -76,42 +76,22 @@ def validate(table: CodeTable) -> None:
         )
 
 
-def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
-    """Append a level that numbers the items sharing a code, so that rows (N, L) become unique.
-
-    `order` (N,) ranks items: the one with the lowest value of each group gets 0. Where no two items
-    share a code the table is returned as it is.
-    """
-    _, group = torch.unique(codes, dim=0, return_inverse=True)
-    if int(group.max()) + 1 == len(codes):
-        return codes
-    # Sort by group, then by order; an item's number is its distance from its group's first row.
-    by_order = torch.argsort(order, stable=True)
-    rows = by_order[torch.argsort(group[by_order], stable=True)]
-    sorted_group = group[rows]
-    index = torch.arange(len(rows))
-    is_first = torch.ones(len(rows), dtype=torch.bool)
-    is_first[1:] = sorted_group[1:] != sorted_group[:-1]
-    first = torch.where(is_first, index, 0).cummax(0).values
-    number = torch.empty_like(index)
-    number[rows] = index - first
-    return torch.cat([codes, number.unsqueeze(1)], dim=1)
-
-
 def free_leaves(taken: Tensor, sizes: list[int], count: int) -> Tensor:
     """`count` codes (count, L) in lexicographic order that no row of `taken` (n, L) holds.
 
     Fewer are returned only when the codebooks have fewer free codes than asked for.
     """
-    weights = [1]
-    for size in reversed(sizes[1:]):
-        weights.insert(0, weights[0] * size)
-    used = (taken * torch.tensor(weights)).sum(1)
-    total = min(weights[0] * sizes[0], len(taken) + count)
+    weights = [1]  # of the last levels, which give enough codes; those before them stay 0
+    while len(weights) < len(sizes) and weights[0] * sizes[-len(weights)] < len(taken) + count:
+        weights.insert(0, weights[0] * sizes[-len(weights)])
+    n_fixed = len(sizes) - len(weights)
+    used = taken[(taken[:, :n_fixed] == 0).all(1), n_fixed:] @ torch.tensor(weights)
+    total = min(weights[0] * sizes[n_fixed], len(taken) + count)
     candidates = torch.arange(total)
     free = candidates[~torch.isin(candidates, used)][:count]
-    digits = [free // w % s for w, s in zip(weights, sizes, strict=True)]
-    return torch.stack(digits, dim=1)
+    digits = [free // w % s for w, s in zip(weights, sizes[n_fixed:], strict=True)]
+    zeros = [torch.zeros_like(free)] * n_fixed
+    return torch.stack([*zeros, *digits], dim=1)
 
 
 def health(table: CodeTable, n_content_levels: dict[str, int]) -> dict[str, Any]:

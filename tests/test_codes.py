@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recbole_mscgrec.codes import MISSING, CodeTable, add_collision_level, free_leaves, health
+from recbole_mscgrec.codes import MISSING, CodeTable, free_leaves, health
 
 ABSENT = [MISSING, MISSING]
 
@@ -17,23 +17,6 @@ def table() -> CodeTable:
     a = torch.tensor([ABSENT, [0, 0], [0, 1], [1, 0], [1, 1]])
     text = torch.tensor([ABSENT, [2, 0], [2, 0], ABSENT, [0, 1]])
     return CodeTable({"a": a, "text": text}, {"a": [2, 2], "text": [4, 2]}, "a")
-
-
-def test_collision_level_numbers_the_items_that_share_a_code_by_rank() -> None:
-    codes = torch.tensor([[1, 2], [0, 0], [1, 2], [1, 2], [0, 1]])
-    rank = torch.tensor([5, 0, 9, 1, 0])
-    unique = add_collision_level(codes, rank)
-    assert unique.tolist() == [[1, 2, 1], [0, 0, 0], [1, 2, 2], [1, 2, 0], [0, 1, 0]]
-
-
-def test_unique_codes_get_no_collision_level() -> None:
-    codes = torch.tensor([[1, 2], [0, 0], [2, 1]])
-    assert add_collision_level(codes, torch.arange(3)) is codes
-
-
-def test_collision_level_where_all_items_share_one_code() -> None:
-    unique = add_collision_level(torch.zeros(300, 2, dtype=torch.long), -torch.arange(300))
-    assert unique[:, 2].tolist() == list(range(299, -1, -1))
 
 
 def test_free_leaves_are_the_first_codes_that_nobody_holds() -> None:
@@ -53,6 +36,12 @@ def test_free_leaves_of_a_huge_code_space() -> None:
         [0, 0, 1],
         [0, 0, 2],
     ]
+
+
+def test_free_leaves_of_more_codes_than_64_bits_number() -> None:
+    taken = torch.tensor([[0] * 31 + [1], [0] * 30 + [1, 0], [255] * 32])
+    free = free_leaves(taken, [256] * 32, 2)
+    assert free.tolist() == [[0] * 32, [0] * 31 + [2]]
 
 
 def test_free_leaves_when_codes_lie_far_apart() -> None:

@@ -1,0 +1,147 @@
+"""Unique codes for items that share one (paper: extra collision level, or redistribution to empty
+leaves)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+Tensor = torch.Tensor
+_CANDIDATES = 64  # empty leaves per item that redistribution looks at first
+_CHUNK = 256  # items whose leaves are searched together
+
+
+def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
+    """Append a level that numbers the items sharing a code, so that rows (N, L) become unique.
+
+    `order` (N,) ranks items: the one with the lowest value of each group gets 0. Where no two items
+    share a code the table is returned as it is.
+    """
+    _, group = torch.unique(codes, dim=0, return_inverse=True)
+    if int(group.max()) + 1 == len(codes):
+        return codes
+    # Sort by group, then by order; an item's number is its distance from its group's first row.
+    by_order = torch.argsort(order, stable=True)
+    rows = by_order[torch.argsort(group[by_order], stable=True)]
+    sorted_group = group[rows]
+    index = torch.arange(len(rows))
+    is_first = torch.ones(len(rows), dtype=torch.bool)
+    is_first[1:] = sorted_group[1:] != sorted_group[:-1]
+    first = torch.where(is_first, index, 0).cummax(0).values
+    number = torch.empty_like(index)
+    number[rows] = index - first
+    return torch.cat([codes, number.unsqueeze(1)], dim=1)
+
+
+def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Tensor:
+    """Move items that share a code to empty leaves: unique codes (N, L) without another level.
+
+    The items of all groups of equal codes and their leaves, the own one and the nearest empty ones,
+    are matched so that the squared distances of `vectors` (N, D) to the leaves' centroids (sums of
+    codewords) are least in sum. An item looks at 64 empty leaves, or more where those do not
+    suffice; they are found by a beam over the codebooks.
+
+    Raises:
+        ValueError: fewer leaves than items.
+    """
+    sizes = [len(book) for book in codebooks]
+    if math.prod(sizes) < len(codes):
+        raise ValueError(
+            f"collision=redistribute: codebooks of {sizes} have {math.prod(sizes)} leaves for "
+            f"{len(codes)} items: raise codebook_size or n_levels."
+        )
+    key = _keys(codes, sizes)
+    _, group, count = torch.unique(key, return_inverse=True, return_counts=True)
+    movers = (count[group] > 1).nonzero().flatten()
+    if len(movers) == 0:
+        return codes
+    own_cost = (vectors[movers] - _centroids(codes[movers], codebooks)).square().sum(1)
+    taken, n_candidates = key.unique(), _CANDIDATES
+    while True:
+        leaf, cost = _nearest_empty(vectors[movers], codebooks, taken, n_candidates)
+        leaf = torch.cat([key[movers].unsqueeze(1), leaf], dim=1)
+        cost = torch.cat([own_cost.unsqueeze(1), cost], dim=1)
+        matched = _match(leaf, cost)
+        if matched is not None:
+            break
+        n_candidates *= 4
+    result = codes.clone()
+    result[movers] = _digits(matched, sizes)
+    return result
+
+
+def _match(leaf: Tensor, cost: Tensor) -> Tensor | None:
+    """One leaf for each of n items, no leaf twice, of least total cost; None where there is none.
+
+    leaf (n, C) keys, -1 where an item has fewer candidates; cost (n, C).
+    """
+    columns, column = torch.unique(leaf, return_inverse=True)
+    allowed = (leaf >= 0).numpy()
+    rows = np.nonzero(allowed)[0]
+    if int((columns >= 0).sum()) < len(leaf):  # scipy would match all leaves instead of all items
+        return None
+    # A sparse matrix takes zero for 'no edge'; one more for every item changes no comparison.
+    weights = 1 + cost.double().numpy()[allowed]
+    shape = (len(leaf), len(columns))
+    try:
+        graph = csr_matrix((weights, (rows, column.numpy()[allowed])), shape=shape)
+        found = min_weight_full_bipartite_matching(graph)
+    except ValueError:  # no full matching
+        return None
+    return columns[torch.from_numpy(found[1].astype(np.int64))]
+
+
+def _nearest_empty(
+    vectors: Tensor, codebooks: list[Tensor], taken: Tensor, n_candidates: int
+) -> tuple[Tensor, Tensor]:
+    """Keys (n, C) of empty leaves near each vector and the squared distances; -1 and inf where a
+    vector has fewer."""
+    found = [
+        _search(block, codebooks, taken, n_candidates) for block in vectors.float().split(_CHUNK)
+    ]
+    return torch.cat([leaf for leaf, _ in found]), torch.cat([cost for _, cost in found])
+
+
+def _search(
+    vectors: Tensor, codebooks: list[Tensor], taken: Tensor, n_candidates: int
+) -> tuple[Tensor, Tensor]:
+    residual, key = vectors.unsqueeze(1), torch.zeros(len(vectors), 1, dtype=torch.long)
+    for level, book in enumerate(codebooks):
+        distance = torch.cdist(residual, book.unsqueeze(0)).square()  # (n, W, K)
+        keys = key.unsqueeze(-1) * len(book) + torch.arange(len(book))
+        is_last = level == len(codebooks) - 1
+        if is_last:
+            distance = distance.masked_fill(torch.isin(keys, taken), torch.inf)
+        width = min(n_candidates, distance[0].numel())
+        cost, chosen = distance.flatten(1).topk(width, largest=False)
+        key = keys.flatten(1).gather(1, chosen)
+        if is_last:
+            return key.masked_fill(cost == torch.inf, -1), cost
+        parent = (chosen // len(book)).unsqueeze(-1).expand(-1, -1, residual.size(-1))
+        residual = residual.gather(1, parent) - book[chosen % len(book)]
+    raise ValueError("redistribution needs at least one codebook.")
+
+
+def _keys(codes: Tensor, sizes: list[int]) -> Tensor:
+    """One number per code, (N, L) -> (N,)."""
+    key = torch.zeros(len(codes), dtype=torch.long)
+    for level, size in enumerate(sizes):
+        key = key * size + codes[:, level]
+    return key
+
+
+def _digits(keys: Tensor, sizes: list[int]) -> Tensor:
+    """Undo `_keys`."""
+    digits = []
+    for size in reversed(sizes):
+        digits.insert(0, keys % size)
+        keys = keys // size
+    return torch.stack(digits, dim=1)
+
+
+def _centroids(codes: Tensor, codebooks: list[Tensor]) -> Tensor:
+    return torch.stack([b[c] for b, c in zip(codebooks, codes.T, strict=True)]).sum(0)
