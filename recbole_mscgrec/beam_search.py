@@ -12,9 +12,11 @@ from recbole_mscgrec.restriction import Restriction
 
 Tensor = torch.Tensor
 
-# step(level, codes, parents) -> logits (B, W, K_level). At level 0 codes and parents are None and W
-# is 1; later they are (B, W): the codes just chosen and the beams they continue.
-Step = Callable[[int, Tensor | None, Tensor | None], Tensor]
+# step(level, row, codes, parents) -> logits (P, K_level) for the P beams that still have a choice:
+# `row` (P,), ascending, which of the B rows a beam belongs to, `codes` (P,) the codes just chosen,
+# `parents` (P,) which beams of the last step, counted from 0, they continue. At level 0 there is
+# one beam per row; codes and parents are None.
+Step = Callable[[int, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 class Beams(NamedTuple):
@@ -35,79 +37,75 @@ def beam_search(
 
     At every level a beam's distribution is the softmax over the children of its node, so each
     result is a real item, results are distinct, and with a beam as wide as the catalogue the search
-    is exhaustive. A restriction takes away nodes that lead to no allowed item; log-probabilities
-    stay those of the whole catalogue, so the results are the best of the allowed items.
+    is exhaustive. A beam whose node leads to one item only is settled and costs nothing more. A
+    restriction takes away nodes that lead to no allowed item; log-probabilities stay those of the
+    whole catalogue, so the results are the best of the allowed items.
     """
     device = tree.leaf_item.device
     nodes = torch.zeros(batch_size, 1, dtype=torch.int32, device=device)
     scores = torch.zeros(batch_size, 1, device=device)
-    codes = parents = None
+    codes = parents = None  # (B, W) each
     for level in range(tree.n_levels):
-        if level > tree.last_choice:  # one child each from here on, of probability one
-            nodes = tree.first[level][nodes]
-            continue
-        logits = step(level, codes, parents).float()  # (B, W, K)
-        if tree.dense[level] is not None and restriction is None:
-            expanded = _expand_dense(tree, level, nodes, scores, logits, beam_size)
-        else:
-            expanded = _expand_listed(tree, level, nodes, scores, logits, beam_size, restriction)
-        scores, parents, codes, nodes = expanded
+        start, end = tree.leaves(level, nodes)
+        unsettled = ((end - start > 1) & (scores > -torch.inf)).flatten()
+        place = unsettled.nonzero().flatten()  # (P,) in the flattened (B, W)
+        if len(place) == 0:
+            nodes = start
+            break
+        row = place // nodes.size(1)
+        if codes is not None and parents is not None:
+            codes, parents = codes.flatten()[place], parents.flatten()[place]
+        logits = step(level, row, codes, parents).float()  # (P, K)
+        log_probs, listed = _child_log_probs(
+            tree, level, nodes.flatten()[place], row, logits, restriction
+        )
+        grown = _all_beams(log_probs, place, nodes.shape) + scores.unsqueeze(-1)  # (B, W, C)
+        n_children = grown.size(-1)
+        scores, chosen = grown.flatten(1).topk(min(beam_size, grown[0].numel()), dim=1)
+        beam, child = chosen // n_children, chosen % n_children
+        parents = (unsettled.cumsum(0) - 1).view_as(nodes).gather(1, beam)
+        nodes = nodes.gather(1, beam)
+        nodes = tree.nth_child(level, nodes, child) if listed else tree.child(level, nodes, child)
+        codes = tree.code[level][nodes].long()
     items = tree.leaf_item[nodes].long().masked_fill(scores == -torch.inf, 0)
     return _pad(Beams(items, scores), beam_size)
 
 
-# scores, parents, codes and nodes of the chosen children, each (B, W')
-Expanded = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def _expand_listed(
+def _child_log_probs(
     tree: PrefixTree,
     level: int,
     nodes: Tensor,
-    scores: Tensor,
+    row: Tensor,
     logits: Tensor,
-    beam_size: int,
     restriction: Restriction | None,
-) -> Expanded:
-    """Candidates are the listed children (B, W, C) of every beam."""
-    children = tree.children(level, nodes)
+) -> tuple[Tensor, bool]:
+    """Log-softmax (P, C) over the children of nodes (P,) from logits (P, K); -inf where none is.
+
+    C counts the listed children (then the second result is True), or all codewords, masked, which
+    is cheaper where most of them lead on.
+    """
+    dense = tree.dense[level]
+    if dense is not None and restriction is None:
+        allowed = dense[nodes]
+        logits = logits[:, : allowed.size(1)]  # codewords behind the last one that any item uses
+        return logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1), False
+    children = tree.children(level, nodes, int(tree.n_children(level, nodes).max()))
     log_probs = logits.gather(-1, children.codes).masked_fill_(~children.valid, -torch.inf)
     log_probs = log_probs.log_softmax(dim=-1)
     if restriction is not None:
-        leads_on = restriction.leads_on(*tree.leaves(level + 1, children.nodes))
-        log_probs = log_probs.masked_fill_(~leads_on, -torch.inf)
-    scores, chosen = _choose(scores, log_probs, beam_size)
-    codes = children.codes.flatten(1).gather(1, chosen)
-    return (
-        scores,
-        chosen // log_probs.size(-1),
-        codes,
-        children.nodes.flatten(1).gather(1, chosen),
-    )
+        leads_on = restriction.leads_on(row, *tree.leaves(level + 1, children.nodes))
+        log_probs = log_probs.masked_fill(~leads_on, -torch.inf)
+    return log_probs, True
 
 
-def _expand_dense(
-    tree: PrefixTree,
-    level: int,
-    nodes: Tensor,
-    scores: Tensor,
-    logits: Tensor,
-    beam_size: int,
-) -> Expanded:
-    """Candidates are all codewords (B, W, K), masked: cheaper where most of them lead on."""
-    allowed = tree.dense[level][nodes]
-    logits = logits[..., : allowed.size(-1)]  # codewords behind the last one that any item uses
-    log_probs = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
-    scores, chosen = _choose(scores, log_probs, beam_size)
-    parents, codes = chosen // log_probs.size(-1), chosen % log_probs.size(-1)
-    return scores, parents, codes, tree.child(level, nodes.gather(1, parents), codes)
-
-
-def _choose(scores: Tensor, log_probs: Tensor, beam_size: int) -> tuple[Tensor, Tensor]:
-    """The best (B, W') of the candidates (B, W, C). A beam that died holds -inf and so do its
-    children."""
-    candidates = (log_probs + scores.unsqueeze(-1)).flatten(1)
-    return candidates.topk(min(beam_size, candidates.size(1)), dim=1)
+def _all_beams(log_probs: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
+    """(P, C) -> (B, W, C): settled beams have one child, of probability one."""
+    if len(place) < shape.numel():
+        packed = log_probs
+        log_probs = packed.new_full((shape.numel(), packed.size(1)), -torch.inf)
+        log_probs[:, 0] = 0
+        log_probs[place] = packed
+    return log_probs.view(*shape, -1)
 
 
 def _pad(beams: Beams, width: int) -> Beams:

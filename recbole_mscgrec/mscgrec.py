@@ -10,6 +10,8 @@ its T prefixes (`TiledDataset`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +51,22 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, Sizes(*(config[name] for name in Sizes._fields)))
+        if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
+            self.network.index_without(config["eval_drop_modality"])
+
+    @contextmanager
+    def without_modality(self, name: str) -> Iterator[None]:
+        """Within this block every history item lacks a modality: its mask embedding stands for it.
+
+        Raises:
+            ValueError: a modality that the codes do not have, or their only one.
+        """
+        index = self.network.item_index
+        self.network.item_index = self.network.index_without(name)
+        try:
+            yield
+        finally:
+            self.network.item_index = index
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""

@@ -13,7 +13,15 @@ from torch.nn.functional import cross_entropy, embedding
 
 from recbole_mscgrec.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.codes import MISSING, CodeTable
-from recbole_mscgrec.layers import DecoderBlock, DistanceBias, Dropout, EncoderBlock, Tokens
+from recbole_mscgrec.layers import (
+    DecoderBlock,
+    DistanceBias,
+    Dropout,
+    EncoderBlock,
+    Norm,
+    Places,
+    Tokens,
+)
 from recbole_mscgrec.prefix_tree import PrefixTree
 from recbole_mscgrec.restriction import Restriction
 
@@ -58,7 +66,7 @@ class CodeNetwork(nn.Module):
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(sizes.n_encoder_layers))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
-        self.encoder_norm, self.decoder_norm = nn.RMSNorm(size), nn.RMSNorm(size)
+        self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
         self.dropout = Dropout(sizes.dropout_prob)
         self._init_weights()
 
@@ -83,6 +91,7 @@ class CodeNetwork(nn.Module):
             row += 1 + sum(table.sizes[name])
         item_index = torch.cat(index, dim=1)
         item_index[0] = 0
+        self.modalities = table.modalities
         self.columns = [codes.size(1) for codes in table.codes.values()]
         self.level_sizes = table.sizes[table.target]
         self.n_levels = len(self.level_sizes)
@@ -95,6 +104,24 @@ class CodeNetwork(nn.Module):
         ):
             self.register_buffer(name, tensor, persistent=False)
         self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
+
+    def index_without(self, modality: str) -> Tensor:
+        """`item_index` (N, sum of L_m) of a catalogue in which no item has the modality.
+
+        Raises:
+            ValueError: the table does not have it, or nothing else.
+        """
+        if modality not in self.modalities or len(self.modalities) == 1:
+            raise ValueError(
+                f"eval_drop_modality ({modality}) must be one of several modalities that the model "
+                f"has; it has {self.modalities}."
+            )
+        m = self.modalities.index(modality)
+        first = sum(self.columns[:m])
+        index = self.item_index.clone()
+        index[1:, first : first + self.columns[m]] = 0
+        index[1:, first] = self.mask_rows[m].to(index.dtype)
+        return index
 
     def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
         """`Module.to`, which here moves the prefix tree as well."""
@@ -203,9 +230,14 @@ class CodeNetwork(nn.Module):
         return self.start + self.start_from_history(encoded.gather(1, index).flatten(0, 1))
 
     def level_logits(self, level: int, hidden: Tensor) -> Tensor:
-        """Scores (..., K) of all codewords of a level; weights tied to the decoder's input."""
+        """Scores (..., K) of all codewords of a level; weights tied to the decoder's input.
+
+        Always in the weights' precision: bfloat16 would make one score of many near ones.
+        """
         offset = sum(self.level_sizes[:level])
-        return hidden @ self.target_embedding.weight[offset : offset + self.level_sizes[level]].T
+        weight = self.target_embedding.weight[offset : offset + self.level_sizes[level]]
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden.to(weight.dtype) @ weight.T
 
     def item_log_probs(
         self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor
@@ -263,27 +295,19 @@ class CodeNetwork(nn.Module):
         bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (B, H, 1, T)
         memories = [block.memory(encoded) for block in self.decoder]
         past: list[list[Tensor]] = [[] for _ in self.decoder]
-        lines: list[Tensor] = []  # per level so far (B, W): which of its tokens a beam comes from
+        ancestors: list[Tensor] = []  # per level so far (P,): which of its tokens a beam comes from
 
-        def step(level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        def step(level: int, row: Tensor, codes: Tensor | None, parents: Tensor | None) -> Tensor:
             if codes is None or parents is None:
-                x = self._start(encoded, limit).unsqueeze(1)
+                x = self._start(encoded, limit)  # one token per row
             else:
                 x = self.target_embedding(codes + self.level_offset[level - 1])
-                lines[:] = [line.gather(1, parents) for line in lines]
-            lines.append(torch.arange(x.size(1), device=x.device).expand(x.size(0), -1))
-            # A token belongs to a beam if it is the beam's own or one of its ancestors.
-            widths = [*(kv.size(1) for kv in past[0]), x.size(1)]
-            ancestors = torch.cat(
-                [
-                    line.unsqueeze(-1) == torch.arange(width, device=x.device)
-                    for line, width in zip(lines, widths, strict=True)
-                ],
-                dim=-1,
-            ).unsqueeze(1)  # (B, 1, W, S)
+                ancestors[:] = [line[parents] for line in ancestors[:-1]] + [parents]
             x = x + self.level_embedding.weight[level]
+            places = Places(row, len(encoded))
             for block, kept, memory in zip(self.decoder, past, memories, strict=True):
-                x = block.step(x, kept, ancestors, memory, bias)
+                x = block.step(x, kept, ancestors, places, memory, bias)
+            ancestors.append(torch.arange(len(x), device=x.device))
             return self.level_logits(level, self.decoder_norm(x))
 
         return step

@@ -145,6 +145,12 @@ class PrefixTree:
         first = self.first[level]
         return first[nodes + 1] - first[nodes]
 
+    def nth_child(self, level: int, nodes: Tensor, n: Tensor) -> Tensor:
+        """The n-th child, from 0, of each node (...) of depth `level`; the last one where it has
+        fewer."""
+        first = self.first[level]
+        return torch.minimum(first[nodes] + n, first[nodes + 1] - 1).int()
+
     def child(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
         """The child of each node (...) of depth `level` that has the given code; by bisection.
 

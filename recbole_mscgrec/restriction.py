@@ -18,8 +18,8 @@ Tensor = torch.Tensor
 class Restriction(Protocol):
     """What a beam asks of a restriction."""
 
-    def leads_on(self, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (B, W, C), hold an item allowed to their row."""
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item allowed to their row (P,)."""
 
     def n_allowed(self, batch_size: int) -> Tensor:
         """How many items each of B rows may get: (B,)."""
@@ -54,12 +54,12 @@ class AllowedItems:
         """How many items each of B rows may get: (B,)."""
         return self.running[:, -1].expand(batch_size)
 
-    def leads_on(self, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (B, W, C), hold an allowed item."""
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item allowed to their row (P,)."""
         if len(self.running) == 1:
             return self.running[0][end] > self.running[0][start]
-        before, after = (self.running.gather(1, t.flatten(1).long()) for t in (start, end))
-        return (after > before).view(start.shape)
+        row = row.unsqueeze(-1)
+        return self.running[row, end] > self.running[row, start]
 
 
 class ExcludedItems:
@@ -95,11 +95,11 @@ class ExcludedItems:
         """How many items each of B rows may get: (B,)."""
         return self.n_leaves - (self.leaves < self.n_leaves).sum(1)
 
-    def leads_on(self, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (B, W, C), hold an item that is not excluded."""
-        flat = [torch.searchsorted(self.leaves, t.flatten(1).contiguous()) for t in (start, end)]
-        excluded = (flat[1] - flat[0]).view(start.shape)
-        return end - start > excluded
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item left to their row (P,)."""
+        leaves = self.leaves[row]  # (P, E)
+        before, after = (torch.searchsorted(leaves, t.contiguous()) for t in (start, end))
+        return end - start > after - before
 
 
 def _refuse_empty(n_allowed: Tensor) -> None:

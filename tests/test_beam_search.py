@@ -15,31 +15,25 @@ Tensor = torch.Tensor
 
 
 class TableModel:
-    """Logits that depend on row, level and the whole prefix; counts its calls."""
+    """Logits that depend on row, level and the whole prefix; notes how many beams a call has."""
 
     def __init__(self, sizes: list[int], n_rows: int, seed: int = 0) -> None:
-        self.sizes, self.n_rows, self.calls = sizes, n_rows, 0
+        self.sizes, self.asked = sizes, []
         generator = torch.Generator().manual_seed(seed)
         self.table = {
             prefix: 2 * torch.randn(n_rows, sizes[level], generator=generator)
             for level in range(len(sizes))
             for prefix in product(*(range(s) for s in sizes[:level]))
         }
-        self.prefixes: list[list[tuple[int, ...]]] = [[()] for _ in range(n_rows)]
+        self.prefixes: list[tuple[int, ...]] = [()] * n_rows  # of the last step's beams
 
-    def step(self, level: int, codes: Tensor | None, parents: Tensor | None) -> Tensor:
-        self.calls += 1
+    def step(self, level: int, row: Tensor, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        self.asked.append(len(row))
         if codes is not None and parents is not None:
-            self.prefixes = [
-                [self.prefixes[row][p] + (c,) for c, p in zip(cs, ps, strict=True)]
-                for row, (cs, ps) in enumerate(zip(codes.tolist(), parents.tolist(), strict=True))
-            ]
-        return torch.stack(
-            [
-                torch.stack([self.table[prefix][row] for prefix in self.prefixes[row]])
-                for row in range(self.n_rows)
-            ]
-        )
+            pairs = zip(codes.tolist(), parents.tolist(), strict=True)
+            self.prefixes = [self.prefixes[parent] + (code,) for code, parent in pairs]
+        beams = zip(self.prefixes, row.tolist(), strict=True)
+        return torch.stack([self.table[prefix][r] for prefix, r in beams])
 
     def log_prob(self, row: int, code: tuple[int, ...], catalogue: list[tuple[int, ...]]) -> float:
         """By hand: softmax over the children of each prefix."""
@@ -116,7 +110,18 @@ def test_every_result_is_a_real_item_and_none_comes_twice(seed: int) -> None:
 
 
 def test_one_step_per_level_whatever_the_width() -> None:
-    assert search(catalogue(40), n_rows=2, width=30)[0].calls == 3
+    assert len(search(catalogue(40), n_rows=2, width=30)[0].asked) == 3
+
+
+def test_only_beams_with_a_choice_are_computed() -> None:
+    """Node (0,) leads to one item, (1,) to two, and (1, 2) still to both."""
+    codes = torch.tensor([[0, 3, 1], [1, 2, 0], [1, 2, 2]])
+    model, _, beams = search(codes, n_rows=2, width=3)
+    assert model.asked == [2, 2, 2]
+    tuples = [tuple(c) for c in codes.tolist()]
+    for row in range(2):
+        exact = [model.log_prob(row, tuples[item - 1], tuples) for item in beams.items[row]]
+        torch.testing.assert_close(beams.log_probs[row], torch.tensor(exact))
 
 
 def test_fewer_items_than_beams_leave_places_without_item() -> None:
@@ -135,9 +140,9 @@ def test_levels_without_a_choice_are_not_computed() -> None:
     tree = PrefixTree(codes, torch.arange(1, 5))
     asked: list[int] = []
 
-    def step(level: int, _: torch.Tensor | None, __: torch.Tensor | None) -> torch.Tensor:
+    def step(level: int, row: Tensor, _: Tensor | None, __: Tensor | None) -> Tensor:
         asked.append(level)
-        return torch.arange(6.0).repeat(2, 1, 1)
+        return torch.arange(6.0).repeat(len(row), 1)
 
     beams = beam_search(step, tree, 2, 3)
     assert asked == [0]

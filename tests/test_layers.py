@@ -11,6 +11,7 @@ from recbole_mscgrec.layers import (
     DistanceBias,
     Dropout,
     EncoderBlock,
+    Places,
     Tokens,
     attend,
     attend_levels,
@@ -116,26 +117,36 @@ def test_decoder_step_by_step_equals_all_levels_at_once() -> None:
     at_once = block(x.transpose(0, 1).flatten(0, 1), tokens, encoded, bias).split(3)
     past: list[torch.Tensor] = []
     for level in range(4):
-        ancestors = torch.ones(3, 1, 1, level + 1, dtype=torch.bool)
-        out = block.step(x[:, level : level + 1], past, ancestors, block.memory(encoded), bias)
-        torch.testing.assert_close(out.squeeze(1), at_once[level], rtol=1e-4, atol=1e-5)
+        own = [torch.arange(3)] * level
+        places = Places(torch.arange(3), 3)
+        out = block.step(x[:, level], past, own, places, block.memory(encoded), bias)
+        torch.testing.assert_close(out, at_once[level], rtol=1e-4, atol=1e-5)
 
 
-def test_decoder_step_keeps_the_beams_of_a_row_apart() -> None:
-    """Two beams with tokens of their own equal two rows with one beam each."""
+def test_decoder_step_of_several_beams_equals_each_beam_alone() -> None:
+    """Two rows; the first has two beams, of which the second level exchanges the order."""
     torch.manual_seed(0)
     block = DecoderBlock(8, 16, 2, 0.0).eval()
-    encoded, bias, x = torch.randn(1, 5, 8), torch.randn(1, 2, 1, 5), torch.randn(2, 3, 8)
-    own = torch.eye(2, dtype=torch.bool)
-    together: list[torch.Tensor] = []
-    for level in range(3):
-        ancestors = own.repeat(1, level + 1).view(1, 1, 2, -1)
-        memory = block.memory(encoded)
-        found = block.step(x[None, :, level], together, ancestors, memory, bias)[0]
-    for beam in range(2):
-        alone: list[torch.Tensor] = []
-        for level in range(3):
-            all_own = torch.ones(1, 1, 1, level + 1, dtype=torch.bool)
-            memory = block.memory(encoded)
-            out = block.step(x[beam, level].view(1, 1, 8), alone, all_own, memory, bias)
-        torch.testing.assert_close(found[beam], out[0, 0], rtol=1e-4, atol=1e-5)
+    encoded, bias = torch.randn(2, 5, 8), torch.randn(2, 2, 1, 5)
+    memory, x = block.memory(encoded), torch.randn(2, 3, 8)
+    row, parents = torch.tensor([0, 0, 1]), torch.tensor([1, 0, 2])
+    past: list[torch.Tensor] = []
+    block.step(x[0], past, [], Places(row, 2), memory, bias)
+    found = block.step(x[1], past, [parents], Places(row, 2), memory, bias)
+    for beam in range(3):
+        r, alone = int(row[beam]), []
+        memory_1 = block.memory(encoded[r : r + 1])
+        one = Places(torch.tensor([0]), 1)
+        parent = int(parents[beam])
+        block.step(x[0, parent : parent + 1], alone, [], one, memory_1, bias[r : r + 1])
+        line = [torch.tensor([0])]
+        out = block.step(x[1, beam : beam + 1], alone, line, one, memory_1, bias[r : r + 1])
+        torch.testing.assert_close(found[beam], out[0], rtol=1e-4, atol=1e-5)
+
+
+def test_places_spread_and_pack_undo_each_other() -> None:
+    places = Places(torch.tensor([0, 2, 2, 2]), 3)
+    tokens = torch.arange(1.0, 9.0).view(4, 2)
+    grid = places.spread(tokens)
+    assert grid[..., 0].tolist() == [[1, 0, 0], [0, 0, 0], [3, 5, 7]]
+    assert torch.equal(places.pack(grid), tokens)

@@ -57,12 +57,12 @@ def dict_log_prob(model: object, trie: dict, codes: Tensor, history: Tensor, ite
     """Sum of log softmax over the children of the gold prefixes; no PrefixTree."""
     gold, network = codes[item].tolist(), model.network
     step = network.decoder_step(network.encode(history), torch.tensor([[history.size(1) - 1]]))
-    total, given = 0.0, None
+    total, given, first = 0.0, None, torch.tensor([0])
     for level, code in enumerate(gold):
-        logits = step(level, given, None if given is None else torch.zeros(1, 1).long())[0, 0]
+        logits = step(level, first, given, None if given is None else first)[0]
         children = sorted(trie[tuple(gold[:level])])
         total += float(logits[children].log_softmax(0)[children.index(code)])
-        given = torch.tensor([[code]])
+        given = torch.tensor([code])
     return total
 
 
@@ -143,3 +143,25 @@ def test_a_batch_without_a_target_has_a_loss_of_zero(rule_folder: Path, model: s
 def test_training_survives_batches_that_may_be_empty(rule_folder: Path) -> None:
     chosen = settings(rule_folder, train_batch_size=1, epochs=1, random_windows=True)
     assert run("MSCGRec", "rule", config_dict=chosen)["test_result"]["recall@10"] > 0
+
+
+@torch.no_grad()
+def test_without_a_modality_its_codes_do_not_matter(random_model: Built) -> None:
+    """Other text embeddings change the scores, but not where text is left out."""
+    model, rows = random_model.model, random_model.test.dataset.inter_feat[:7]
+    network, weight = model.network, model.network.code_embedding.weight
+    first = 1 + 1 + sum(network.level_sizes)  # rows: padding, the mask and codes of collaborative
+    assert network.modalities == ["collaborative", "text"]
+    before, held = model.full_sort_predict(rows), weight.clone()
+    with model.without_modality("text"):
+        without = model.full_sort_predict(rows)
+    weight[first + 1 :] *= -3.0  # all codes of text, not its mask
+    try:
+        changed = model.full_sort_predict(rows) - before
+        assert changed[before.isfinite()].abs().max() > 1e-2
+        with model.without_modality("text"):
+            assert torch.equal(model.full_sort_predict(rows), without)
+    finally:
+        weight.copy_(held)
+    assert torch.equal(model.full_sort_predict(rows), before)
+    assert (without - before)[before.isfinite()].abs().max() > 1e-3

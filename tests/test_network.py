@@ -54,12 +54,12 @@ def log_prob_by_hand(model: CodeNetwork, codes: Tensor, history: Tensor, item: i
             children[tuple(code[:level])].add(c)
     gold = codes[item].tolist()
     step = model.decoder_step(model.encode(history), torch.tensor([[history.size(1) - 1]]))
-    total, given = torch.zeros(()), None
+    total, given, first = torch.zeros(()), None, torch.tensor([0])
     for level, c in enumerate(gold):
-        logits = step(level, given, None if given is None else torch.zeros(1, 1).long())[0, 0]
+        logits = step(level, first, given, None if given is None else first)[0]
         allowed = sorted(children[tuple(gold[:level])])
         loss = torch.nn.functional.cross_entropy(logits[allowed], torch.tensor(allowed.index(c)))
-        total, given = total - loss, torch.tensor([[c]])
+        total, given = total - loss, torch.tensor([c])
     return total
 
 
@@ -243,3 +243,25 @@ def test_gradients_reach_every_parameter() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"hidden_size \(16\) must be a multiple of n_heads \(3\)"):
         network(table(), n_heads=3)
+
+
+def test_index_without_a_modality_is_that_of_a_catalogue_that_lacks_it() -> None:
+    codes = table()
+    lacking = {**codes.codes, "text": torch.full_like(codes.codes["text"], MISSING)}
+    expected = network(CodeTable(lacking, codes.sizes, "a")).item_index
+    model = network(codes)
+    before = model.item_index.clone()
+    assert torch.equal(model.index_without("text"), expected)
+    # a: the mask row 1 and twice the zero row, for every item but the padding
+    assert model.index_without("a")[1:, :3].unique(dim=0).tolist() == [[1, 0, 0]]
+    assert torch.equal(model.index_without("a")[:, 3:], before[:, 3:])
+    assert torch.equal(model.item_index, before) and not model.index_without("a")[0].any()
+
+
+def test_a_modality_that_cannot_be_left_out_is_refused() -> None:
+    codes = table()
+    with pytest.raises(ValueError, match=r"eval_drop_modality \(image\) .* has \['a', 'text'\]"):
+        network(codes).index_without("image")
+    alone = CodeTable({"a": codes.codes["a"]}, {"a": codes.sizes["a"]}, "a")
+    with pytest.raises(ValueError, match=r"eval_drop_modality \(a\) .* it has \['a'\]"):
+        network(alone).index_without("a")
