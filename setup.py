@@ -42,6 +42,7 @@ setup(
         "transformers",
         "timm",
         "numpy",
+        "pillow>=10.1",
         "pyyaml",
         "scikit-learn",
     ],

@@ -50,6 +50,15 @@ def path(folder: str | Path, stage: str, key: str) -> Path:
     return Path(folder) / f"{stage}-{key}.safetensors"
 
 
+def write_json(file: str | Path, content: Any) -> None:
+    """Write JSON to a temporary name, then rename: a reader finds the old file or the new one."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
 def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:
     """Tensors of a stored stage, or None. A damaged or foreign file is named and ignored."""
     file = path(folder, stage, key)

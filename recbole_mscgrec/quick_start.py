@@ -6,10 +6,8 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
 import resource
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +19,16 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
 
-from recbole_mscgrec import checkpoint
+from recbole_mscgrec import cache, checkpoint
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.data_check import check_data
+from recbole_mscgrec.tokenizer import timed
 
 # Settings that change neither the data nor the training: they do not count for --resume.
 _PRESENTATION = (
     "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state"
-    " wandb_project checkpoint_dir cache_dir device local_rank single_spec worker"
+    " wandb_project checkpoint_dir cache_dir device local_rank single_spec worker image_workers"
+    " eval_drop_modality"
 ).split()
 
 
@@ -42,7 +42,8 @@ def run(
 
     Returns:
         The content of the result file: model, dataset, seed, best_valid_result, test_result,
-        seconds (stage -> s), peak_memory_mb, n_parameters, versions, code_health.
+        seconds (stage -> s), peak_memory_mb, n_parameters, versions, code_health; with
+        `eval_drop_modality` also test_without: that modality -> metrics.
     """
     config = Config(model, dataset, config_file_list, config_dict)
     with matmul_precision(config["matmul_precision"]):
@@ -55,7 +56,7 @@ def _run(config: Config) -> dict[str, Any]:
     logger = getLogger()
     logger.info(config)
     seconds: dict[str, float] = {}
-    with _timed(seconds, "data"):
+    with timed(seconds, "data"):
         check_data(config)
         data = create_dataset(config)
         logger.info(data)
@@ -73,16 +74,19 @@ def _run(config: Config) -> dict[str, Any]:
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
         trainer.saved_model_file = str(_checkpoint_path(config))
-        with _timed(seconds, "train"):
+        with timed(seconds, "train"):
             best_valid = _fit(trainer, train_data, valid_data, config)
-    with _timed(seconds, "test"):
+    with timed(seconds, "test"):
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
 
-    result = _result(config, network, best_valid, test, seconds)
+    without = _test_without(trainer, test_data, config)
+    result = {**_result(config, network, best_valid, test, seconds), **without}
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
+    for name, metrics in without.get("test_without", {}).items():
+        logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
     if config["result_file"]:
-        _write_json(config["result_file"], result)
+        cache.write_json(config["result_file"], result)
     return result
 
 
@@ -103,11 +107,15 @@ def matmul_precision(name: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start
+def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:
+    """The test once more without one modality, where `eval_drop_modality` names it."""
+    name = config["eval_drop_modality"]
+    if not name or not hasattr(trainer.model, "without_modality"):
+        return {}
+    with trainer.model.without_modality(name):
+        show = config["show_progress"]
+        metrics = trainer.evaluate(test_data, load_best_model=False, show_progress=show)
+    return {"test_without": {name: checkpoint.to_plain(metrics)}}
 
 
 def _result(
@@ -214,13 +222,6 @@ def _peak_memory_mb() -> float:
 def _versions() -> dict[str, str]:
     names = ("recbole", "torch", "transformers", "timm", "numpy", "pandas", "scikit-learn")
     return {n: importlib.metadata.version(n) for n in names} | {"python": sys.version.split()[0]}
-
-
-def _write_json(path: str, content: dict[str, Any]) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    Path(temporary).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:

@@ -68,7 +68,8 @@ def _aligned(frame: pd.DataFrame, dataset: Any, columns: list[str], path: Path) 
         raise ValueError(
             f"{path} describes {len(frame)} items and none of them is among the data set's "
             f"{dataset.item_num - 1}: its first ids are "
-            f"{frame[dataset.iid_field].head(3).tolist()}, the data set's are {list(ids)[1:4]}."
+            f"{frame[dataset.iid_field].head(3).tolist()}, the data set's are "
+            f"{[str(t) for t in list(ids)[1:4]]}."
         )
     return texts
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -14,11 +14,12 @@ import torch
 
 from recbole_mscgrec import cache, codes
 from recbole_mscgrec.codes import MISSING, CodeTable
-from recbole_mscgrec.collaborative import collaborative_vectors
+from recbole_mscgrec.collisions import add_collision_level, redistribute
 from recbole_mscgrec.quantizers import ResidualQuantizer
-from recbole_mscgrec.text import TFIDF, item_texts, text_vectors
+from recbole_mscgrec.stages import Features, Stage, check_modalities, level_sizes, stage_of
 
 Tensor = torch.Tensor
+_CHOICES = {"quantizer": ("kmeans", "sinkhorn"), "collision": ("extra_level", "redistribute")}
 _NEIGHBOURS = 5  # items whose mean stands in for a vector that the train split cannot give
 
 
@@ -40,35 +41,51 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     """Codes of all items in every modality, for the data set whose train split is `train`.
 
     Raises:
-        ValueError: an unknown modality, a target that is not among them, or vectors or codebooks
-            that do not fit (see ResidualQuantizer).
+        ValueError: an unknown modality, a target that is not among them or that no item has, or
+            vectors, codes or codebooks that do not fit (see stages.py and ResidualQuantizer).
     """
     _check_settings(config, train)
     seconds: dict[str, float] = {}
-    features: dict[str, tuple[Tensor, Tensor]] = {}
+    stages: dict[str, Stage] = {}
     # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
-    stages = {name: _STAGES[name](config, train) for name in config["modalities"]}
+    for name in config["modalities"]:
+        with timed(seconds, name):
+            stage = stage_of(name, config, train)
+        if stage is not None:
+            stages[name] = stage
+    if config["target_modality"] not in stages:
+        raise ValueError(
+            f"target_modality {config['target_modality']}: no item has it; choose another one."
+        )
+    features: dict[str, Features] = {}
     for name in sorted(stages, key=lambda n: n == "collaborative"):
-        start = time.perf_counter()
-        key, make = stages[name]
-        features[name] = _cached(config, name, key, make)
-        seconds[name] = time.perf_counter() - start
-    start = time.perf_counter()
+        with timed(seconds, name):
+            features[name] = stages[name].make()
     key = cache.fingerprint(
-        features={name: stages[name][0] for name in config["modalities"]},
+        features={name: stage.key for name, stage in stages.items()},
         sizes=level_sizes(config),
         target=config["target_modality"],
         iterations=config["quantizer_iterations"],
+        quantizer=config["quantizer"],
+        collision=config["collision"],
         seed=config["seed"],
     )
-    stored = cache.load(config["cache_dir"], "codes", key)
-    if stored is None:
-        stored = _quantize({n: features[n] for n in config["modalities"]}, config, train)
-        cache.save(config["cache_dir"], "codes", key, stored)
-    seconds["codes"] = time.perf_counter() - start
-    table, report = _assemble(stored, config)
+    with timed(seconds, "codes"):
+        stored = cache.load(config["cache_dir"], "codes", key)
+        if stored is None:
+            stored = _quantize({name: features[name] for name in stages}, config, train)
+            cache.save(config["cache_dir"], "codes", key, stored)
+        table, report = _assemble(stored, config)
     _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
     return Tokenization(table, report, seconds, _items(train))
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds that this block takes to those of a stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
@@ -94,141 +111,95 @@ def _items(train: Any) -> str:
 
 def _check_settings(config: Any, train: Any) -> None:
     check_modalities(config)
+    for key, choices in _CHOICES.items():
+        if config[key] not in choices:
+            raise ValueError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")
     largest, n_items = max(level_sizes(config)), train.item_num - 1
-    if largest > n_items:
+    if largest > n_items and set(config["modalities"]) - set(config["codes_file"] or ()):
         raise ValueError(
             f"codebook_size ({largest}) must not exceed the number of items ({n_items}): "
             "lower codebook_size."
         )
 
 
-def check_modalities(config: Any) -> None:
-    """Raise ValueError for a modality list that cannot be used."""
-    names = config["modalities"]
-    unknown = [n for n in names if n not in _STAGES]
-    if unknown or not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"modalities ({names}) must be a list of different names out of {sorted(_STAGES)}."
-        )
-    if config["target_modality"] not in names:
-        raise ValueError(
-            f"target_modality ({config['target_modality']}) must be one of modalities ({names})."
-        )
-
-
-def level_sizes(config: Any) -> list[int]:
-    """Codewords per level: `codebook_size`, one number for all `n_levels` or one for each."""
-    size, n_levels = config["codebook_size"], config["n_levels"]
-    sizes = list(size) if isinstance(size, (list, tuple)) else [size] * n_levels
-    if len(sizes) != n_levels or any(not isinstance(s, int) or s < 2 for s in sizes):
-        raise ValueError(
-            f"codebook_size ({size}) must be a number of at least 2, or n_levels ({n_levels}) such."
-        )
-    return sizes
-
-
-# --- features -------------------------------------------------------------------------------------
-
-Stage = tuple[str, Callable[[], tuple[Tensor, Tensor]]]  # fingerprint, and how to make the vectors
-
-
-def _collaborative_stage(config: Any, train: Any) -> Stage:
-    rows = train.inter_feat
-    settings = {k: v for k, v in config.final_config_dict.items() if k.startswith("collaborative_")}
-    key = cache.fingerprint(
-        rows={k: cache.fingerprint(v=rows[k]) for k in sorted(rows)},
-        n_items=train.item_num,
-        settings=settings,
-        seed=config["seed"],
-    )
-    partial = cache.path(config["cache_dir"], "collaborative", key).with_suffix(".partial.pth")
-    return key, lambda: collaborative_vectors(config, train, partial)
-
-
-def _text_stage(config: Any, train: Any) -> Stage:
-    texts = item_texts(config, train)
-    encoder = config["text_encoder"]
-    used = ["text_tfidf_size", "seed"] if encoder == TFIDF else ["text_max_length"]
-    weights = [str(p) for p in sorted(Path(encoder).glob("*"))] if Path(encoder).is_dir() else []
-    key = cache.fingerprint(
-        texts=texts,
-        encoder=encoder,
-        files={p: [Path(p).stat().st_size, Path(p).stat().st_mtime_ns] for p in weights},
-        settings={k: config[k] for k in used},
-    )
-    return key, lambda: text_vectors(texts, config)
-
-
-_STAGES = {"collaborative": _collaborative_stage, "text": _text_stage}
-
-
-def _cached(
-    config: Any, stage: str, key: str, make: Callable[[], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    stored = cache.load(config["cache_dir"], stage, key)
-    if stored is None:
-        vectors, present = make()
-        stored = {"vectors": vectors, "present": present}
-        cache.save(config["cache_dir"], stage, key, stored)
-    return stored["vectors"], stored["present"]
-
-
 # --- codes ----------------------------------------------------------------------------------------
 
 
-def _quantize(
-    features: dict[str, tuple[Tensor, Tensor]], config: Any, train: Any
-) -> dict[str, Tensor]:
-    """Codes (N, L_m) of every modality; the target's are completed and made unique."""
-    sizes = level_sizes(config)
-    stored: dict[str, Tensor] = {}
-    for name, (vectors, present) in features.items():
-        rows = present.nonzero().flatten()
-        if len(rows) == 0:
-            getLogger().warning(f"{name}: no item has it, so this modality is left out.")
-            continue
-        quantizer = ResidualQuantizer(sizes, config["quantizer_iterations"], config["seed"])
-        table = torch.full((len(vectors), len(sizes)), MISSING)
-        table[rows] = quantizer.fit(vectors[rows])
-        stored[name] = table
-        if name == config["target_modality"]:
-            stored["filled"] = _complete_target(table, quantizer, features, name)
-    target = config["target_modality"]
-    if target not in stored:
-        raise ValueError(f"target_modality {target}: no item has it; choose another one.")
-    # Of the items that share a code, the most frequent one in training gets collision code 0.
-    counter = train.item_counter
-    rank = torch.tensor([-counter[i] for i in range(1, train.item_num)])
-    unique = codes.add_collision_level(stored[target][1:], rank)
-    stored[target] = torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
+def _quantize(features: dict[str, Features], config: Any, train: Any) -> dict[str, Tensor]:
+    """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
+    the target's codes are completed and made unique."""
+    target, stored = config["target_modality"], {}
+    for name, feature in features.items():
+        sizes, quantizer = feature.sizes, None
+        if feature.codes is not None:
+            table = feature.codes.clone()  # the target's is completed in place
+        else:
+            rows, sizes = feature.present.nonzero().flatten(), torch.tensor(level_sizes(config))
+            iterations, seed = config["quantizer_iterations"], config["seed"]
+            balanced = config["quantizer"] == "sinkhorn"
+            quantizer = ResidualQuantizer(sizes.tolist(), iterations, seed, balanced)
+            table = torch.full((train.item_num, len(sizes)), MISSING)
+            table[rows] = quantizer.fit(feature.vectors[rows])
+        stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
+        if name == target:
+            stored["filled"] = _complete_target(table, sizes, quantizer, features, target)
+            unique = _unique(table, quantizer, feature, config, train)
+            stored[f"codes.{name}"] = unique
     return stored
+
+
+def _unique(
+    table: Tensor, quantizer: ResidualQuantizer | None, feature: Features, config: Any, train: Any
+) -> Tensor:
+    """Unique target codes (N, L or L + 1) from those in `table` (N, L)."""
+    codes = table[1:]
+    if config["collision"] == "redistribute":
+        if quantizer is None:
+            raise ValueError(
+                f"collision=redistribute needs the codebooks of {config['target_modality']}, whose "
+                "codes were made elsewhere or by RQ-DINO: use collision=extra_level."
+            )
+        vectors = feature.vectors[1:].clone()
+        lacking = ~feature.present[1:]
+        vectors[lacking] = quantizer.decode(codes[lacking])
+        unique = redistribute(codes, vectors, quantizer.codebooks)
+    else:  # of the items that share a code, the most frequent one in training gets code 0
+        rank = torch.tensor([-train.item_counter[i] for i in range(1, train.item_num)])
+        unique = add_collision_level(codes, rank)
+    return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
 
 
 def _complete_target(
     table: Tensor,
-    quantizer: ResidualQuantizer,
-    features: dict[str, tuple[Tensor, Tensor]],
+    sizes: Tensor,
+    quantizer: ResidualQuantizer | None,
+    features: dict[str, Features],
     target: str,
 ) -> Tensor:
     """Give every item a target code, in place: from its neighbours in other modalities, or a free
-    leaf. Returns the two counts."""
-    vectors, present = features[target]
-    lacking = (~present[1:]).nonzero().flatten() + 1
-    left = lacking
-    for name, (other, other_present) in features.items():
-        if name == target or len(left) == 0:
+    leaf. Returns the two counts.
+
+    The code is that of the neighbours' mean vector, or, where no quantizer of ours made the codes,
+    that of the nearest item.
+    """
+    own, has_code = features[target], table[:, 0] != MISSING
+    left = lacking = (~has_code[1:]).nonzero().flatten() + 1
+    for name, other in features.items():
+        known = (has_code & other.present).nonzero().flatten()
+        mine = left[other.present[left]]
+        if name == target or len(mine) == 0 or len(known) == 0:
             continue
-        known = (present & other_present).nonzero().flatten()
-        mine = left[other_present[left]]
-        if len(mine) == 0 or len(known) == 0:
-            continue
-        k = min(_NEIGHBOURS, len(known))
-        nearest = torch.cdist(other[mine], other[known]).topk(k, largest=False).indices
-        table[mine] = quantizer.encode(vectors[known[nearest]].mean(dim=1))
-        left = left[~other_present[left]]
+        k = min(_NEIGHBOURS if quantizer else 1, len(known))
+        distance = torch.cdist(other.vectors[mine], other.vectors[known])
+        nearest = known[distance.topk(k, largest=False).indices]  # (n, k)
+        if quantizer:
+            table[mine] = quantizer.encode(own.vectors[nearest].mean(dim=1))
+        else:
+            table[mine] = table[nearest[:, 0]]
+        left = left[~other.present[left]]
     if len(left):
         taken = table[1:][table[1:, 0] != MISSING]
-        leaves = codes.free_leaves(taken, quantizer.codebook_sizes, len(left))
+        leaves = codes.free_leaves(taken, sizes.tolist(), len(left))
         if len(leaves) == 0:  # every leaf is taken: share them, the collision level separates
             leaves = taken
         table[left] = leaves[torch.arange(len(left)) % len(leaves)]
@@ -236,15 +207,16 @@ def _complete_target(
 
 
 def _assemble(stored: dict[str, Tensor], config: Any) -> tuple[CodeTable, dict[str, Any]]:
-    filled = stored["filled"].tolist()
-    sizes = level_sizes(config)
+    names = [n for n in config["modalities"] if f"codes.{n}" in stored]
+    tables = {n: stored[f"codes.{n}"].long() for n in names}
+    sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}
+    n_content_levels = {n: len(sizes[n]) for n in names}
     target = config["target_modality"]
-    names = [n for n in config["modalities"] if n in stored]
-    level_counts = {n: list(sizes) for n in names}
-    if stored[target].size(1) > len(sizes):
-        level_counts[target].append(int(stored[target][:, -1].max()) + 1)
-    table = CodeTable({n: stored[n].long() for n in names}, level_counts, target)
-    report = codes.health(table, dict.fromkeys(names, len(sizes)))
+    if tables[target].size(1) > len(sizes[target]):
+        sizes[target] = [*sizes[target], int(tables[target][:, -1].max()) + 1]
+    table = CodeTable(tables, sizes, target)
+    report = codes.health(table, n_content_levels)
+    filled = stored["filled"].tolist()
     report[target]["filled_from_neighbours"], report[target]["filled_free_leaf"] = filled
     return table, report
 
@@ -260,4 +232,4 @@ def _report(report: dict[str, Any], path: Path) -> None:
             f"at most {health['max_items_per_code']} items per code, "
             f"{health['n_missing']} items without"
         )
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    cache.write_json(path, report)

@@ -135,6 +135,56 @@ def test_model_file_of_other_sizes_is_refused(trained: Trained) -> None:
         run("MSCGRec", "rule", config_dict={**chosen, "hidden_size": 64})
 
 
+# --- a modality left out of the test --------------------------------------------------------------
+
+
+def test_saved_model_is_tested_once_more_without_a_modality(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = str(tmp_path / "result.json")
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": file}
+    result = run("MSCGRec", "rule", config_dict={**chosen, "eval_drop_modality": "collaborative"})
+    for key in ("test_result", "best_valid_result"):
+        assert result[key] == trained.result[key]
+    without = result["test_without"]["collaborative"]
+    assert set(result["test_without"]) == {"collaborative"} and set(without) == set(
+        result["test_result"]
+    )
+    assert without["ndcg@10"] < result["test_result"]["ndcg@10"]
+    assert json.loads(Path(file).read_text()) == result
+    assert "test_without" not in trained.result
+
+
+def test_training_is_the_same_with_a_test_without_a_modality(rule_folder: Path) -> None:
+    chosen = settings(rule_folder, epochs=2)
+    first = run("MSCGRec", "rule", config_dict=chosen)
+    second = run("MSCGRec", "rule", config_dict={**chosen, "eval_drop_modality": "text"})
+    for key in ("test_result", "best_valid_result"):
+        assert first[key] == second[key]
+    assert len(list((rule_folder / "saved").glob("MSCGRec-*.last.pth"))) == 1  # one name for both
+    assert set(second["test_without"]["text"]) == set(first["test_result"])
+
+
+def test_modality_that_cannot_be_left_out_is_refused_before_training(
+    rule_folder: Path, trained: Trained
+) -> None:
+    for changes, message in (
+        ({"eval_drop_modality": "smell"}, r"eval_drop_modality \(smell\) must be one of"),
+        (
+            {"eval_drop_modality": "collaborative", "modalities": ["collaborative"]},
+            r"eval_drop_modality \(collaborative\) must be one of several",
+        ),
+        # in the list of modalities, but no item has it
+        ({"eval_drop_modality": "image"}, r"eval_drop_modality \(image\) must be one of several"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("MSCGRec", "rule", config_dict=settings(rule_folder, **changes))
+    assert not list((rule_folder / "saved").glob("*.pth"))
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
+    with pytest.raises(ValueError, match=r"eval_drop_modality \(audio\) must be one of several"):
+        run("MSCGRec", "rule", config_dict={**chosen, "eval_drop_modality": "audio"})
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 

@@ -11,11 +11,13 @@ import torch
 from recbole.data import create_dataset
 from tiny import item_texts, rule_sequences, settings, write_dataset, write_item
 
+from recbole_mscgrec import stages as stages_module
 from recbole_mscgrec import tokenizer
 from recbole_mscgrec.codes import MISSING
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.quantizers import ResidualQuantizer
-from recbole_mscgrec.tokenizer import Tokenization, from_checkpoint, level_sizes, tokenize
+from recbole_mscgrec.stages import Features, level_sizes
+from recbole_mscgrec.tokenizer import Tokenization, from_checkpoint, tokenize
 
 
 def made(folder: Path, **changes: Any) -> tuple[Config, Any]:
@@ -31,14 +33,18 @@ def tokens_of(folder: Path, **changes: Any) -> Tokenization:
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the stages that were really computed, in order."""
     ran: list[str] = []
-    for name in ("collaborative_vectors", "text_vectors", "_quantize"):
-        original = getattr(tokenizer, name)
+    for module, name in (
+        (stages_module, "collaborative_vectors"),
+        (stages_module, "text_vectors"),
+        (tokenizer, "_quantize"),
+    ):
+        original = getattr(module, name)
 
         def record(*args: Any, _name: str = name, _original: Any = original) -> Any:
             ran.append(_name)
             return _original(*args)
 
-        monkeypatch.setattr(tokenizer, name, record)
+        monkeypatch.setattr(module, name, record)
     return ran
 
 
@@ -52,6 +58,28 @@ def test_target_codes_are_unique_and_complete(rule_folder: Path) -> None:
     assert len(table.sizes["collaborative"]) == 3  # 30 items do not fit 9 codes
     assert len(torch.unique(table.target_codes, dim=0)) == 30
     assert (table.codes["text"][1:] >= 0).all()
+
+
+def test_redistribution_makes_the_target_unique_without_another_level(rule_folder: Path) -> None:
+    settings = {"codebook_size": 6, "n_levels": 2, "collision": "redistribute"}
+    table = tokens_of(rule_folder, **settings).table
+    assert table.sizes["collaborative"] == [6, 6]
+    assert len(torch.unique(table.target_codes, dim=0)) == 30
+    text = tokens_of(rule_folder, **settings, target_modality="text").table
+    assert len(torch.unique(text.target_codes, dim=0)) == 30
+
+
+def test_balanced_codebooks_are_codes_of_their_own(rule_folder: Path) -> None:
+    plain = tokens_of(rule_folder, codebook_size=6).table.codes["text"]
+    balanced = tokens_of(rule_folder, codebook_size=6, quantizer="sinkhorn").table.codes["text"]
+    spread = [int(torch.bincount(t[1:, 0], minlength=6).max()) for t in (plain, balanced)]
+    assert spread[1] <= spread[0] and spread[1] <= 8
+
+
+@pytest.mark.parametrize("key", ["quantizer", "collision"])
+def test_an_unknown_choice_is_refused(rule_folder: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} .'best'. must be one of"):
+        tokens_of(rule_folder, **{key: "best"})
 
 
 def test_text_as_the_target(rule_folder: Path) -> None:
@@ -128,10 +156,10 @@ def test_changed_encoder_weights_are_noticed(
     (rule_folder / "encoder").mkdir()
     (rule_folder / "encoder" / "weights").write_bytes(b"one")
     config, train = made(rule_folder, text_encoder=str(rule_folder / "encoder"))
-    first = tokenizer._text_stage(config, train)[0]
-    assert first == tokenizer._text_stage(config, train)[0]
+    first = stages_module._text_stage(config, train).key
+    assert first == stages_module._text_stage(config, train).key
     (rule_folder / "encoder" / "weights").write_bytes(b"three")
-    assert first != tokenizer._text_stage(config, train)[0]
+    assert first != stages_module._text_stage(config, train).key
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "noise", "empty"])
@@ -192,9 +220,8 @@ def test_neighbours_give_the_code_of_their_mean_vector() -> None:
     quantizer = ResidualQuantizer([2])
     table = torch.full((14, 1), MISSING)
     table[present] = quantizer.fit(target[present])
-    counts = tokenizer._complete_target(
-        table, quantizer, {"a": (target, present), "text": (text, seen > 0)}, "a"
-    )
+    features = {"a": Features(target, present), "text": Features(text, seen > 0)}
+    counts = tokenizer._complete_target(table, torch.tensor([2]), quantizer, features, "a")
     assert counts.tolist() == [1, 0]
     assert table[13] == table[12] != table[1]
 
@@ -234,7 +261,7 @@ def test_settings_that_do_not_fit_are_refused_before_any_stage(
 ) -> None:
     cases = [
         ({"codebook_size": 31}, r"codebook_size \(31\) must not exceed the number of items \(30\)"),
-        ({"modalities": ["text", "image"]}, r"modalities .*collaborative.*text"),
+        ({"modalities": ["text", "smell"]}, r"modalities .*collaborative.*text"),
         ({"modalities": []}, "modalities"),
         ({"modalities": ["text", "text"], "target_modality": "text"}, "different names"),
         ({"modalities": ["text"]}, r"target_modality \(collaborative\) must be one of"),
@@ -253,7 +280,7 @@ def test_nan_and_constant_vectors_are_named(
     for value, message in ((float("nan"), "NaN"), (1.0, "vectors are equal")):
         vectors = torch.full((31, 4), value)
         present = torch.arange(31) > 0
-        monkeypatch.setattr(tokenizer, "text_vectors", lambda *_, v=vectors, p=present: (v, p))
+        monkeypatch.setattr(stages_module, "text_vectors", lambda *_, v=vectors, p=present: (v, p))
         with pytest.raises(ValueError, match=f"{message}.*"):
             tokens_of(rule_folder, cache_dir=str(rule_folder / message))
 
