@@ -173,7 +173,7 @@ def memory_table() -> list[dict[str, Any]]:
         if n_items <= 10**7:
             network = build_network(random_codes(n_items))
             weights = sum(p.numel() * p.element_size() for p in network.parameters())
-            index = network.item_index.numel() * network.item_index.element_size()
+            index = network.history.item_index.numel() * network.history.item_index.element_size()
             row |= {
                 "measured": True,
                 "tree_mb": network.tree.n_bytes / 2**20,

@@ -23,7 +23,8 @@ class Beams(NamedTuple):
     """Best items first. Where fewer than W items may be had, items is 0 and log_probs is -inf."""
 
     items: Tensor  # (B, W) long
-    log_probs: Tensor  # (B, W) exact log-probability under the constrained model
+    log_probs: Tensor  # (B, W) exact log-probability under the model
+    n_invalid: Tensor | None = None  # (B,) results that were no item, where the search was free
 
 
 def beam_search(
@@ -32,6 +33,7 @@ def beam_search(
     batch_size: int,
     beam_size: int,
     restriction: Restriction | None = None,
+    over_children: bool = True,
 ) -> Beams:
     """The `beam_size` most likely items that a beam of that width finds, for each of B rows.
 
@@ -40,6 +42,9 @@ def beam_search(
     is exhaustive. A beam whose node leads to one item only is settled and costs nothing more. A
     restriction takes away nodes that lead to no allowed item; log-probabilities stay those of the
     whole catalogue, so the results are the best of the allowed items.
+
+    Not `over_children`, the softmax runs over all codewords of a level, as a model that was trained
+    without the constraint has learned it, and codes without an item are left out afterwards.
     """
     device = tree.leaf_item.device
     nodes = torch.zeros(batch_size, 1, dtype=torch.int32, device=device)
@@ -47,7 +52,10 @@ def beam_search(
     codes = parents = None  # (B, W) each
     for level in range(tree.n_levels):
         start, end = tree.leaves(level, nodes)
-        unsettled = ((end - start > 1) & (scores > -torch.inf)).flatten()
+        unsettled = scores > -torch.inf
+        if over_children:  # the only child has probability one
+            unsettled &= end - start > 1
+        unsettled = unsettled.flatten()
         place = unsettled.nonzero().flatten()  # (P,) in the flattened (B, W)
         if len(place) == 0:
             nodes = start
@@ -57,7 +65,7 @@ def beam_search(
             codes, parents = codes.flatten()[place], parents.flatten()[place]
         logits = step(level, row, codes, parents).float()  # (P, K)
         log_probs, listed = _child_log_probs(
-            tree, level, nodes.flatten()[place], row, logits, restriction
+            tree, level, nodes.flatten()[place], row, logits, restriction, over_children
         )
         grown = _all_beams(log_probs, place, nodes.shape) + scores.unsqueeze(-1)  # (B, W, C)
         n_children = grown.size(-1)
@@ -78,20 +86,25 @@ def _child_log_probs(
     row: Tensor,
     logits: Tensor,
     restriction: Restriction | None,
+    over_children: bool,
 ) -> tuple[Tensor, bool]:
-    """Log-softmax (P, C) over the children of nodes (P,) from logits (P, K); -inf where none is.
+    """Log-softmax (P, C) of the children of nodes (P,) from logits (P, K); -inf where none is.
 
     C counts the listed children (then the second result is True), or all codewords, masked, which
     is cheaper where most of them lead on.
     """
+    if not over_children:
+        logits = logits.log_softmax(dim=-1)
     dense = tree.dense[level]
     if dense is not None and restriction is None:
         allowed = dense[nodes]
         logits = logits[:, : allowed.size(1)]  # codewords behind the last one that any item uses
-        return logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1), False
+        log_probs = logits.masked_fill(~allowed, -torch.inf)
+        return log_probs.log_softmax(dim=-1) if over_children else log_probs, False
     children = tree.children(level, nodes, int(tree.n_children(level, nodes).max()))
     log_probs = logits.gather(-1, children.codes).masked_fill_(~children.valid, -torch.inf)
-    log_probs = log_probs.log_softmax(dim=-1)
+    if over_children:
+        log_probs = log_probs.log_softmax(dim=-1)
     if restriction is not None:
         leads_on = restriction.leads_on(row, *tree.leaves(level + 1, children.nodes))
         log_probs = log_probs.masked_fill(~leads_on, -torch.inf)

@@ -35,7 +35,7 @@ def collaborative_vectors(config: Any, train: Any, partial: Path) -> tuple[Tenso
     """
     torch.manual_seed(config["seed"])
     model = TiledSASRec(_sasrec_config(config), train).to(config["device"])
-    rows = train.inter_feat
+    rows = train.windows()
     history = rows[model.ITEM_SEQ]
     targets = rows[target_list_field(config)].clone()
     held_out = _hold_out(rows, targets, train.uid_field, config["seed"])

@@ -30,7 +30,7 @@ class TiledDataset(SequentialDataset):
     Train rows: user id, history (T,), length, targets (T,). Valid and test rows: user id, history
     (T,), length, target item, exactly those that SequentialDataset yields. Built without a Python
     loop over rows. Windows are cut from the end of a sequence, so the latest targets have the
-    longest history, as in evaluation.
+    longest history, as in evaluation. With `train_rows: prefix` train rows are like the others.
     """
 
     _shifting = False  # random_windows, on the train split only
@@ -68,11 +68,17 @@ class TiledDataset(SequentialDataset):
                 "Lower user_inter_num_interval or use another data set."
             )
         train._plan_windows(train.inter_feat[POSITION].numpy())
-        no_shift = np.zeros(len(train._window), dtype=np.int64)
-        train.inter_feat = train._windows(np.arange(len(train._window)), no_shift)
-        for split in held_out:
+        by_prefix = self.config["train_rows"] == "prefix"
+        if not by_prefix:
+            train.inter_feat = train.windows()
+        for split in [train, *held_out] if by_prefix else held_out:
             split.inter_feat = self._histories(split.inter_feat)
         return [train, *held_out]
+
+    def windows(self) -> Interaction:
+        """The train split as windows in their places, whatever `train_rows` is."""
+        no_shift = np.zeros(len(self._window), dtype=np.int64)
+        return self._windows(np.arange(len(self._window)), no_shift)
 
     def _histories(self, rows: Interaction) -> Interaction:
         end = rows[POSITION].numpy()  # (R,) index of the target in the sorted sequence
@@ -161,9 +167,7 @@ class TiledDataset(SequentialDataset):
 
     def items_seen(self) -> torch.Tensor:
         """Ids of all items that this train split shows, as history or as target, ascending."""
-        shown = [
-            self.inter_feat[self.item_id_list_field],
-            self.inter_feat[target_list_field(self.config)],
-        ]
+        rows = self.windows()
+        shown = [rows[self.item_id_list_field], rows[target_list_field(self.config)]]
         ids = torch.cat([s.flatten() for s in shown]).unique()
         return ids[ids != 0]

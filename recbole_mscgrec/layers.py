@@ -1,9 +1,8 @@
-"""Transformer blocks in T5's style: pre-norm, no biases in linear maps and norms, additive relative
-position biases. They know nothing of items, codes or trees."""
+"""Transformer blocks in T5's style: pre-norm, no biases in linear maps and norms, an additive bias
+in attention. They know nothing of items, codes or trees."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,31 +11,6 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 Tensor = torch.Tensor
-
-
-class DistanceBias(nn.Module):
-    """Learned attention bias per head and log-spaced bucket of distance (T5's scheme).
-
-    Half of the buckets hold one exact distance each; the others grow logarithmically and the last
-    one holds every distance from `max_distance` on.
-    """
-
-    def __init__(self, n_buckets: int, max_distance: int, n_heads: int) -> None:
-        super().__init__()
-        self.n_buckets, self.max_distance = n_buckets, max_distance
-        self.weight = nn.Parameter(torch.zeros(n_buckets, n_heads))
-
-    def bucket(self, distance: Tensor) -> Tensor:
-        """Bucket of each distance >= 0."""
-        exact = self.n_buckets // 2
-        ratio = (distance.clamp(min=1) / exact).log() / math.log(self.max_distance / exact)
-        far = exact + (ratio * (self.n_buckets - exact)).long()
-        return torch.where(distance < exact, distance, far.clamp(max=self.n_buckets - 1))
-
-    def forward(self, distance: Tensor) -> Tensor:
-        """Bias (B, H, Q, T) of distances (B, Q, T); where a distance is negative, -inf."""
-        bias = self.weight[self.bucket(distance.clamp(min=0))]  # (B, Q, T, H)
-        return bias.masked_fill((distance < 0).unsqueeze(-1), -torch.inf).permute(0, 3, 1, 2)
 
 
 class Dropout(nn.Dropout):

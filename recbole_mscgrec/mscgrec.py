@@ -5,7 +5,8 @@ target code, K codewords of a level, D width, H heads, W beams, n targets.
 
 The history of a row is encoded once, with attention that is causal over items. Every position t of
 a training row is a target: its decoder attends to the items up to t. So one window does the work of
-its T prefixes (`TiledDataset`).
+its T prefixes (`TiledDataset`). The paper's form, a bidirectional encoder over one token per code
+and a training row per prefix, is a matter of settings (properties/model/MSCGRec-paper.yaml).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from recbole.utils import init_seed
 from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
-from recbole_mscgrec.network import CodeNetwork, Sizes
+from recbole_mscgrec.network import CodeNetwork, Encoded, Sizes
 from recbole_mscgrec.restriction import Restriction
+from recbole_mscgrec.switches import check_switches
 from recbole_mscgrec.tokenizer import from_checkpoint, tokenize
 from recbole_mscgrec.trainer import check_evaluation
 
@@ -40,8 +42,15 @@ class MSCGRec(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         check_evaluation(config)
+        check_switches(config)
         self.TARGETS = target_list_field(config)
         self.beam_size = config["beam_size"]
+        self.constrained_training = config["constrained_training"]
+        decoding = config["constrained_decoding"]
+        self.hard = decoding == "hard"
+        self.penalty = config["soft_penalty"] if decoding == "soft" else 0.0
+        # What beams and `predict` score with: a softmax over children has to be trained.
+        self.over_children = self.constrained_training and self.hard
         if config["model_file"]:
             tokens = from_checkpoint(checkpoint.load(config["model_file"]), dataset)
         else:
@@ -50,9 +59,10 @@ class MSCGRec(SequentialRecommender):
         init_seed(config["seed"], config["reproducibility"])
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        self.network = CodeNetwork(tokens.table, Sizes(*(config[name] for name in Sizes._fields)))
+        sizes = Sizes(*(config[name] for name in Sizes._fields))
+        self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length)
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
-            self.network.index_without(config["eval_drop_modality"])
+            self.network.history.index_without(config["eval_drop_modality"])
 
     @contextmanager
     def without_modality(self, name: str) -> Iterator[None]:
@@ -61,40 +71,49 @@ class MSCGRec(SequentialRecommender):
         Raises:
             ValueError: a modality that the codes do not have, or their only one.
         """
-        index = self.network.item_index
-        self.network.item_index = self.network.index_without(name)
+        history = self.network.history
+        index, history.item_index = history.item_index, history.index_without(name)
         try:
             yield
         finally:
-            self.network.item_index = index
+            history.item_index = index
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""
-        item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
+        item_seq = interaction[self.ITEM_SEQ]  # (B, T)
+        if self.TARGETS not in interaction:  # one row per prefix
+            items = interaction[self.ITEM_ID]
+            place = torch.arange(len(items), device=items.device)
+            return self._loss(*self._history(interaction), items, place)
+        targets = interaction[self.TARGETS].flatten()
         encoded = self.network.encode(item_seq)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
-        place = targets.flatten().nonzero().flatten()
+        place = targets.nonzero().flatten()
         if len(place) == 0:  # a small batch of windows that random_windows left empty
-            return 0 * encoded.sum()
-        items = targets.flatten()[place]
-        return -self.network.item_log_probs(encoded, limit, items, place).mean()
+            return 0 * encoded.states.sum()
+        return self._loss(encoded, limit, targets[place], place)
+
+    def _loss(self, encoded: Encoded, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
+        constrained = self.constrained_training
+        return -self.network.item_log_probs(encoded, limit, items, place, constrained).mean()
 
     def predict(self, interaction: Any) -> Tensor:
-        """Exact log-probability (B,) of one given item per row."""
+        """Exact log-probability (B,) of one given item per row, as the beam scores it."""
         encoded, limit = self._history(interaction)
-        place = torch.arange(len(encoded), device=encoded.device)
-        return self.network.item_log_probs(encoded, limit, interaction[self.ITEM_ID], place)
+        items = interaction[self.ITEM_ID]
+        place = torch.arange(len(items), device=items.device)
+        return self.network.item_log_probs(encoded, limit, items, place, self.over_children)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
         evaluation uses `recommend`, which needs no dense matrix."""
         encoded, limit = self._history(interaction)
-        scores = torch.full((len(encoded), self.n_items), -torch.inf, device=encoded.device)
-        for items in torch.arange(1, self.n_items, device=encoded.device).split(_ITEMS_AT_ONCE):
+        scores = torch.full((len(encoded), self.n_items), -torch.inf, device=limit.device)
+        for items in torch.arange(1, self.n_items, device=limit.device).split(_ITEMS_AT_ONCE):
             n = len(items)
-            place = torch.arange(len(encoded) * n, device=encoded.device)
-            limits, repeated = limit.expand(-1, n), items.repeat(len(encoded))
-            log_probs = self.network.item_log_probs(encoded, limits, repeated, place)
+            place = torch.arange(len(encoded) * n, device=limit.device)
+            rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
+            log_probs = self.network.item_log_probs(*rows, self.over_children)
             scores[:, items] = log_probs.view(-1, n)
         return scores
 
@@ -108,12 +127,20 @@ class MSCGRec(SequentialRecommender):
 
         `restriction` (AllowedItems, ExcludedItems) limits the items that a row may get. A row that
         may get fewer than W items has a shorter list: the rest holds item 0 and -inf.
+
+        Raises:
+            ValueError: a restriction where `constrained_decoding` is not hard.
         """
         encoded, limit = self._history(interaction)
-        return self.network.beams(encoded, limit, beam_size or self.beam_size, restriction)
+        width = beam_size or self.beam_size
+        if self.hard:
+            return self.network.beams(encoded, limit, width, restriction, self.over_children)
+        if restriction is not None:
+            raise ValueError("A restriction needs constrained_decoding=hard: free beams ignore it.")
+        return self.network.free_beams(encoded, limit, width, self.penalty)
 
-    def _history(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """Encoded history (B, T, D) and its last position (B, 1)."""
+    def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
+        """Encoded history and its last position (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         item_seq = item_seq[:, : int(length.max())]
         return self.network.encode(item_seq), (length - 1).unsqueeze(1)

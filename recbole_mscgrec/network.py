@@ -9,19 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, embedding
+from torch.nn.functional import cross_entropy
 
+from recbole_mscgrec.attention_bias import DistanceBias, HistoryBias, NoBias, hide
 from recbole_mscgrec.beam_search import Beams, Step, beam_search
-from recbole_mscgrec.codes import MISSING, CodeTable
-from recbole_mscgrec.layers import (
-    DecoderBlock,
-    DistanceBias,
-    Dropout,
-    EncoderBlock,
-    Norm,
-    Places,
-    Tokens,
-)
+from recbole_mscgrec.codes import CodeTable
+from recbole_mscgrec.free_search import free_beam_search
+from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
+from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm, Places, Tokens
 from recbole_mscgrec.prefix_tree import PrefixTree
 from recbole_mscgrec.restriction import Restriction
 
@@ -40,29 +35,68 @@ class Sizes(NamedTuple):
     n_distance_buckets: int
     max_distance: int
     modality_mask_prob: float
+    encoder_attention: str = "item_causal"
+    history_tokens: str = ITEM
+    item_bias: bool = True
+    code_bias: bool = False
+    cross_bias: bool = True
+    start_token: str = "history"
+
+
+class Encoded(NamedTuple):
+    """Encoded histories: G tokens for each of T items, item by item."""
+
+    states: Tensor  # (B, T * G, D)
+    keep: Tensor | None  # bool (B, T * G): tokens that stand for something; None: up to the limit
+
+    def __len__(self) -> int:
+        return len(self.states)
 
 
 class CodeNetwork(nn.Module):
     """Encoder over items, decoder over the levels of the next item's code, and the codes.
 
+    Args:
+        table: the codes.
+        sizes: hyper-parameters.
+        max_length: the longest history; only learned positions (`item_bias` off) need it.
+
     Raises:
         ValueError: a width that the heads do not divide.
     """
 
-    def __init__(self, table: CodeTable, sizes: Sizes) -> None:
+    def __init__(self, table: CodeTable, sizes: Sizes, max_length: int = 0) -> None:
         super().__init__()
         size, n_heads = sizes.hidden_size, sizes.n_heads
         if size % n_heads:
             raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
-        self.modality_mask_prob = sizes.modality_mask_prob
-        self.set_codes(table)
-        self.code_embedding = nn.Embedding(self.n_code_rows, size, padding_idx=0)
+        self.bidirectional = sizes.encoder_attention == "bidirectional"
+        self.level_sizes = table.sizes[table.target]
+        self.n_levels = len(self.level_sizes)
+        self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
+        offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
+        self.register_buffer("level_offset", offsets, persistent=False)  # (L,)
+        code_positions = sizes.history_tokens == CODE and not sizes.code_bias
+        self.history = HistoryTokens(
+            table,
+            size,
+            sizes.history_tokens,
+            max_length,
+            item_positions=not sizes.item_bias,
+            code_positions=code_positions,
+            mask_prob=sizes.modality_mask_prob,
+        )
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
         self.start = nn.Parameter(torch.zeros(size))
-        self.start_from_history = nn.Linear(size, size, bias=False)
+        from_history = sizes.start_token == "history"
+        self.start_from_history = nn.Linear(size, size, bias=False) if from_history else None
         self.level_embedding = nn.Embedding(self.n_levels, size)
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
-        self.encoder_bias, self.decoder_bias = DistanceBias(*buckets), DistanceBias(*buckets)
+        both_ways = self.bidirectional
+        item_bias = DistanceBias(*buckets, both_ways) if sizes.item_bias else NoBias(both_ways)
+        per_item = self.history.per_item
+        self.encoder_bias = HistoryBias(item_bias, n_heads, per_item, sizes.code_bias)
+        self.decoder_bias = DistanceBias(*buckets) if sizes.cross_bias else NoBias()
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(sizes.n_encoder_layers))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
@@ -70,63 +104,10 @@ class CodeNetwork(nn.Module):
         self.dropout = Dropout(sizes.dropout_prob)
         self._init_weights()
 
-    # --- codes as tensors -------------------------------------------------------------------------
-
-    def set_codes(self, table: CodeTable) -> None:
-        """Lay the table out for embedding: per item the rows of `code_embedding` that it sums.
-
-        Row 0 is zero. Every modality has one row for 'masked or missing' and one per codeword; an
-        item without the modality uses the mask row once and row 0 for the remaining levels.
-        """
-        index, mask_rows, row = [], [], 1
-        self.n_code_rows = 1 + sum(1 + sum(table.sizes[name]) for name in table.codes)
-        kind = torch.int16 if self.n_code_rows < 2**15 else torch.int32
-        for name, codes in table.codes.items():
-            offsets = torch.tensor([0, *table.sizes[name][:-1]]).cumsum(0) + row + 1
-            absent = torch.zeros(1, codes.size(1), dtype=kind)
-            absent[0, 0] = row
-            present = (codes + offsets).to(kind)
-            index.append(torch.where(codes[:, :1] == MISSING, absent, present))
-            mask_rows.append(row)
-            row += 1 + sum(table.sizes[name])
-        item_index = torch.cat(index, dim=1)
-        item_index[0] = 0
-        self.modalities = table.modalities
-        self.columns = [codes.size(1) for codes in table.codes.values()]
-        self.level_sizes = table.sizes[table.target]
-        self.n_levels = len(self.level_sizes)
-        offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
-        # Derived from the code table, which a checkpoint holds as it is.
-        for name, tensor in (
-            ("item_index", item_index),  # (N, sum of L_m)
-            ("mask_rows", torch.tensor(mask_rows)),  # (M,)
-            ("level_offset", offsets),  # (L,)
-        ):
-            self.register_buffer(name, tensor, persistent=False)
-        self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
-
-    def index_without(self, modality: str) -> Tensor:
-        """`item_index` (N, sum of L_m) of a catalogue in which no item has the modality.
-
-        Raises:
-            ValueError: the table does not have it, or nothing else.
-        """
-        if modality not in self.modalities or len(self.modalities) == 1:
-            raise ValueError(
-                f"eval_drop_modality ({modality}) must be one of several modalities that the model "
-                f"has; it has {self.modalities}."
-            )
-        m = self.modalities.index(modality)
-        first = sum(self.columns[:m])
-        index = self.item_index.clone()
-        index[1:, first : first + self.columns[m]] = 0
-        index[1:, first] = self.mask_rows[m].to(index.dtype)
-        return index
-
     def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
         """`Module.to`, which here moves the prefix tree as well."""
         super()._apply(fn, recurse)
-        self.tree.to(self.item_index.device)
+        self.tree.to(self.level_offset.device)
         return self
 
     def _init_weights(self) -> None:
@@ -135,70 +116,37 @@ class CodeNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Embedding, nn.Linear)):
                 nn.init.normal_(module.weight, std=module.weight.size(1) ** -0.5)
-        nn.init.normal_(self.code_embedding.weight, std=sum(self.columns) ** -0.5)
+        codes, n_summed = self.history.code_embedding.weight, sum(self.history.columns)
+        nn.init.normal_(codes, std=(n_summed // self.history.per_item) ** -0.5)
         blocks = [*self.encoder, *self.decoder]
         n_sublayers = sum(len(block.output_layers()) for block in blocks)
         with torch.no_grad():
-            self.code_embedding.weight[0].zero_()
+            codes[0].zero_()
             for layer in [layer for block in blocks for layer in block.output_layers()]:
                 layer.weight.mul_(n_sublayers**-0.5)
 
     # --- encoder ----------------------------------------------------------------------------------
 
-    def encode(self, item_seq: Tensor) -> Tensor:
-        """History (B, T) of item ids -> (B, T, D); position t sees the items up to t."""
-        x = self.dropout(self.embed_items(item_seq))
-        position = torch.arange(item_seq.size(1), device=item_seq.device)
-        distance = (position.unsqueeze(1) - position).unsqueeze(0)  # (1, T, T), negative = future
-        bias = self.encoder_bias(distance)
+    def encode(self, item_seq: Tensor) -> Encoded:
+        """History (B, T) of item ids; the tokens of position t see the items up to t, or, where the
+        encoder is bidirectional, all."""
+        x, keep = self.history(item_seq)
+        if keep is None and self.bidirectional:
+            keep = item_seq != 0
+        x, bias = self.dropout(x), self.encoder_bias(item_seq, keep)
         for block in self.encoder:
             x = block(x, bias)
-        return self.encoder_norm(x)
-
-    def embed_items(self, item_seq: Tensor) -> Tensor:
-        """Sum of the code embeddings of all modalities: (B, T) -> (B, T, D).
-
-        Each item of the batch is summed once per modality and then looked up, which costs less than
-        summing its codes at every place where it stands.
-        """
-        items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
-        rows = [
-            embedding(index[items].long(), self.code_embedding.weight, padding_idx=0).sum(
-                1
-            )  # (U, D)
-            for index in self.item_index.split(self.columns, dim=1)
-        ]
-        table = torch.stack(rows, dim=1).flatten(0, 1)  # (U*M, D)
-        modality = torch.arange(len(self.columns), device=item_seq.device)
-        index = place.unsqueeze(-1) * len(self.columns) + modality  # (B, T, M)
-        if self.training and self.modality_mask_prob > 0:
-            table = torch.cat([table, self.code_embedding.weight[self.mask_rows]])
-            index = torch.where(
-                self._random_mask(item_seq), len(items) * len(modality) + modality, index
-            )
-        return embedding(index, table).sum(-2)
-
-    def _random_mask(self, item_seq: Tensor) -> Tensor:
-        """Which modalities (B, T, M) to mask: each at random, never all of an item's."""
-        draw = torch.rand(*item_seq.shape, len(self.columns), device=item_seq.device)
-        masked = draw < self.modality_mask_prob
-        # The largest draw among the modalities that an item has stays; where anything stays by
-        # itself, that is one of those anyway.
-        first = torch.tensor([0, *self.columns[:-1]], device=item_seq.device).cumsum(0)
-        lacking = self.item_index[item_seq][..., first] == self.mask_rows
-        kept = draw.masked_fill(lacking, -1).argmax(dim=-1, keepdim=True)
-        masked.scatter_(-1, kept, False)
-        return masked & (item_seq != 0).unsqueeze(-1)
+        return Encoded(self.encoder_norm(x), keep)
 
     # --- decoder ----------------------------------------------------------------------------------
 
     def decode(
-        self, encoded: Tensor, limit: Tensor, codes: list[Tensor], place: Tensor, counts: list[int]
+        self, encoded: Encoded, limit: Tensor, codes: list[Tensor], place: Tensor, counts: list[int]
     ) -> Tensor:
         """Hidden states of the target codes under teacher forcing.
 
         Args:
-            encoded: (B, T, D) history.
+            encoded: the histories.
             limit: (1 or B, Q) last history position that each of Q targets per row may see.
             codes: per level the codes (n,) of the targets.
             place: (n,) their places in the flattened (B, Q).
@@ -207,9 +155,8 @@ class CodeNetwork(nn.Module):
         Returns:
             (sum of counts, D), level by level.
         """
-        tokens = Tokens(counts, place, (encoded.size(0), limit.size(1)))
-        position = torch.arange(encoded.size(1), device=encoded.device)
-        bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (., H, Q, T)
+        tokens = Tokens(counts, place, (len(encoded), limit.size(1)))
+        bias = self._cross_bias(encoded, limit)
         start = self._start(encoded, limit).index_select(0, place[: counts[0]])
         given = zip(
             codes, counts[1:], self.level_offset, strict=False
@@ -221,13 +168,27 @@ class CodeNetwork(nn.Module):
         )
         x = self.dropout(x)
         for block in self.decoder:
-            x = block(x, tokens, encoded, bias)
+            x = block(x, tokens, encoded.states, bias)
         return self.decoder_norm(x)
 
-    def _start(self, encoded: Tensor, limit: Tensor) -> Tensor:
-        """First decoder token of every target, made from the last item it may see: (B*Q, D)."""
-        index = limit.expand(encoded.size(0), -1).unsqueeze(-1).expand(-1, -1, encoded.size(-1))
-        return self.start + self.start_from_history(encoded.gather(1, index).flatten(0, 1))
+    def _cross_bias(self, encoded: Encoded, limit: Tensor) -> Tensor:
+        """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""
+        position = torch.arange(encoded.states.size(1), device=limit.device)
+        distance = limit.unsqueeze(-1) - position // self.history.per_item
+        return hide(self.decoder_bias(distance), encoded.keep)
+
+    def _start(self, encoded: Encoded, limit: Tensor) -> Tensor:
+        """First decoder token of every target (B*Q, D): learned, and with `start_token: history`
+        made from the last item that the target may see, the mean of its tokens."""
+        states, size = encoded.states, encoded.states.size(-1)
+        if self.start_from_history is None:
+            return self.start.expand(len(states) * limit.size(1), size)
+        if self.history.per_item > 1:
+            keep = encoded.keep.unflatten(1, (-1, self.history.per_item)).unsqueeze(-1)
+            tokens = states.unflatten(1, (-1, self.history.per_item)) * keep
+            states = tokens.sum(2) / keep.sum(2).clamp(min=1)
+        index = limit.expand(len(states), -1).unsqueeze(-1).expand(-1, -1, size)
+        return self.start + self.start_from_history(states.gather(1, index).flatten(0, 1))
 
     def level_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Scores (..., K) of all codewords of a level; weights tied to the decoder's input.
@@ -240,25 +201,30 @@ class CodeNetwork(nn.Module):
             return hidden.to(weight.dtype) @ weight.T
 
     def item_log_probs(
-        self, encoded: Tensor, limit: Tensor, items: Tensor, place: Tensor
+        self,
+        encoded: Encoded,
+        limit: Tensor,
+        items: Tensor,
+        place: Tensor,
+        constrained: bool = True,
     ) -> Tensor:
         """Exact log p(item | history) of n items, (n,): the sum over levels of the constrained
         softmax, which runs over the children of the item's prefix (paper: constrained sequence
         learning). A level with one child adds nothing; behind the last choice nothing is computed.
 
-        Arguments as in `decode`.
+        Not `constrained`, the softmax runs over all codewords of a level. Arguments as in `decode`.
         """
         path = torch.stack(self.tree.path(items))  # (L+1, n)
+        levels = torch.arange(1, self.n_levels + 1, device=path.device)[:, None]
         n_children = torch.stack(
             [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
         )
-        depth = (
-            (n_children > 1) * torch.arange(1, self.n_levels + 1, device=path.device)[:, None]
-        ).amax(0)
+        needed = n_children > 1 if constrained else n_children > 0
+        depth = (needed * levels).amax(0)
         order = depth.argsort(descending=True)  # (n,) most levels first
         counts = [int((depth > level).sum()) for level in range(self.n_levels)]
         counts = [n for n in counts if n > 0]
-        log_probs = torch.zeros(len(items), device=encoded.device)
+        log_probs = torch.zeros(len(items), device=path.device)
         if not counts:  # a catalogue of one item
             return log_probs
         path, n_children = path[:, order], n_children[:, order]
@@ -266,34 +232,41 @@ class CodeNetwork(nn.Module):
         hidden = self.decode(encoded, limit, codes, place[order], counts)
         for level, h in enumerate(hidden.split(counts)):
             n = counts[level]
-            children = self.tree.children(level, path[level, :n], int(n_children[level, :n].max()))
-            logits = self.level_logits(level, h).gather(1, children.codes).float()
-            logits = logits.masked_fill(~children.valid, -torch.inf)
-            slot = (path[level + 1, :n] - children.nodes[:, 0]).long()
-            log_probs = log_probs.index_add(
-                0, order[:n], -cross_entropy(logits, slot, reduction="none")
-            )
+            logits, gold = self.level_logits(level, h).float(), codes[level][:n]
+            if constrained:
+                width = int(n_children[level, :n].max())
+                children = self.tree.children(level, path[level, :n], width)
+                logits = logits.gather(1, children.codes)
+                logits = logits.masked_fill(~children.valid, -torch.inf)
+                gold = (path[level + 1, :n] - children.nodes[:, 0]).long()
+            loss = cross_entropy(logits, gold, reduction="none")
+            log_probs = log_probs.index_add(0, order[:n], -loss)
         return log_probs
 
     def beams(
         self,
-        encoded: Tensor,
+        encoded: Encoded,
         limit: Tensor,
         beam_size: int,
         restriction: Restriction | None = None,
+        constrained: bool = True,
     ) -> Beams:
-        """The best items per row by constrained beam search with cached decoder state.
+        """The best items per row by constrained beam search with cached decoder state: (B, W).
 
-        encoded (B, T, D); limit (B, 1) the last position that counts. Returns (B, W).
+        limit (B, 1) is the last position that counts; `constrained` as in `item_log_probs`.
         """
         step = self.decoder_step(encoded, limit)
-        return beam_search(step, self.tree, len(encoded), beam_size, restriction)
+        return beam_search(step, self.tree, len(encoded), beam_size, restriction, constrained)
 
-    def decoder_step(self, encoded: Tensor, limit: Tensor) -> Step:
+    def free_beams(self, encoded: Encoded, limit: Tensor, beam_size: int, penalty: float) -> Beams:
+        """The same without the constraint: see `free_beam_search`."""
+        step = self.decoder_step(encoded, limit)
+        return free_beam_search(step, self.tree, len(encoded), beam_size, penalty)
+
+    def decoder_step(self, encoded: Encoded, limit: Tensor) -> Step:
         """The step function of a beam search over one batch; it keeps the decoder's state."""
-        position = torch.arange(encoded.size(1), device=encoded.device)
-        bias = self.decoder_bias(limit.unsqueeze(-1) - position)  # (B, H, 1, T)
-        memories = [block.memory(encoded) for block in self.decoder]
+        bias = self._cross_bias(encoded, limit)
+        memories = [block.memory(encoded.states) for block in self.decoder]
         past: list[list[Tensor]] = [[] for _ in self.decoder]
         ancestors: list[Tensor] = []  # per level so far (P,): which of its tokens a beam comes from
 

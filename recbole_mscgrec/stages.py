@@ -111,7 +111,7 @@ def _given_stage(name: str, config: Any, train: Any) -> Stage:
 
 
 def _collaborative_stage(config: Any, train: Any) -> Stage:
-    rows = train.inter_feat
+    rows = train.windows()
     settings = {k: v for k, v in config.final_config_dict.items() if k.startswith("collaborative_")}
     key = cache.fingerprint(
         rows={k: cache.fingerprint(v=rows[k]) for k in sorted(rows)},

@@ -17,9 +17,9 @@ from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.collisions import add_collision_level, redistribute
 from recbole_mscgrec.quantizers import ResidualQuantizer
 from recbole_mscgrec.stages import Features, Stage, check_modalities, level_sizes, stage_of
+from recbole_mscgrec.switches import check_switches
 
 Tensor = torch.Tensor
-_CHOICES = {"quantizer": ("kmeans", "sinkhorn"), "collision": ("extra_level", "redistribute")}
 _NEIGHBOURS = 5  # items whose mean stands in for a vector that the train split cannot give
 
 
@@ -111,9 +111,7 @@ def _items(train: Any) -> str:
 
 def _check_settings(config: Any, train: Any) -> None:
     check_modalities(config)
-    for key, choices in _CHOICES.items():
-        if config[key] not in choices:
-            raise ValueError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")
+    check_switches(config)
     largest, n_items = max(level_sizes(config)), train.item_num - 1
     if largest > n_items and set(config["modalities"]) - set(config["codes_file"] or ()):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -59,6 +60,8 @@ class MSCGRecTrainer(Trainer):
     it is what is validated, saved as the best model and tested.
     """
 
+    invalid_share: float | None = None  # of the last evaluation; None where every result is an item
+
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.eval_collector = RankedListCollector(config)
@@ -107,9 +110,15 @@ class MSCGRecTrainer(Trainer):
                 average.copy_(saved)
 
     def evaluate(self, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
-        """RecBole's evaluate; remembers whose rows they are, for `exclude_seen`."""
+        """RecBole's evaluate; remembers whose rows they are, for `exclude_seen`, and counts the
+        results that are no items, where beams are free to leave the catalogue."""
         self.evaluated = eval_data._dataset if eval_data else None
-        return super().evaluate(eval_data, *args, **kwargs)
+        self.n_results = self.n_invalid = 0
+        result = super().evaluate(eval_data, *args, **kwargs)
+        if self.n_results:
+            self.invalid_share = self.n_invalid / self.n_results
+            getLogger().info(f"{self.invalid_share:.2%} of the beams' results were no item.")
+        return result
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, _, positive_u, positive_i = batched_data
@@ -118,6 +127,9 @@ class MSCGRecTrainer(Trainer):
             seen = self.evaluated.seen_before(interaction)
             restriction = ExcludedItems(self.model.network.tree, seen)
         beams = self.model.recommend(interaction.to(self.device), restriction=restriction)
+        if beams.n_invalid is not None:
+            self.n_results += beams.items.numel()
+            self.n_invalid += int(beams.n_invalid.sum())
         return interaction, beams.items, positive_u, positive_i
 
 

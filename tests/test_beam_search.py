@@ -149,3 +149,19 @@ def test_levels_without_a_choice_are_not_computed() -> None:
     assert beams.items.tolist() == [[4, 3, 2]] * 2
     expected = torch.tensor([0.0, 1.0, 2.0, 5.0]).log_softmax(0)
     torch.testing.assert_close(beams.log_probs[0], expected[[3, 2, 1]])
+
+
+@pytest.mark.parametrize("n", [1, 7, 25, 60])
+def test_softmax_over_all_codewords_keeps_the_scores_of_a_model_without_constraint(n: int) -> None:
+    codes = catalogue(n)
+    model = TableModel(SIZES, 3)
+    tree = PrefixTree(codes, torch.arange(1, n + 1))
+    beams = beam_search(model.step, tree, 3, n, over_children=False)
+    everything = list(product(*(range(s) for s in SIZES)))
+    for row in range(3):
+        exact = {
+            i + 1: model.log_prob(row, tuple(c), everything) for i, c in enumerate(codes.tolist())
+        }
+        assert beams.items[row].tolist() == sorted(exact, key=lambda i: -exact[i])
+        expected = torch.tensor(sorted(exact.values(), reverse=True))
+        torch.testing.assert_close(beams.log_probs[row], expected, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from recbole_mscgrec.layers import (
     DecoderBlock,
-    DistanceBias,
     Dropout,
     EncoderBlock,
     Places,
@@ -47,22 +46,6 @@ def test_dropout_scales_the_gradient_as_the_value() -> None:
     out = Dropout(0.3)(x)
     out.sum().backward()
     assert torch.equal(x.grad, out.detach())
-
-
-def test_distance_buckets() -> None:
-    bias = DistanceBias(n_buckets=8, max_distance=64, n_heads=1)
-    distance = torch.tensor([0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 1000])
-    expected = [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 7]  # from 4 on, each twice as wide
-    assert bias.bucket(distance).tolist() == expected
-
-
-def test_distance_bias_is_per_head_and_hides_the_future() -> None:
-    bias = DistanceBias(n_buckets=4, max_distance=8, n_heads=2)
-    with torch.no_grad():
-        bias.weight.copy_(torch.arange(8.0).view(4, 2))
-    found = bias(torch.tensor([[[0, -1], [1, 0]]]))  # (1, 2, 2)
-    inf = float("inf")
-    assert found.tolist() == [[[[0, -inf], [2, 0]], [[1, -inf], [3, 1]]]]
 
 
 def test_attend_in_training_equals_torchs_kernel() -> None:

@@ -149,9 +149,9 @@ def test_training_survives_batches_that_may_be_empty(rule_folder: Path) -> None:
 def test_without_a_modality_its_codes_do_not_matter(random_model: Built) -> None:
     """Other text embeddings change the scores, but not where text is left out."""
     model, rows = random_model.model, random_model.test.dataset.inter_feat[:7]
-    network, weight = model.network, model.network.code_embedding.weight
+    network, weight = model.network, model.network.history.code_embedding.weight
     first = 1 + 1 + sum(network.level_sizes)  # rows: padding, the mask and codes of collaborative
-    assert network.modalities == ["collaborative", "text"]
+    assert network.history.modalities == ["collaborative", "text"]
     before, held = model.full_sort_predict(rows), weight.clone()
     with model.without_modality("text"):
         without = model.full_sort_predict(rows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 import torch
-from tiny import randomize
+from tiny import code_table, randomize
 
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.network import CodeNetwork, Sizes
@@ -14,24 +15,15 @@ from recbole_mscgrec.network import CodeNetwork, Sizes
 Tensor = torch.Tensor
 
 
-def table(n_items: int = 25, sizes: tuple[int, ...] = (4, 5, 3), seed: int = 0) -> CodeTable:
-    """Random unique target codes; a text modality that every fourth item lacks."""
-    generator = torch.Generator().manual_seed(seed)
-    everything = torch.cartesian_prod(*(torch.arange(s) for s in sizes)).view(-1, len(sizes))
-    chosen = everything[torch.randperm(len(everything), generator=generator)[: n_items - 1]]
-    text = torch.randint(6, (n_items, 2), generator=generator)
-    text[::4] = MISSING
-    target = torch.cat([torch.full((1, len(sizes)), MISSING), chosen])
-    return CodeTable({"a": target, "text": text}, {"a": list(sizes), "text": [6, 6]}, "a")
-
-
-def network(codes: CodeTable, **changes: float) -> CodeNetwork:
+def network(codes: CodeTable, **changes: Any) -> CodeNetwork:
     sizes = Sizes(16, 32, 2, 2, 2, 0.0, 8, 16, 0.0)._replace(**changes)
     torch.manual_seed(0)
-    model = CodeNetwork(codes, sizes)
+    model = CodeNetwork(codes, sizes, max_length=8)
     randomize(model)
     with torch.no_grad():
-        model.code_embedding.weight[0].zero_()  # the padding row, which training never moves
+        model.history.code_embedding.weight[
+            0
+        ].zero_()  # the padding row, which training never moves
     return model.eval()
 
 
@@ -65,7 +57,7 @@ def log_prob_by_hand(model: CodeNetwork, codes: Tensor, history: Tensor, item: i
 
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40), (3, 2, 2, 9)], ids=str)
 def test_item_log_probs_equal_hand_made_cross_entropy(sizes: tuple[int, ...]) -> None:
-    codes = table(sizes=sizes)
+    codes = code_table(sizes=sizes)
     model = network(codes)
     history, lengths = histories(codes.n_items)
     encoded = model.encode(history)
@@ -78,7 +70,7 @@ def test_item_log_probs_equal_hand_made_cross_entropy(sizes: tuple[int, ...]) ->
 
 
 def test_a_window_with_a_target_at_every_position_equals_its_prefixes() -> None:
-    codes = table()
+    codes = code_table()
     model = network(codes)
     history = torch.tensor([[5, 9, 2, 2, 11]])
     targets = torch.tensor([9, 2, 2, 11, 7])
@@ -92,7 +84,7 @@ def test_a_window_with_a_target_at_every_position_equals_its_prefixes() -> None:
 
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40)], ids=str)
 def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...]) -> None:
-    codes = table(sizes=sizes)
+    codes = code_table(sizes=sizes)
     model = network(codes)
     history, lengths = histories(codes.n_items)
     items = torch.arange(1, codes.n_items)
@@ -107,7 +99,7 @@ def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40), (3, 2, 2, 9)], ids=str)
 def test_widest_beam_equals_brute_force(sizes: tuple[int, ...]) -> None:
-    codes = table(sizes=sizes)
+    codes = code_table(sizes=sizes)
     model = network(codes)
     history, lengths = histories(codes.n_items)
     beams = model.beams(model.encode(history), (lengths - 1).unsqueeze(1), codes.n_items - 1)
@@ -124,7 +116,7 @@ def test_widest_beam_equals_brute_force(sizes: tuple[int, ...]) -> None:
 
 def test_codebooks_with_codes_that_no_item_uses() -> None:
     """As after quantizing fewer distinct vectors than codewords: the last codewords are unused."""
-    used = table()
+    used = code_table()
     codes = CodeTable(used.codes, {"a": [9, 9, 9], "text": [6, 6]}, "a")
     model = network(codes)
     history, lengths = histories(codes.n_items)
@@ -134,11 +126,11 @@ def test_codebooks_with_codes_that_no_item_uses() -> None:
 
 
 def test_the_future_and_the_padding_change_nothing() -> None:
-    codes = table()
+    codes = code_table()
     model = network(codes)
     short = torch.tensor([[5, 9, 2]])
     longer = torch.tensor([[5, 9, 2, 14, 3, 0]])
-    torch.testing.assert_close(model.encode(short), model.encode(longer)[:, :3])
+    torch.testing.assert_close(model.encode(short).states, model.encode(longer).states[:, :3])
     limit = torch.tensor([[2]])
     first = model.beams(model.encode(short), limit, 5)
     second = model.beams(model.encode(longer), limit, 5)
@@ -147,7 +139,7 @@ def test_the_future_and_the_padding_change_nothing() -> None:
 
 
 def test_the_history_and_its_order_matter() -> None:
-    codes = table()
+    codes = code_table()
     model = network(codes)
     rows = torch.tensor([[5, 9, 2], [9, 5, 2], [5, 10, 2]])
     limit = torch.full((3, 1), 2)
@@ -155,66 +147,6 @@ def test_the_history_and_its_order_matter() -> None:
         model.encode(rows), limit, torch.tensor([7, 7, 7]), torch.arange(3)
     )
     assert len(set(log_probs.tolist())) == 3
-
-
-def test_item_vector_is_the_sum_of_its_codes_rows() -> None:
-    codes = table()
-    model = network(codes)
-    weight = model.code_embedding.weight
-    # Rows: 0 padding; a: 1 mask, then 4 + 5 + 3 codewords; text: 14 mask, then 6 + 6 codewords.
-    for item in (3, 8):  # item 8 lacks text
-        a, text = codes.codes["a"][item], codes.codes["text"][item]
-        rows = [2 + a[0], 6 + a[1], 11 + a[2]]
-        rows += [14] if text[0] == MISSING else [14 + 1 + text[0], 14 + 7 + text[1]]
-        expected = weight[torch.tensor([int(r) for r in rows])].sum(0)
-        torch.testing.assert_close(model.embed_items(torch.tensor([[item]]))[0, 0], expected)
-    assert model.n_code_rows == 1 + 13 + 13
-    assert (model.embed_items(torch.tensor([[0]])) == 0).all()
-
-
-def test_masking_hides_modalities_but_never_all_of_an_item() -> None:
-    codes = table()
-    model = network(codes, modality_mask_prob=1.0).train()
-    torch.manual_seed(0)
-    items = torch.randint(1, codes.n_items, (50, 10))
-    mask = model._random_mask(items)
-    has_text = codes.codes["text"][items][..., 0] != MISSING
-    assert (mask.sum(-1)[has_text] == 1).all()  # both drawn, one kept
-    assert 0.4 < float(mask[has_text][:, 0].float().mean()) < 0.6
-    assert not mask[~has_text][:, 0].any()  # the only modality an item has is kept
-
-
-def test_masking_happens_with_its_probability_and_only_in_training() -> None:
-    full = CodeTable(
-        {name: torch.tensor([[MISSING]] + [[i] for i in range(9)]) for name in "abc"},
-        dict.fromkeys("abc", [9]),
-        "a",
-    )
-    model = network(full, modality_mask_prob=0.25)
-    items = torch.ones(100, 100, dtype=torch.long)
-    assert model.embed_items(items).flatten(0, 1).unique(dim=0).size(0) == 1
-    torch.manual_seed(0)
-    # Each of three is masked with probability 1/4; all three with (1/4)^3, and then one stays.
-    share = float(model.train()._random_mask(items).float().mean())
-    assert share == pytest.approx(0.25 - 0.25**3 / 3, abs=0.01)
-    assert model.embed_items(items).flatten(0, 1).unique(dim=0).size(0) == 7
-    assert not model._random_mask(torch.zeros(5, 5, dtype=torch.long)).any()
-
-
-def test_a_masked_modality_uses_the_embedding_of_a_missing_one() -> None:
-    codes = table()
-    model = network(codes, modality_mask_prob=1.0).train()
-    torch.manual_seed(0)
-    weight = model.code_embedding.weight
-    drawn = model.embed_items(torch.full((1, 50), 3)).squeeze(0).unique(dim=0)
-    a, text = codes.codes["a"][3], codes.codes["text"][3]
-    rows_a = torch.tensor([2 + a[0], 6 + a[1], 11 + a[2]])
-    rows_text = torch.tensor([15 + text[0], 21 + text[1]])
-    only_text = weight[1] + weight[rows_text].sum(0)
-    only_a = weight[rows_a].sum(0) + weight[14]
-    assert len(drawn) == 2
-    for expected in (only_text, only_a):
-        assert any(torch.allclose(row, expected, atol=1e-5) for row in drawn)
 
 
 def test_one_item_has_probability_one() -> None:
@@ -228,40 +160,94 @@ def test_one_item_has_probability_one() -> None:
     assert model.beams(encoded, torch.tensor([[1]]), 3).items.tolist() == [[1, 0, 0]]
 
 
-def test_gradients_reach_every_parameter() -> None:
-    codes = table()
-    model = network(codes, modality_mask_prob=0.3).train()
-    history = torch.randint(1, 25, (40, 6), generator=torch.Generator().manual_seed(0))
-    place = torch.arange(40 * 6)
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match=r"hidden_size \(16\) must be a multiple of n_heads \(3\)"):
+        network(code_table(), n_heads=3)
+
+
+FORMS = [
+    {},
+    {"item_bias": False},
+    {"cross_bias": False, "start_token": "learned"},
+    {"history_tokens": "code", "code_bias": True},
+    {"history_tokens": "code", "item_bias": False, "start_token": "learned"},
+    {"history_tokens": "code", "code_bias": True, "cross_bias": False},
+]
+BIDIRECTIONAL = [{**form, "encoder_attention": "bidirectional"} for form in FORMS]
+
+
+def form_id(form: dict) -> str:
+    return ",".join(f"{k}={v}" for k, v in form.items()) or "default"
+
+
+@pytest.mark.parametrize("form", FORMS, ids=form_id)
+def test_every_causal_form_equals_its_prefixes(form: dict) -> None:
+    """A window with a target at every position, each target alone, and the exhaustive beam give the
+    same probabilities; items behind the last one that counts change nothing."""
+    codes = code_table()
+    model = network(codes, **form)
+    history, targets = torch.tensor([[5, 8, 2, 2, 11, 0]]), torch.tensor([8, 2, 2, 11, 7])
     limit = torch.arange(6).unsqueeze(0)
-    loss = -model.item_log_probs(model.encode(history), limit, history.flip(1).flatten(), place)
-    loss.mean().backward()
+    together = model.item_log_probs(model.encode(history), limit, targets, torch.arange(5))
+    for t in range(5):
+        encoded, last = model.encode(history[:, : t + 1]), torch.tensor([[t]])
+        beams = model.beams(encoded, last, codes.n_items - 1)
+        (rank,) = (beams.items[0] == targets[t]).nonzero().flatten()
+        torch.testing.assert_close(together[t], beams.log_probs[0, rank], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(beams.log_probs.exp().sum(), torch.ones(()))
+
+
+@pytest.mark.parametrize("form", BIDIRECTIONAL, ids=form_id)
+def test_every_bidirectional_form_ignores_padding_and_sees_all_items(form: dict) -> None:
+    model = network(code_table(), **form)
+    short, longer = torch.tensor([[5, 8, 2]]), torch.tensor([[5, 8, 2, 0, 0]])
+    n = 3 * model.history.per_item
+    states = model.encode(short).states
+    torch.testing.assert_close(model.encode(longer).states[:, :n], states)
+    changed = model.encode(torch.tensor([[5, 8, 3]])).states
+    assert not torch.allclose(changed[:, 0], states[:, 0])
+    limit = torch.tensor([[2]])
+    one, two = (model.beams(model.encode(h), limit, 24) for h in (short, longer))
+    assert torch.equal(one.items, two.items)
+    torch.testing.assert_close(one.log_probs, two.log_probs)
+
+
+@pytest.mark.parametrize("form", FORMS + BIDIRECTIONAL, ids=form_id)
+def test_gradients_reach_every_parameter_of_every_form(form: dict) -> None:
+    model = network(code_table(), modality_mask_prob=0.3, **form).train()
+    history = torch.randint(1, 25, (40, 6), generator=torch.Generator().manual_seed(0))
+    items, place = history.flip(1).flatten(), torch.arange(40 * 6)
+    limit = torch.arange(6).unsqueeze(0)
+    log_probs = model.item_log_probs(model.encode(history), limit, items, place, False)
+    log_probs.mean().neg().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
 
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match=r"hidden_size \(16\) must be a multiple of n_heads \(3\)"):
-        network(table(), n_heads=3)
-
-
-def test_index_without_a_modality_is_that_of_a_catalogue_that_lacks_it() -> None:
-    codes = table()
-    lacking = {**codes.codes, "text": torch.full_like(codes.codes["text"], MISSING)}
-    expected = network(CodeTable(lacking, codes.sizes, "a")).item_index
+@pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40)], ids=str)
+def test_without_the_constraint_the_softmax_runs_over_all_codewords(sizes: tuple) -> None:
+    codes = code_table(sizes=sizes)
     model = network(codes)
-    before = model.item_index.clone()
-    assert torch.equal(model.index_without("text"), expected)
-    # a: the mask row 1 and twice the zero row, for every item but the padding
-    assert model.index_without("a")[1:, :3].unique(dim=0).tolist() == [[1, 0, 0]]
-    assert torch.equal(model.index_without("a")[:, 3:], before[:, 3:])
-    assert torch.equal(model.item_index, before) and not model.index_without("a")[0].any()
-
-
-def test_a_modality_that_cannot_be_left_out_is_refused() -> None:
-    codes = table()
-    with pytest.raises(ValueError, match=r"eval_drop_modality \(image\) .* has \['a', 'text'\]"):
-        network(codes).index_without("image")
-    alone = CodeTable({"a": codes.codes["a"]}, {"a": codes.sizes["a"]}, "a")
-    with pytest.raises(ValueError, match=r"eval_drop_modality \(a\) .* it has \['a'\]"):
-        network(alone).index_without("a")
+    history, lengths = histories(codes.n_items)
+    encoded, limit = model.encode(history), (lengths - 1).unsqueeze(1)
+    items = torch.tensor([3, 24, 1, 17])
+    found = model.item_log_probs(encoded, limit, items, torch.arange(4), constrained=False)
+    for row, item in enumerate(items.tolist()):
+        alone = history[row : row + 1, : lengths[row]]
+        step = model.decoder_step(model.encode(alone), limit[row : row + 1])
+        total, given, first = 0.0, None, torch.tensor([0])
+        for level, code in enumerate(codes.codes["a"][item].tolist()):
+            logits = step(level, first, given, None if given is None else first)[0]
+            total += float(logits.log_softmax(0)[code])
+            given = torch.tensor([code])
+        assert float(found[row]) == pytest.approx(total, rel=1e-4)
+    beams = model.beams(encoded, limit, 24, constrained=False)
+    free = model.free_beams(encoded, limit, 200, 0.0)
+    at = (beams.items == items.unsqueeze(1)).nonzero()[:, 1]
+    torch.testing.assert_close(beams.log_probs[torch.arange(4), at], found, rtol=1e-4, atol=1e-5)
+    for row in range(4):
+        real = free.items[row] != 0
+        assert free.items[row, real].tolist() == beams.items[row].tolist()
+        torch.testing.assert_close(
+            free.log_probs[row, real], beams.log_probs[row], rtol=1e-4, atol=1e-5
+        )

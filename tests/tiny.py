@@ -10,6 +10,7 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
+from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.config import Config
 
 N_ITEMS = 30
@@ -126,6 +127,17 @@ def build(model: str, dataset: str, config_dict: dict[str, Any]) -> Built:
     init_seed(config["seed"], config["reproducibility"])
     made = get_model(config["model"])(config, loaders[0]._dataset)
     return Built(config, made, *loaders)
+
+
+def code_table(n_items: int = 25, sizes: tuple[int, ...] = (4, 5, 3), seed: int = 0) -> CodeTable:
+    """Random unique target codes; a text modality that every fourth item lacks."""
+    generator = torch.Generator().manual_seed(seed)
+    everything = torch.cartesian_prod(*(torch.arange(s) for s in sizes)).view(-1, len(sizes))
+    chosen = everything[torch.randperm(len(everything), generator=generator)[: n_items - 1]]
+    text = torch.randint(6, (n_items, 2), generator=generator)
+    text[::4] = MISSING
+    target = torch.cat([torch.full((1, len(sizes)), MISSING), chosen])
+    return CodeTable({"a": target, "text": text}, {"a": list(sizes), "text": [6, 6]}, "a")
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> None:

@@ -1,0 +1,95 @@
+"""Relative positions as additive attention biases (paper: the two relative position biases)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+Tensor = torch.Tensor
+
+
+class DistanceBias(nn.Module):
+    """Learned attention bias per head and log-spaced bucket of distance (T5's scheme).
+
+    Half of the buckets hold one exact distance each; the others grow logarithmically and the last
+    one holds every distance from `max_distance` on. A query sees no key of negative distance, the
+    future, unless `bidirectional`: then negative distances have as many buckets of their own.
+    """
+
+    def __init__(
+        self, n_buckets: int, max_distance: int, n_heads: int, bidirectional: bool = False
+    ) -> None:
+        super().__init__()
+        self.n_buckets, self.max_distance = n_buckets, max_distance
+        self.bidirectional = bidirectional
+        self.weight = nn.Parameter(torch.zeros(n_buckets * (1 + bidirectional), n_heads))
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Bucket of each distance."""
+        exact, size = self.n_buckets // 2, distance.abs()
+        ratio = (size.clamp(min=1) / exact).log() / math.log(self.max_distance / exact)
+        far = exact + (ratio * (self.n_buckets - exact)).long()
+        bucket = torch.where(size < exact, size, far.clamp(max=self.n_buckets - 1))
+        if self.bidirectional:
+            return bucket + self.n_buckets * (distance < 0)
+        return torch.where(distance < 0, 0, bucket)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Bias (B, H, Q, T) of distances (B, Q, T); -inf where the query may not look."""
+        bias = self.weight[self.bucket(distance)].permute(0, 3, 1, 2)
+        return bias if self.bidirectional else bias.masked_fill(_future(distance), -torch.inf)
+
+
+class NoBias(nn.Module):
+    """In place of DistanceBias where positions are learned vectors: it hides the future only."""
+
+    def __init__(self, bidirectional: bool = False) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Bias (B, 1, Q, T) of distances (B, Q, T): 0, or -inf where the query may not look."""
+        bias = torch.zeros(distance.shape, device=distance.device).unsqueeze(1)
+        return bias if self.bidirectional else bias.masked_fill(_future(distance), -torch.inf)
+
+
+def _future(distance: Tensor) -> Tensor:
+    return (distance < 0).unsqueeze(1)
+
+
+class HistoryBias(nn.Module):
+    """Bias of the encoder: over the distance in items plus, for G > 1 tokens per item, over the
+    pair of places inside the items (which modality and level attends to which).
+
+    Args:
+        item: the bias over distances.
+        n_heads: H.
+        per_item: G.
+        code_bias: whether the second part is there.
+    """
+
+    def __init__(
+        self, item: DistanceBias | NoBias, n_heads: int, per_item: int, code_bias: bool
+    ) -> None:
+        super().__init__()
+        self.item, self.per_item = item, per_item
+        self.code = nn.Parameter(torch.zeros(n_heads, per_item, per_item)) if code_bias else None
+
+    def forward(self, item_seq: Tensor, keep: Tensor | None) -> Tensor:
+        """(1 or B, 1 or H, T * G, T * G) for histories (B, T); -inf for keys that `keep`
+        (B, T * G), if given, leaves out."""
+        n_items = item_seq.size(1)
+        position = torch.arange(n_items, device=item_seq.device)
+        bias = self.item((position.unsqueeze(1) - position).unsqueeze(0))  # (1, H, T, T)
+        if self.per_item > 1:
+            bias = bias.repeat_interleave(self.per_item, 2).repeat_interleave(self.per_item, 3)
+        if self.code is not None:
+            bias = bias + self.code.repeat(1, n_items, n_items)
+        return hide(bias, keep)
+
+
+def hide(bias: Tensor, keep: Tensor | None) -> Tensor:
+    """A bias (1 or B, H, Q, S) with -inf for the keys that `keep` (B, S), if given, leaves out."""
+    return bias if keep is None else bias.masked_fill(~keep[:, None, None], -torch.inf)

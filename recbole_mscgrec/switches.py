@@ -1,0 +1,57 @@
+"""The switches between this project's form of the model and the paper's, and which of them fit
+together. Checked before anything is read or trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CHOICES = {
+    "encoder_attention": ("item_causal", "bidirectional"),
+    "history_tokens": ("item", "code"),
+    "train_rows": ("tiled", "prefix"),
+    "start_token": ("history", "learned"),
+    "constrained_decoding": ("hard", "soft", "none"),
+    "quantizer": ("kmeans", "sinkhorn"),
+    "collision": ("extra_level", "redistribute"),
+}
+
+# A value of a key, and the value of another key that it needs.
+_NEEDS = (
+    (
+        *("encoder_attention", "bidirectional", "train_rows", "prefix"),
+        "in a tiled window an encoder that sees all items would see the targets",
+    ),
+    (
+        *("random_windows", True, "train_rows", "tiled"),
+        "a row per prefix has no window to move",
+    ),
+    (
+        *("code_bias", True, "history_tokens", "code"),
+        "with one token per item there is no place inside an item",
+    ),
+    (
+        *("exclude_seen", True, "constrained_decoding", "hard"),
+        "items are excluded on the prefix tree, which a free beam may leave",
+    ),
+)
+
+
+def check_switches(config: Any) -> None:
+    """Raise ValueError for a value that a switch does not have, or a combination that cannot work,
+    with the reason."""
+    for key, choices in CHOICES.items():
+        if config[key] not in choices:
+            raise ValueError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")
+    for key, value, other, needed, reason in _NEEDS:
+        if config[key] == value and config[other] != needed:
+            raise ValueError(
+                f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}."
+            )
+    if not 0 <= config["modality_mask_prob"] < 1:
+        value = config["modality_mask_prob"]
+        raise ValueError(f"modality_mask_prob ({value}) must be at least 0 and below 1.")
+    if config["constrained_decoding"] == "soft" and not config["soft_penalty"] > 0:
+        raise ValueError(
+            f"soft_penalty ({config['soft_penalty']}) must be above 0; without a penalty use "
+            "constrained_decoding=none."
+        )
