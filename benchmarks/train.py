@@ -4,8 +4,10 @@
     python benchmarks/train.py --dataset=ml-1m --data_path=../shared/dataset --models TiledSASRec
 
 Each model runs in a process of its own, so its peak memory is its own. An epoch is timed after one
-warm-up epoch, or after --warm_up batches for SASRec, whose epochs take minutes. A target is one
-next item to predict: RecBole's SASRec has one per row, a tiled row has one per position.
+warm-up epoch, or after --warm_up batches for SASRec, whose epochs take minutes. Of the paper's form
+of MSCGRec (MSCGRec-paper), whose epochs take longer still, --batches batches are timed and the
+epoch is computed from them. A target is one next item to predict: RecBole's SASRec has one per row,
+a tiled row has one per position.
 """
 
 from __future__ import annotations
@@ -20,21 +22,23 @@ import sys
 import time
 from typing import Any
 
-RECBOLE_SASREC = "SASRec"
+RECBOLE_SASREC, PAPER = "SASRec", "MSCGRec-paper"
 
 
-def measure(model: str, settings: dict[str, Any], epochs: int, warm_up: int) -> dict[str, Any]:
-    """Epoch seconds of one model: the median of `epochs` epochs; runs in the calling process."""
+def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Epoch seconds of one model: the median over epochs; runs in the calling process."""
     import torch
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
-    from recbole_mscgrec.config import Config
+    from recbole_mscgrec.config import Config, properties_folder
 
     logging.disable(logging.WARNING)
     sys.argv = sys.argv[:1]
     dataset = settings.pop("dataset")
-    config = Config(model, dataset, [], {**settings, "show_progress": False})
+    model = "MSCGRec" if name == PAPER else name
+    files = [str(properties_folder() / "model" / f"{PAPER}.yaml")] if name == PAPER else []
+    config = Config(model, dataset, files, {**settings, "show_progress": False})
     torch.set_float32_matmul_precision(config["matmul_precision"])
     init_seed(config["seed"], config["reproducibility"])
     train, _, _ = data_preparation(config, create_dataset(config))
@@ -44,9 +48,10 @@ def measure(model: str, settings: dict[str, Any], epochs: int, warm_up: int) -> 
     field = f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
     n_targets = int((rows[field] != 0).sum()) if field in rows else len(rows)
 
-    if model == RECBOLE_SASREC:
-        trainer._train_epoch(_First(train, warm_up), 0)
-        epochs = 1
+    epochs, batches = args.epochs, len(train)
+    if name in (RECBOLE_SASREC, PAPER):
+        trainer._train_epoch(_First(train, args.warm_up), 0)
+        epochs, batches = 1, args.batches if name == PAPER else batches
     else:
         trainer._train_epoch(train, 0)
     seconds = []
@@ -54,14 +59,16 @@ def measure(model: str, settings: dict[str, Any], epochs: int, warm_up: int) -> 
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         start = time.perf_counter()
-        trainer._train_epoch(train, epoch)
+        trainer._train_epoch(_First(train, batches), epoch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+        seconds.append((time.perf_counter() - start) * len(train) / batches)
     median = statistics.median(seconds)
     return {
         "epoch_seconds": round(median, 2),
         "all_epochs": [round(s, 2) for s in seconds],
+        "batches_timed": batches,
+        "batches": len(train),
         "rows": len(rows),
         "targets": n_targets,
         "targets_per_second": round(n_targets / median),
@@ -88,12 +95,15 @@ class _First:
 def main() -> None:
     """Measure every model, print a table, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["MSCGRec", "TiledSASRec", RECBOLE_SASREC])
+    parser.add_argument(
+        "--models", nargs="+", default=["MSCGRec", PAPER, "TiledSASRec", RECBOLE_SASREC]
+    )
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--data_path", default="dataset/")
     parser.add_argument("--length", type=int, default=50, help="MAX_ITEM_LIST_LENGTH of all models")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the tiled models")
-    parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of SASRec")
+    parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of the slow ones")
+    parser.add_argument("--batches", type=int, default=10, help="timed batches of MSCGRec-paper")
     parser.add_argument("--json", help="where to write the measurements")
     args = parser.parse_args()
     settings = {
@@ -105,7 +115,7 @@ def main() -> None:
     results = {}
     for model in args.models:
         with context.Pool(1) as pool:
-            results[model] = pool.apply(measure, (model, dict(settings), args.epochs, args.warm_up))
+            results[model] = pool.apply(measure, (model, dict(settings), args))
         print(f"{model:12} {results[model]}", flush=True)
     report = {
         "dataset": args.dataset,
