@@ -138,27 +138,29 @@ def load(
     return state
 
 
-def random_state(train_data: Any) -> dict[str, Any]:
-    """State of every random generator that training draws from."""
+def random_state(train_data: Any = None) -> dict[str, Any]:
+    """State of every random generator that training draws from; `train_data` is a loader."""
     version, keys, position, has_gauss, cached = np.random.get_state()
     state = {
         "torch": torch.get_rng_state(),
         "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
         "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
-        "loader": train_data.generator.get_state(),
     }
+    if train_data is not None:
+        state["loader"] = train_data.generator.get_state()
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
 
-def set_random_state(state: dict[str, Any], train_data: Any) -> None:
+def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
     """Undo `random_state`."""
     torch.set_rng_state(state["torch"].cpu())
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
-    train_data.generator.set_state(state["loader"].cpu())
+    if train_data is not None:
+        train_data.generator.set_state(state["loader"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

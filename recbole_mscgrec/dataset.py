@@ -67,6 +67,7 @@ class TiledDataset(SequentialDataset):
                 "The test split is empty: no user has three interactions, one of which to test. "
                 "Lower user_inter_num_interval or use another data set."
             )
+        train._targets = train.inter_feat  # light rows
         train._plan_windows(train.inter_feat[POSITION].numpy())
         by_prefix = self.config["train_rows"] == "prefix"
         if not by_prefix:
@@ -79,6 +80,10 @@ class TiledDataset(SequentialDataset):
         """The train split as windows in their places, whatever `train_rows` is."""
         no_shift = np.zeros(len(self._window), dtype=np.int64)
         return self._windows(np.arange(len(self._window)), no_shift)
+
+    def prefixes(self) -> Interaction:
+        """The train split with one row per prefix, whatever `train_rows` is."""
+        return self._histories(self._targets)
 
     def _histories(self, rows: Interaction) -> Interaction:
         end = rows[POSITION].numpy()  # (R,) index of the target in the sorted sequence

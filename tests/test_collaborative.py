@@ -1,4 +1,4 @@
-"""The SASRec stage: blind to valid and test, deterministic, and able to go on."""
+"""The collaborative stage: blind to valid and test, deterministic, and able to go on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from recbole.data import create_dataset
 from tiny import rule_sequences, settings, write_inter
 
-from recbole_mscgrec import collaborative
+from recbole_mscgrec import collaborative_source
 from recbole_mscgrec.collaborative import collaborative_vectors
 from recbole_mscgrec.config import Config
 
@@ -93,7 +93,7 @@ def test_held_out_targets_are_not_trained_on(rule_folder: Path) -> None:
     train = create_dataset(config).build()[0]
     rows = train.inter_feat
     targets = rows["item_id_target_list"].clone()
-    where, items, length = collaborative._hold_out(rows, targets, "user_id", 0)
+    where, items, length = collaborative_source._hold_out(rows, targets, "user_id", 0)
     assert len(items) == 40 and (items > 0).all()
     for row, item, n in zip(where.tolist(), items.tolist(), length.tolist(), strict=True):
         assert int(rows["item_id_target_list"][row, n - 1]) == item
@@ -106,7 +106,7 @@ def test_interrupted_stage_goes_on_to_the_same_vectors(
     rule_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = vectors(rule_folder, "rule", collaborative_epochs=5)[0]
-    epochs, train_epoch = [], collaborative._train_epoch
+    epochs, train_epoch = [], collaborative_source.TiledSource.train_epoch
 
     def stop_in_the_fourth(*args: Any) -> float:
         epochs.append(len(epochs))
@@ -114,7 +114,7 @@ def test_interrupted_stage_goes_on_to_the_same_vectors(
             raise KeyboardInterrupt
         return train_epoch(*args)
 
-    monkeypatch.setattr(collaborative, "_train_epoch", stop_in_the_fourth)
+    monkeypatch.setattr(collaborative_source.TiledSource, "train_epoch", stop_in_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         vectors(rule_folder, "rule", collaborative_epochs=5)
     assert (rule_folder / "partial.pth").is_file()
@@ -130,3 +130,56 @@ def test_damaged_partial_file_is_named_and_training_starts_anew(
     (rule_folder / "partial.pth").write_bytes(b"not a checkpoint")
     assert torch.equal(vectors(rule_folder, "rule")[0], expected)
     assert "starting anew" in caplog.text and "partial.pth" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["GRU4Rec", "BERT4Rec", "NARM", "SASRec"])
+def test_another_model_of_recbole_gives_its_item_embedding(rule_folder: Path, name: str) -> None:
+    size = {} if name == "SASRec" else {"collaborative_settings": SMALL[name]}
+    found, present, train = vectors(
+        rule_folder, "rule", collaborative_source=name, collaborative_epochs=2, **size
+    )
+    assert found.shape == (train.item_num, 8) and present[1:].all()
+    again, _, _ = vectors(
+        rule_folder, "rule", collaborative_source=name, collaborative_epochs=2, **size
+    )
+    assert torch.equal(found, again)
+
+
+SMALL = {
+    "GRU4Rec": {"embedding_size": 8, "hidden_size": 8},
+    "BERT4Rec": {"hidden_size": 8, "inner_size": 8},
+    "NARM": {"embedding_size": 8, "hidden_size": 8},
+}
+
+
+def test_another_model_learns_the_rule(rule_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    chosen = {"embedding_size": 16, "hidden_size": 32, "dropout_prob": 0.0}
+    vectors(
+        rule_folder,
+        "rule",
+        collaborative_source="GRU4Rec",
+        collaborative_settings=chosen,
+        collaborative_epochs=25,
+        collaborative_learning_rate=0.01,
+    )
+    assert float(caplog.text.rpartition("NDCG@10 ")[2].split()[0]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("GRU4Reck", {}, "model 'GRU4Reck' is not known"),
+        ("BPR", {}, "collaborative_source .BPR. must be a sequential model"),
+        ("FPMC", {}, "collaborative_source .FPMC. trains with negative samples"),
+        ("GRU4Rec", {"hiden_size": 3}, "hiden_size .*did you mean hidden_size"),
+        ("SASRec", {"n_layers": 3}, "collaborative_settings .* are for another"),
+        ("RepeatNet", {}, "collaborative_source .RepeatNet. has no table"),
+        ("FDSA", {}, "collaborative_source .FDSA. cannot be built on histories of items alone"),
+    ],
+)
+def test_a_source_that_cannot_be_one_is_refused(
+    rule_folder: Path, name: str, settings: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        vectors(rule_folder, "rule", collaborative_source=name, collaborative_settings=settings)
