@@ -52,6 +52,15 @@ class CodeTable:
         return self.codes[self.target][1:]
 
 
+def shuffled(table: CodeTable, seed: int) -> CodeTable:
+    """The same codes, each item's handed to another item at random: codes that mean nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(table.n_items - 1, generator=generator) + 1
+    rows = torch.cat([torch.zeros(1, dtype=torch.long), order])
+    codes = {name: codes[rows] for name, codes in table.codes.items()}
+    return CodeTable(codes, table.sizes, table.target)
+
+
 def validate(table: CodeTable) -> None:
     """Raise ValueError where the table breaks its promises; the first offender is named."""
     for name, codes in table.codes.items():

@@ -104,6 +104,13 @@ class MSCGRec(SequentialRecommender):
         place = torch.arange(len(items), device=items.device)
         return self.network.item_log_probs(encoded, limit, items, place, self.over_children)
 
+    def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
+        """What each level adds to `predict`, (L, n), for n items of given rows of a batch."""
+        encoded, limit = self._history(interaction)
+        encoded = Encoded(*(None if part is None else part[rows] for part in encoded))
+        place = torch.arange(len(items), device=items.device)
+        return self.network.level_log_probs(encoded, limit[rows], items, place, self.over_children)
+
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
         evaluation uses `recommend`, which needs no dense matrix."""

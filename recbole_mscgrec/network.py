@@ -208,9 +208,20 @@ class CodeNetwork(nn.Module):
         place: Tensor,
         constrained: bool = True,
     ) -> Tensor:
-        """Exact log p(item | history) of n items, (n,): the sum over levels of the constrained
-        softmax, which runs over the children of the item's prefix (paper: constrained sequence
-        learning). A level with one child adds nothing; behind the last choice nothing is computed.
+        """Exact log p(item | history) of n items, (n,): the sum of `level_log_probs`."""
+        return self.level_log_probs(encoded, limit, items, place, constrained).sum(0)
+
+    def level_log_probs(
+        self,
+        encoded: Encoded,
+        limit: Tensor,
+        items: Tensor,
+        place: Tensor,
+        constrained: bool = True,
+    ) -> Tensor:
+        """What each level adds to the log-probability of n items, (L, n): the constrained softmax,
+        which runs over the children of the item's prefix (paper: constrained sequence learning).
+        A level with one child adds nothing; behind the last choice nothing is computed.
 
         Not `constrained`, the softmax runs over all codewords of a level. Arguments as in `decode`.
         """
@@ -224,9 +235,9 @@ class CodeNetwork(nn.Module):
         order = depth.argsort(descending=True)  # (n,) most levels first
         counts = [int((depth > level).sum()) for level in range(self.n_levels)]
         counts = [n for n in counts if n > 0]
-        log_probs = torch.zeros(len(items), device=path.device)
+        log_probs = [torch.zeros(len(items), device=path.device) for _ in range(self.n_levels)]
         if not counts:  # a catalogue of one item
-            return log_probs
+            return torch.stack(log_probs)
         path, n_children = path[:, order], n_children[:, order]
         codes = [code[node].long() for code, node in zip(self.tree.code, path[1:], strict=True)]
         hidden = self.decode(encoded, limit, codes, place[order], counts)
@@ -240,8 +251,8 @@ class CodeNetwork(nn.Module):
                 logits = logits.masked_fill(~children.valid, -torch.inf)
                 gold = (path[level + 1, :n] - children.nodes[:, 0]).long()
             loss = cross_entropy(logits, gold, reduction="none")
-            log_probs = log_probs.index_add(0, order[:n], -loss)
-        return log_probs
+            log_probs[level] = log_probs[level].index_put((order[:n],), -loss)
+        return torch.stack(log_probs)
 
     def beams(
         self,

@@ -43,8 +43,8 @@ def run(
     Returns:
         The content of the result file: model, dataset, seed, best_valid_result, test_result,
         seconds (stage -> s), peak_memory_mb, n_parameters, versions, code_health; with
-        `eval_drop_modality` also test_without: that modality -> metrics; with constrained_decoding
-        not hard also invalid_share: the share of the test's results that are no item.
+        `eval_drop_modality` also test_without: that modality -> metrics; of MSCGRec also what
+        `MSCGRecTrainer.remarks` tells of the test.
     """
     config = Config(model, dataset, config_file_list, config_dict)
     with matmul_precision(config["matmul_precision"]):
@@ -81,8 +81,7 @@ def _run(config: Config) -> dict[str, Any]:
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
 
     result = _result(config, network, best_valid, test, seconds)
-    if getattr(trainer, "invalid_share", None) is not None:
-        result["invalid_share"] = trainer.invalid_share
+    result.update(getattr(trainer, "remarks", dict)())
     without = _test_without(trainer, test_data, config)
     result.update(without)
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")

@@ -76,6 +76,8 @@ def tokenize(config: Any, train: Any) -> Tokenization:
             stored = _quantize({name: features[name] for name in stages}, config, train)
             cache.save(config["cache_dir"], "codes", key, stored)
         table, report = _assemble(stored, config)
+        if config["shuffle_codes"]:
+            table = codes.shuffled(table, config["seed"])
     _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
     return Tokenization(table, report, seconds, _items(train))
 

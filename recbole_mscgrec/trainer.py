@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import getLogger
 from typing import Any
 
 import torch
@@ -60,12 +59,11 @@ class MSCGRecTrainer(Trainer):
     it is what is validated, saved as the best model and tested.
     """
 
-    invalid_share: float | None = None  # of the last evaluation; None where every result is an item
-
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.eval_collector = RankedListCollector(config)
         self.ema_decay = config["ema_decay"]
+        self.remarking = False
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []
         if self.average:
@@ -109,16 +107,30 @@ class MSCGRecTrainer(Trainer):
             for average, saved in zip(self.average, state["average"], strict=True):
                 average.copy_(saved)
 
-    def evaluate(self, eval_data: Any, *args: Any, **kwargs: Any) -> Any:
-        """RecBole's evaluate; remembers whose rows they are, for `exclude_seen`, and counts the
-        results that are no items, where beams are free to leave the catalogue."""
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
+        """RecBole's evaluate; remembers whose rows they are, for `exclude_seen`, and notes what
+        `remarks` tells: of the best model only, as it costs time."""
         self.evaluated = eval_data._dataset if eval_data else None
+        self.remarking = load_best_model
         self.n_results = self.n_invalid = 0
-        result = super().evaluate(eval_data, *args, **kwargs)
+        self.level_sum = torch.zeros(self.model.network.n_levels, dtype=torch.double)
+        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+
+    def remarks(self) -> dict[str, Any]:
+        """Of the last evaluation of the best model.
+
+        level_share: the part of the targets' log-likelihood that each level of the code carries;
+        the collision level, where there is one, is the last. Where beams may leave the catalogue,
+        invalid_share: the part of their results that is no item.
+        """
+        total = float(self.level_sum.sum())
+        shares = self.level_sum / total if total else self.level_sum
+        remarks: dict[str, Any] = {"level_share": [round(float(s), 4) for s in shares]}
         if self.n_results:
-            self.invalid_share = self.n_invalid / self.n_results
-            getLogger().info(f"{self.invalid_share:.2%} of the beams' results were no item.")
-        return result
+            remarks["invalid_share"] = self.n_invalid / self.n_results
+        return remarks
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, _, positive_u, positive_i = batched_data
@@ -126,7 +138,12 @@ class MSCGRecTrainer(Trainer):
         if self.config["exclude_seen"]:
             seen = self.evaluated.seen_before(interaction)
             restriction = ExcludedItems(self.model.network.tree, seen)
-        beams = self.model.recommend(interaction.to(self.device), restriction=restriction)
+        interaction = interaction.to(self.device)
+        positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
+        beams = self.model.recommend(interaction, restriction=restriction)
+        if self.remarking:
+            levels = self.model.level_log_probs(interaction, positive_u, positive_i)
+            self.level_sum += levels.sum(1).double().cpu()
         if beams.n_invalid is not None:
             self.n_results += beams.items.numel()
             self.n_invalid += int(beams.n_invalid.sum())

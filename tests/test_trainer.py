@@ -185,3 +185,30 @@ def test_valid_metric_that_is_not_measured_is_refused_before_training(rule_folde
     for changes in ({"metrics": ["Recall"]}, {"topk": [5], "valid_metric": "NDCG@7"}):
         with pytest.raises(ValueError, match="valid_metric"):
             run("MSCGRec", "rule", config_dict=settings(rule_folder, **changes))
+
+
+@torch.no_grad()
+def test_level_shares_are_those_of_the_exact_log_probabilities(trained: Trained) -> None:
+    """Of the test rows' targets, which each row has one of."""
+    config = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
+    built = build("MSCGRec", "rule", config)
+    state = torch.load(trained.model_file, weights_only=True)
+    built.model.load_state_dict(state["state_dict"])
+    rows = built.test.dataset.inter_feat
+    items = rows[built.model.ITEM_ID]
+    levels = built.model.eval().level_log_probs(rows, torch.arange(len(items)), items)
+    torch.testing.assert_close(levels.sum(0), built.model.predict(rows))
+    expected = levels.sum(1) / levels.sum()
+    assert trained.result["level_share"] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert sum(trained.result["level_share"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_shuffled_codes_are_trained_and_saved_as_such(rule_folder: Path) -> None:
+    plain, mixed = (
+        build("MSCGRec", "rule", settings(rule_folder, shuffle_codes=value)).model
+        for value in (False, True)
+    )
+    tables = [m.code_state["table"]["codes"]["collaborative"] for m in (plain, mixed)]
+    assert not torch.equal(*tables)
+    assert sorted(tables[0].tolist()) == sorted(tables[1].tolist())
+    assert plain.code_health == mixed.code_health
