@@ -15,6 +15,7 @@ _MOST_ITEMS = 20_000  # most popular ones on a page; counts and words are of all
 _WORD_LEVELS = 2  # levels whose groups are described by words
 _LEAST_COUNT = 2  # items of a group, and the share of them, that a characteristic word is in
 _LEAST_SHARE = 0.1
+_LEAST_LIFT = 1.1
 _MOST_WORDS = 3
 # Settings that a page names: of all modalities, of one of them, of the one that is generated.
 _SETTINGS = ("n_levels", "codebook_size", "quantizer", "seed")
@@ -109,8 +110,9 @@ def describe(members: list[list[str]], catalogue: Counter, n_catalogue: int) -> 
 
     Returns:
         n: its items. characteristic: up to three [word, lift, count] by falling lift, the share of
-        the group's items with the word over its share in the catalogue, of words with a lift above
-        1 in at least two of its items and a tenth of them. frequent: up to three [word, share].
+        the group's items with the word over its share in the catalogue, of words with a lift of
+        at least 1.1 in at least two of its items and a tenth of them. frequent: up to three
+        [word, share].
         coherence: the mean over all its words of log2(lift), where a word that is too rare for
         `characteristic` counts 0.
     """
@@ -118,7 +120,9 @@ def describe(members: list[list[str]], catalogue: Counter, n_catalogue: int) -> 
     n = sum(bool(item) for item in members)
     lifts = {w: c * n_catalogue / (n * catalogue[w]) for w, c in count.items()}
     enough = [w for w, c in count.items() if c >= max(_LEAST_COUNT, _LEAST_SHARE * n)]
-    by_lift = sorted((w for w in enough if lifts[w] > 1), key=lambda w: (-lifts[w], -count[w], w))
+    by_lift = sorted(
+        (w for w in enough if lifts[w] >= _LEAST_LIFT), key=lambda w: (-lifts[w], -count[w], w)
+    )
     by_count = sorted(count, key=lambda w: (-count[w], w))
     bits = sum(count[w] * math.log2(lifts[w]) for w in enough)
     return {

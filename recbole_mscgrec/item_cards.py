@@ -27,7 +27,7 @@ class Cards(NamedTuple):
     tokens: list[str]
     titles: list[str]  # the token where there is no title
     words: list[list[str]]  # each word once
-    popularity: list[int]  # interactions in the train split
+    popularity: list[int]  # interactions in the train split, a user's first one not counted
     posters: list[str]  # JPEG in base64, '' where there is none
     title_column: str | None = None
     words_column: str | None = None
@@ -44,7 +44,8 @@ def item_cards(config: Any, train: Any) -> Cards:
         ValueError: a named column that the .item file lacks, or an `image_dir` without images.
     """
     tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
-    popularity = [int(train.item_counter[i]) for i in range(1, train.item_num)]
+    count = train.item_counter  # once: every access counts all rows anew
+    popularity = [int(count[i]) for i in range(1, train.item_num)]
     titles, words = tokens, [[] for _ in tokens]
     title = labels = None
     frame, types = read_items(config) or (pd.DataFrame(), {})

@@ -64,8 +64,10 @@ function childrenOf(prefix, order) {
   return found.sort((a, b) => (orders[order] ?? orders.size)(a, b) || byCode(a, b));
 }
 
+// The codewords from level `from` on; the collision level as +1, unless it is 0.
 function codeText(item, from = 0) {
-  return item.code.slice(from).map((c, i) => (from + i < nContent ? `${c}` : `+${c}`)).join(" · ");
+  const collision = item.code.slice(Math.max(nContent, from)).filter((c) => c > 0).map((c) => `+${c}`);
+  return [item.code.slice(from, nContent).join("·"), ...collision].filter(Boolean).join(" ");
 }
 
 function poster(item) {
@@ -77,7 +79,7 @@ function poster(item) {
 }
 
 function tile(item, from, label) {
-  const rest = label ?? (item.code && item.code.length > from && from > 0 ? codeText(item, from) : null);
+  const rest = label ?? (from > 1 && codeText(item, from) ? `·${codeText(item, from)}` : null);
   const attributes = { class: "item", href: link({ item: item.token }), title: `${item.title} (${item.token}): ${count(item.popularity, "interaction")}` };
   const counted = element("span", { class: "count" }, number(item.popularity));
   const shown = rest ? element("span", { class: "rest" }, rest) : null;
@@ -89,15 +91,16 @@ function itemList(items, from, { label = null, wide = false, total = items.lengt
   const list = element("ul", { class: `items${hasPosters ? "" : " lines"}${wide ? " wide" : ""}` });
   const add = (some) => list.append(...some.map((item) => tile(item, from, label?.(item))));
   add(items.slice(0, SHOWN));
-  if (items.length <= SHOWN && total <= items.length) return [list];
-  if (items.length <= SHOWN) return [list, element("p", {}, element("small", {}, `${number(total - items.length)} more are not on this page`))];
+  const lacking = total - items.length; // of a catalogue that is too large for a page
+  const note = lacking ? [element("p", {}, element("small", {}, `${number(lacking)} more are not on this page`))] : [];
+  if (items.length <= SHOWN) return [list, ...note];
   const more = element("button", { class: "more", type: "button" }, `and ${number(items.length - SHOWN)} more`);
   more.addEventListener("click", () => {
     add(items.slice(SHOWN));
     more.remove();
     list.children[SHOWN].firstChild.focus();
   });
-  return [list, more];
+  return [list, more, ...note];
 }
 
 function words(prefix) {
@@ -119,6 +122,15 @@ function sheet(prefix) {
   return element("section", { class: "sheet", "data-code": prefix }, head, words(prefix), ...shown);
 }
 
+// Codes of one item each, together: a sheet for every one of them would hide the others.
+function singles(prefix, codes) {
+  if (codes.length === 0) return null;
+  const items = codes.map((code) => members.get(code)[0]);
+  const head = element("div", { class: "head" }, element("h2", {}, "Alone in their code"), element("small", {}, count(items.length, "item")));
+  const label = (item) => `·${codeText(item, depth(prefix))}`;
+  return element("section", { class: "sheet alone" }, head, ...itemList(items, depth(prefix), { label, wide: true }));
+}
+
 function codeView({ code, sort: order }) {
   if (code === "none") {
     const without = data.items.filter((item) => item.code === null);
@@ -129,9 +141,16 @@ function codeView({ code, sort: order }) {
   if (children.length === 0) return [element("p", { class: "summary" }, `No item has the code ${code}.`)];
   const level = data.levels[depth(code)].name;
   const items = code === "" ? data.health.n_items : size(code);
-  const text = `${count(items, "item")} in ${count(children.length, "code")} of ${level}`;
-  const inner = code === "" ? "" : " inner";
-  return [element("p", { class: "summary" }, text), code === "" ? null : words(code), element("div", { class: "sheets" + inner }, ...children.map(sheet))];
+  const text = `${count(items, "item")} in ${count(children.length, "code")} of ${level}; under a title its interactions`;
+  const [summary, sheets] = [element("p", { class: "summary" }, text), element("div", { class: "sheets" })];
+  if (code === "") {
+    sheets.append(...children.map(sheet));
+    return [summary, sheets];
+  }
+  sheets.classList.add("inner");
+  const single = children.filter((prefix) => size(prefix) === 1 && members.has(prefix));
+  sheets.append(...children.filter((prefix) => !single.includes(prefix)).map(sheet));
+  return [summary, words(code), sheets, singles(code, single)];
 }
 
 function codeLinks(item) {
@@ -204,7 +223,7 @@ addEventListener("hashchange", () => {
   if (location.hash === address) return;
   scrolls.set(address, scrollY);
   address = location.hash;
-  const top = Math.min(scrollY, toolbar.previousElementSibling ? main.offsetTop - toolbar.offsetHeight : 0);
+  const top = Math.min(scrollY, main.offsetTop - toolbar.offsetHeight);
   show();
   if (document.activeElement !== search && document.activeElement !== sort) main.focus({ preventScroll: true });
   scrollTo(0, scrolls.get(address) ?? top);
@@ -212,7 +231,7 @@ addEventListener("hashchange", () => {
 sort.addEventListener("change", () => {
   const { code } = state();
   const given = new URLSearchParams({ ...(code ? { code } : {}), ...(sort.value === "size" ? {} : { sort: sort.value }) });
-  location.hash = given;
+  location.hash = given.toString();
 });
 search.addEventListener("input", () => {
   // One step back for a whole search, not for every letter.
