@@ -9,6 +9,7 @@ const main = document.querySelector("main");
 const toolbar = document.querySelector(".toolbar");
 const search = document.querySelector("input");
 const sort = document.querySelector("select");
+const announced = document.querySelector("[role=status]");
 const scrolls = new Map(); // address -> where it was left
 let address = location.hash;
 
@@ -123,10 +124,11 @@ function sheet(prefix) {
 }
 
 // Codes of one item each, together: a sheet for every one of them would hide the others.
-function singles(prefix, codes) {
+function singles(prefix, codes, order) {
   if (codes.length === 0) return null;
   const items = codes.map((code) => members.get(code)[0]);
-  const head = element("div", { class: "head" }, element("h2", {}, "Alone in their code"), element("small", {}, count(items.length, "item")));
+  if (order !== "code") items.sort((a, b) => b.popularity - a.popularity);
+  const head = element("div", { class: "head" }, element("h2", {}, "Codes with one item"), element("small", {}, count(items.length, "item")));
   const label = (item) => `·${codeText(item, depth(prefix))}`;
   return element("section", { class: "sheet alone" }, head, ...itemList(items, depth(prefix), { label, wide: true }));
 }
@@ -150,7 +152,7 @@ function codeView({ code, sort: order }) {
   sheets.classList.add("inner");
   const single = children.filter((prefix) => size(prefix) === 1 && members.has(prefix));
   sheets.append(...children.filter((prefix) => !single.includes(prefix)).map(sheet));
-  return [summary, words(code), sheets, singles(code, single)];
+  return [summary, words(code), sheets, singles(code, single, order)];
 }
 
 function codeLinks(item) {
@@ -216,7 +218,8 @@ function show() {
   document.querySelector(".path").replaceChildren(...path(now));
   sort.value = [...sort.options].some((option) => option.value === now.sort) ? now.sort : "size";
   sort.parentElement.hidden = now.item !== null || Boolean(now.q.trim()) || now.code === "none";
-  if (document.activeElement !== search) search.value = now.q;
+  if (search.value !== now.q) search.value = now.q;
+  announced.textContent = main.querySelector(".summary, h2").textContent;
 }
 
 addEventListener("hashchange", () => {
