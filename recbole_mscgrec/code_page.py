@@ -41,6 +41,8 @@ def page_data(
         groups ('17' or '17.4' -> `describe`).
     """
     codes = codes_of(table, name)
+    if "n_content_levels" not in health:  # of a checkpoint older than this page
+        health = {**health, "n_content_levels": len(health["levels"])}
     return {
         "dataset": settings["dataset"],
         "modality": name,

@@ -107,8 +107,8 @@ function itemList(items, from, { label = null, wide = false, total = items.lengt
 function words(prefix) {
   const group = data.groups[prefix];
   if (!group || group.frequent.length === 0) return null;
-  const parts = group.characteristic.map(([word, lift]) => element("b", {}, word, element("span", {}, ` ×${lift < 9.95 ? lift.toFixed(1) : Math.round(lift)}`)));
-  const shares = group.frequent.map(([word, share]) => `${word} ${Math.round(100 * share)} %`).join(", ");
+  const parts = group.characteristic.map(([word, lift]) => element("b", {}, word, element("span", {}, `\u00a0×${lift < 9.95 ? lift.toFixed(1) : Math.round(lift)}`)));
+  const shares = group.frequent.map(([word, share]) => `${word} ${Math.round(100 * share)}\u00a0%`).join(", ");
   return element("p", { class: "words" }, ...parts, element("span", { class: "frequent" }, shares));
 }
 
