@@ -34,7 +34,10 @@ setup(
     python_requires=">=3.10",
     packages=["recbole_mscgrec", "recbole_mscgrec.properties"],
     package_dir={"recbole_mscgrec.properties": "properties"},
-    package_data={"recbole_mscgrec.properties": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "recbole_mscgrec": ["templates/*"],
+        "recbole_mscgrec.properties": ["*.yaml", "*/*.yaml"],
+    },
     py_modules=["run_recbole_mscgrec"],
     install_requires=[
         *RECBOLE,
@@ -42,6 +45,7 @@ setup(
         "transformers",
         "timm",
         "numpy",
+        "jinja2",
         "pillow>=10.1",
         "pyyaml",
         "scikit-learn",

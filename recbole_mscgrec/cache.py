@@ -51,12 +51,28 @@ def path(folder: str | Path, stage: str, key: str) -> Path:
 
 
 def write_json(file: str | Path, content: Any) -> None:
-    """Write JSON to a temporary name, then rename: a reader finds the old file or the new one."""
+    """`write_text` of JSON."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Write to a temporary name, then rename: a reader finds the old file or the new one.
+
+    Raises:
+        OSError: the file cannot be written; names it and what to do.
+    """
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(
+            f"Cannot write {file}: {error}. Free space there or name another folder."
+        ) from error
 
 
 def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:

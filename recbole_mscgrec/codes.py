@@ -129,6 +129,7 @@ def health(table: CodeTable, n_content_levels: dict[str, int]) -> dict[str, Any]
             )
         report[name] = {
             "levels": levels,
+            "n_content_levels": n_content_levels[name],
             "n_items": len(codes),
             "n_missing": len(all_codes) - 1 - len(codes),
             "collision_rate": round(1 - alone / len(codes), 4),

@@ -28,7 +28,7 @@ from recbole_mscgrec.tokenizer import timed
 _PRESENTATION = (
     "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state"
     " wandb_project checkpoint_dir cache_dir device local_rank single_spec worker image_workers"
-    " eval_drop_modality"
+    " eval_drop_modality codes_dir codes_title_column codes_words_column"
 ).split()
 
 
@@ -179,6 +179,8 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
 
 def _check_model(config: Config, network: Any) -> None:
     """Raise ValueError where `model_file` holds another model or one of other sizes."""
+    if not network.state_dict():  # it takes no weights: MSCGRecTokenizer shows any model's codes
+        return
     state = checkpoint.load(config["model_file"])
     trained = state["config"]
     if trained.get("model") != config["model"]:

@@ -25,12 +25,11 @@ def item_texts(config: Any, dataset: Any) -> list[str]:
     Raises:
         ValueError: a named column that the file lacks, or a file that names none of the items.
     """
-    path = Path(config["data_path"]) / f"{config['dataset']}.item"
-    if not path.is_file():
+    path, read = _item_file(config), read_items(config)
+    if read is None:
         getLogger().warning(f"text: {path} does not exist, so no item has text.")
         return [""] * dataset.item_num
-    header = path.open(encoding=config["encoding"] or "utf-8").readline().rstrip("\n")
-    types = dict(c.split(":") for c in header.split(config["field_separator"]))
+    frame, types = read
     columns = config["text_columns"]
     if columns is None:
         columns = [c for c, kind in types.items() if kind == "token_seq"]
@@ -39,20 +38,32 @@ def item_texts(config: Any, dataset: Any) -> list[str]:
     unknown = [c for c in columns + [dataset.iid_field] if c not in types]
     if unknown:
         raise ValueError(f"{path} has no column {unknown} (text_columns); it has {list(types)}.")
-    return _aligned(_read(path, config, types, columns), dataset, columns, path)
+    return _aligned(frame, dataset, columns, path)
 
 
-def _read(path: Path, config: Any, types: dict[str, str], columns: list[str]) -> pd.DataFrame:
+def read_items(config: Any) -> tuple[pd.DataFrame, dict[str, str]] | None:
+    """The data set's .item file as strings ('' where a value is missing), and its columns' types.
+    None where there is no such file."""
+    path, encoding = _item_file(config), config["encoding"] or "utf-8"
+    if not path.is_file():
+        return None
+    with path.open(encoding=encoding) as file:
+        header = file.readline().rstrip("\n")
+    types = dict(c.split(":") for c in header.split(config["field_separator"]))
     frame = pd.read_csv(
         path,
         sep=config["field_separator"],
         dtype=str,
         keep_default_na=False,
-        encoding=config["encoding"] or "utf-8",
+        encoding=encoding,
         quoting=3,  # csv.QUOTE_NONE: atomic files do not quote, and a title may hold one quote
     )
     frame.columns = list(types)
-    return frame
+    return frame, types
+
+
+def _item_file(config: Any) -> Path:
+    return Path(config["data_path"]) / f"{config['dataset']}.item"
 
 
 def _aligned(frame: pd.DataFrame, dataset: Any, columns: list[str], path: Path) -> list[str]:

@@ -164,7 +164,8 @@ def _unique(
         vectors[lacking] = quantizer.decode(codes[lacking])
         unique = redistribute(codes, vectors, quantizer.codebooks)
     else:  # of the items that share a code, the most frequent one in training gets code 0
-        rank = torch.tensor([-train.item_counter[i] for i in range(1, train.item_num)])
+        count = train.item_counter  # once: every access counts all rows anew
+        rank = torch.tensor([-count[i] for i in range(1, train.item_num)])
         unique = add_collision_level(codes, rank)
     return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
 

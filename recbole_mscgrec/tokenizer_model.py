@@ -2,24 +2,78 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections import OrderedDict
+from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.trainer import Trainer
 
-from recbole_mscgrec.tokenizer import tokenize
+from recbole_mscgrec import cache, checkpoint, code_page
+from recbole_mscgrec.item_cards import Cards, item_cards
+from recbole_mscgrec.tokenizer import Tokenization, from_checkpoint, tokenize
 
 
 class MSCGRecTokenizer(SequentialRecommender):
-    """Builds (or reuses) every item's codes and reports their health; recommends nothing."""
+    """Builds (or reuses) every item's codes, or takes those of the saved model `model_file`; writes
+    them with their health and a page of what they mean; recommends nothing."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        tokens = tokenize(config, dataset)
+        # All that can fail does so before the tokenizers are trained.
+        folder, cards = codes_folder(config), item_cards(config, dataset)
+        settings = config.final_config_dict
+        if config["model_file"]:
+            state = checkpoint.load(config["model_file"])
+            tokens, settings = from_checkpoint(state, dataset), state["config"]
+        else:
+            tokens = tokenize(config, dataset)
         self.table = tokens.table
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
+        write_codes(folder, tokens, cards, settings)
+
+
+def codes_folder(config: Any) -> Path:
+    """`codes_dir`, or codes/DATASET in the checkpoint folder, made if it is not there.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    named = config["codes_dir"]
+    folder = Path(named or Path(config["checkpoint_dir"]) / "codes" / config["dataset"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ValueError(
+            f"codes_dir ({folder}) cannot be written: {error}. Set it to another folder."
+        ) from error
+    return folder
+
+
+def write_codes(folder: Path, tokens: Tokenization, cards: Cards, settings: dict[str, Any]) -> None:
+    """Per modality codes_NAME.json ({item token: [codes]}, readable by `codes_file`) and the page
+    codes_NAME.html; for all of them health.json.
+
+    Raises:
+        OSError: a file that cannot be written.
+    """
+    cache.write_json(folder / "health.json", tokens.health)
+    for name, health in tokens.health.items():
+        page = code_page.page_data(tokens.table, health, name, cards, settings)
+        codes = code_page.codes_of(tokens.table, name)
+        by_token = {t: c for t, c in zip(cards.tokens, codes, strict=True) if c is not None}
+        lines = ",\n".join(f"  {json.dumps(t)}: {json.dumps(c)}" for t, c in by_token.items())
+        cache.write_text(folder / f"codes_{name}.json", f"{{\n{lines}\n}}\n")
+        file = folder / f"codes_{name}.html"
+        cache.write_text(file, code_page.render(page))
+        getLogger().info(f"{name}: what its codes mean is shown by {file.resolve().as_uri()}")
+    getLogger().info(f"Codes (codes_NAME.json, for codes_file) and health.json are in {folder}.")
 
 
 class MSCGRecTokenizerTrainer(Trainer):

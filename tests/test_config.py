@@ -201,6 +201,8 @@ def test_the_wheel_holds_the_yaml_files(tmp_path: Path) -> None:
         relative = path.relative_to(PROJECT / "properties").as_posix()
         assert f"recbole_mscgrec/properties/{relative}" in held
     assert {f"recbole_mscgrec/{name}" for name in OURS} <= held
+    templates = [p.name for p in (PROJECT / "recbole_mscgrec" / "templates").iterdir()]
+    assert templates and {f"recbole_mscgrec/templates/{name}" for name in templates} <= held
     unpacked = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(unpacked)
     text = (unpacked / "recbole_mscgrec" / "properties" / "overall.yaml").read_text()
