@@ -18,6 +18,7 @@ from recbole.model.abstract_recommender import AbstractRecommender
 
 import recbole_mscgrec
 from recbole_mscgrec.config import Config, check_model_name, check_type, properties_folder
+from recbole_mscgrec.dino_settings import DinoSettings
 from recbole_mscgrec.network import Sizes
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
@@ -37,7 +38,8 @@ def read_by_recbole() -> set[str]:
 
 def read_here() -> set[str]:
     text = "\n".join(OURS.values())
-    return set(READ.findall(text)) | set(Sizes._fields)
+    images = {f"image_{name}" for name in DinoSettings._fields}
+    return set(READ.findall(text)) | set(Sizes._fields) | images
 
 
 @pytest.mark.parametrize("name", ["overall.yaml", "model/MSCGRec.yaml", "model/TiledSASRec.yaml"])

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image, ImageDraw
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.config import Config
+from recbole_mscgrec.dino_settings import DinoSettings
 
 N_ITEMS = 30
 Sequences = dict[str, list[str]]
@@ -146,3 +148,62 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def dino_settings(**changes: Any) -> DinoSettings:
+    """Settings of a tiny RQ-DINO: two layers of 32 numbers on 16 x 16 pixels."""
+    return DinoSettings(
+        **{
+            "backbone": "vit_tiny_patch16_224",
+            "backbone_args": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2},
+            "weights": None,
+            "size": 16,
+            "local_size": 8,
+            "n_local_crops": 1,
+            "global_scale": [0.5, 1.0],
+            "local_scale": [0.2, 0.5],
+            "colour_jitter": 0.1,
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 0.002,
+            "warmup_epochs": 1,
+            "weight_decay": [0.04, 0.1],
+            "clip_norm": 3.0,
+            "drop_path": 0.0,
+            "head_size": 32,
+            "out_dim": 32,
+            "freeze_last_layer": 1,
+            "student_temperature": 0.1,
+            "teacher_temperature": 0.04,
+            "teacher_balance": "sinkhorn",
+            "teacher_momentum": 0.9,
+            "quantize": True,
+            "quantize_after": 1,
+            "commitment": 1.0,
+            "codebook_decay": 0.9,
+            "restart_below": 0.2,
+            "cache_gb": 1.0,
+            **changes,
+        }
+    )
+
+
+def coloured_shapes(n: int, seed: int = 0) -> list[Image.Image]:
+    """Pictures of 24 x 32 pixels; picture i has shape i % 2 (disc, bar) in colour i // 2 % 3."""
+    draw, images = random.Random(seed), []
+    for i in range(n):
+        ground = tuple(draw.randrange(40) for _ in range(3))
+        image = Image.new("RGB", (24, 32), ground)
+        colour = [draw.randrange(40)] * 3
+        colour[i // 2 % 3] = draw.randrange(190, 256)
+        x, y = draw.randrange(2, 8), draw.randrange(4, 10)
+        pen = ImageDraw.Draw(image)
+        if i % 2:
+            pen.rectangle((x, y + 6, x + 14, y + 10), fill=tuple(colour))
+        else:
+            pen.ellipse((x, y, x + 14, y + 16), fill=tuple(colour))
+        images.append(image)
+    return images

@@ -1,0 +1,100 @@
+"""The image encoder: timm models by name and size, and weights from files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from tiny import dino_settings
+
+from recbole_mscgrec.dino_backbone import make_backbone
+
+CONVOLUTIONS = {"backbone": "resnet10t", "backbone_args": {}, "size": 32, "local_size": 16}
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    return make_backbone(dino_settings()).state_dict()
+
+
+def equal(backbone: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
+    state = backbone.state_dict()
+    return all(torch.equal(state[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("changes", [{}, {"size": 20, "local_size": 12}, CONVOLUTIONS])
+def test_any_model_and_size(changes: dict[str, Any]) -> None:
+    settings = dino_settings(**changes)
+    backbone = make_backbone(settings)
+    for size in (settings.size, settings.local_size):
+        assert backbone(torch.zeros(2, 3, size, size)).shape == (2, backbone.num_features)
+
+
+def test_weight_files(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    plain, wrapped = tmp_path / "a.safetensors", tmp_path / "b.pth"
+    safetensors.torch.save_file(weights, plain)
+    nested = {f"module.backbone.{name}": value for name, value in weights.items()}
+    torch.save({"teacher": {**nested, "module.head.weight": torch.zeros(3)}, "epoch": 4}, wrapped)
+    for file in (plain, wrapped):
+        assert equal(make_backbone(dino_settings(weights=str(file))), weights)
+    assert not equal(make_backbone(dino_settings()), weights)
+
+
+def test_weights_of_another_image_size(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Position embeddings are interpolated."""
+    file = tmp_path / "a.safetensors"
+    safetensors.torch.save_file(weights, file)
+    backbone = make_backbone(dino_settings(weights=str(file), size=32))
+    name = "blocks.1.mlp.fc1.weight"
+    assert torch.equal(backbone.state_dict()[name], weights[name])
+    assert backbone.pos_embed.shape[1] == 65 and weights["pos_embed"].shape[1] == 17
+
+
+class Danger:
+    def __reduce__(self) -> Any:
+        return (print, ("this must not run",))
+
+
+def test_a_file_that_could_run_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "a.pth"
+    file.write_bytes(pickle.dumps({"state_dict": Danger()}, protocol=2))
+    with pytest.raises(ValueError, match="image_weights .*a.pth.* could run code"):
+        make_backbone(dino_settings(weights=str(file)))
+    assert "this must not run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "vit_tiny"}, "image_backbone 'vit_tiny' is not a model of timm; some are .'"),
+        ({"weights": "gone.pth"}, "image_weights .gone.pth. is neither 'hub' nor a file"),
+        ({"local_size": 7}, r"takes no images of image_local_size \(7\) pixels"),
+        ({"backbone_args": {"patch_sise": 4}}, "cannot be made with image_size 16.*patch_sise"),
+        ({**CONVOLUTIONS, "backbone_args": {"global_pool": ""}}, "not one vector"),
+    ],
+)
+def test_what_cannot_be_made(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_backbone(dino_settings(**changes))
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    safetensors.torch.save_file({"conv.weight": torch.zeros(3)}, file)
+    with pytest.raises(ValueError, match="image_weights"):
+        make_backbone(dino_settings(weights=str(file)))
+
+
+def test_a_hub_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    with pytest.raises(ValueError, match="cannot be had .ConnectionError.*path as image_weights"):
+        make_backbone(dino_settings(weights="hub"))
