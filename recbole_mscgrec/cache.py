@@ -51,11 +51,16 @@ def path(folder: str | Path, stage: str, key: str) -> Path:
 
 
 def write_json(file: str | Path, content: Any) -> None:
-    """Write JSON to a temporary name, then rename: a reader finds the old file or the new one."""
+    """Write JSON so that a reader finds the old file or the new one."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Write to a temporary name, then rename: a reader finds the old file or the new one."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
 
 
