@@ -66,6 +66,7 @@ def _summary(row: Measured) -> dict[str, Any]:
         "model": row.model,
         "note": row.note,
         "settings": _shared(results, "settings"),
+        "modalities": sorted({m for r in results for m in r.get("code_health") or {}}),
         "seeds": list(row.results),
         "valid": _spreads(results, "best_valid_result"),
         "test": _spreads(results, "test_result"),

@@ -117,8 +117,11 @@ def _failures(rows: list[dict]) -> list[str]:
 
 
 def _notes(rows: list[dict]) -> list[str]:
-    lines = [[row["name"], row["note"]] for row in rows if row["note"]]
-    return [f"## Rows\n\n{_lines(['row', 'what it is'], lines)}"] if lines else []
+    """What a row is for, and which modalities it really had: the data may lack one."""
+    if not any(row["note"] or row["modalities"] for row in rows):
+        return []
+    lines = [[row["name"], row["note"], ", ".join(row["modalities"])] for row in rows]
+    return [f"## Rows\n\n{_lines(['row', 'what it is', 'has codes of'], lines)}"]
 
 
 def _spread(value: dict[str, Any] | None) -> str:
