@@ -126,11 +126,26 @@ def test_a_result_without_settings_is_not_of_this_table(
         finished(one)
 
 
-def test_a_failed_cell_says_why_in_one_line(rule_folder: Path) -> None:
-    """In its own process, as users run it."""
-    error = run_cell(cell(rule_folder, "MSCGRec", codebook_size=99))
-    assert error and error.startswith("codebook_size (99)") and "MSCGRec_3.log)" in error
-    assert "\n" not in error
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        (
+            "INFO starts\nerror: codebook_size (99) is too large\n",
+            "codebook_size (99) is too large",
+        ),
+        ("Traceback\n  File x\nRuntimeError: no memory\n\n", "RuntimeError: no memory"),
+        ("", "ended with status 1"),
+    ],
+)
+def test_a_failed_cell_says_why_in_one_line(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, output: str, error: str
+) -> None:
+    """Also where the log holds an earlier, other failure."""
+    one = cell(rule_folder, "MSCGRec")
+    one.folder.mkdir()
+    one.file(".log").write_text("error: of another day\n")
+    monkeypatch.setattr(cells, "_run", lambda command, stream: len(stream.write(output)) * 0 + 1)
+    assert run_cell(one) == f"{error} (log: {one.file('.log')})"
 
 
 def test_a_cell_that_is_killed_says_so(rule_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
