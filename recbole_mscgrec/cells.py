@@ -23,7 +23,7 @@ from recbole_mscgrec.ablation import Row
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.result import chosen_settings
 
-_SECONDS_TO_STOP = 30  # that a cell gets to end by itself after Ctrl-C
+_SECONDS_TO_STOP = 10  # that a cell gets to end by itself after Ctrl-C
 
 
 class Cell(NamedTuple):
@@ -133,7 +133,10 @@ def _run(command: list[str], stream: Any) -> int:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Wait for a process that a terminal's Ctrl-C has reached; else ask it, then make it stop."""
+    """Wait for a process that a terminal's Ctrl-C has reached; else ask it, then make it stop.
+
+    At most the epoch under way is lost: files are written beside their place and renamed.
+    """
     for ask in (None, signal.SIGINT, signal.SIGKILL):
         if ask is not None:
             process.send_signal(ask)

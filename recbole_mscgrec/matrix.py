@@ -125,11 +125,11 @@ def _settings_of_rows(
     Raises:
         ValueError: a common key that no model knows, or a row's key that its model does not.
     """
-    known = {model: known_settings(model, dataset) for model in {row.model for row in rows}}
+    models = [row.model for row in rows]
+    known = {model: known_settings(model, dataset) for model in dict.fromkeys(models)}
     for key in common:
         if not any(key in keys for keys in known.values()):
-            models = " or ".join(sorted(known))
-            raise unknown_setting(key, frozenset().union(*known.values()), models)
+            raise unknown_setting(key, frozenset().union(*known.values()), " or ".join(known))
     for row in rows:
         for key in row.settings:
             if key not in known[row.model]:
@@ -202,14 +202,13 @@ def _write(cells: list[Cell], errors: dict[tuple[str, int], str]) -> dict[str, A
     for cell in cells:
         name, model, _, note = cell.row
         row = rows.setdefault(name, report.Measured(name, model, note, {}, {}, {}))
-        error = errors.get((name, cell.seed))
         result = finished(cell)
         if result is not None:
             row.results[cell.seed] = result
             if cell.ranks_file.is_file():
                 row.ranks[cell.seed] = per_user.load(cell.ranks_file)
-        elif error is not None:
-            row.errors[cell.seed] = error
+        else:
+            row.errors[cell.seed] = errors.get((name, cell.seed), "not run yet")
     valid_metric = cells[0].config()["valid_metric"].lower()
     table = report.table(list(rows.values()), valid_metric)
     report.write(table, cells[0].folder)

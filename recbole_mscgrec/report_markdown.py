@@ -43,7 +43,7 @@ def _significance(table: dict[str, Any]) -> list[str]:
     compared = [r for r in rows if r.get("first_against_this", {}).get("metrics")]
     if not compared:
         return []
-    names = [n for n in _metrics(rows) if n in compared[0]["first_against_this"]["metrics"]]
+    names = [n for n in _metrics(rows) if n in compared[0]["first_against_this"]["metrics"]][:2]
     head = [f"{rows[0]['name']} minus", "users", "seeds"]
     head += [title for name in names for title in (name, f"{how['level']:.0%} interval", "p")]
     lines = []
@@ -57,7 +57,7 @@ def _significance(table: dict[str, Any]) -> list[str]:
         f"Paired bootstrap over users, {how['resamples']:,} resamples (random seed "
         f"{how['random_seed']}); a user's metric is the mean over the seeds that both rows have. "
         "p is two-sided and not corrected for the number of rows. It speaks of other users, not of "
-        "other seeds: for these see the standard deviations."
+        "other seeds: for these see the standard deviations. Every metric is in table.json."
     )
     return [f"## Is the difference more than chance?\n\n{_lines(head, lines)}\n\n{text}"]
 

@@ -144,7 +144,12 @@ def test_a_failed_cell_says_why_in_one_line(
     one = cell(rule_folder, "MSCGRec")
     one.folder.mkdir()
     one.file(".log").write_text("error: of another day\n")
-    monkeypatch.setattr(cells, "_run", lambda command, stream: len(stream.write(output)) * 0 + 1)
+
+    def fail(command: list[str], stream: Any) -> int:
+        stream.write(output)
+        return 1
+
+    monkeypatch.setattr(cells, "_run", fail)
     assert run_cell(one) == f"{error} (log: {one.file('.log')})"
 
 
