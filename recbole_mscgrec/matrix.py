@@ -22,6 +22,7 @@ DEFAULTS = {
     "test_metrics": ["ItemCoverage", "GiniIndex", "TailPercentage"],
     "show_progress": False,
 }
+DEFAULT_MODEL = "MSCGRec"
 _OPTIONS = ("model_list", "seed_list", "ablation", "table_dir")
 
 
@@ -70,6 +71,8 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
             f"Stopped. What is finished is in {folder / 'table.md'}; repeat the same command to go "
             "on with the rest."
         ) from None
+    if errors:
+        getLogger().warning(f"{len(errors)} of {len(cells)} cells failed; the table says why.")
     return _write(cells, errors)
 
 
@@ -100,7 +103,10 @@ def _rows(options: argparse.Namespace) -> list[Row]:
             raise ValueError("model_list and ablation both name rows: give the rows of one table.")
         return read_rows(options.ablation, options.model)
     if options.model_list is not None:
-        return rows_of_models([m.strip() for m in options.model_list.split(",") if m.strip()])
+        models = [m.strip() for m in options.model_list.split(",") if m.strip()]
+        if models and options.model not in (*models, DEFAULT_MODEL):
+            raise ValueError(f"model ({options.model}) is not in model_list ({models}): add it.")
+        return rows_of_models(models)
     return rows_of_models([options.model])
 
 

@@ -213,7 +213,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         description="Run MSCGRec or any RecBole model; every setting is --key=value.",
         allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
     )
-    parser.add_argument("--model", "-m", default="MSCGRec", help="name of the model")
+    parser.add_argument("--model", "-m", default=matrix.DEFAULT_MODEL, help="name of the model")
     parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     matrix.add_options(parser)
@@ -245,9 +245,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if matrix.asked_for(known):
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-            matrix.run(known, dict(settings))
-        else:
-            run(known.model, known.dataset, known.config_files, dict(settings))
+            table = matrix.run(known, dict(settings))
+            return 0 if any(row["seeds"] for row in table["rows"]) else 1
+        run(known.model, known.dataset, known.config_files, dict(settings))
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,18 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert main(command) == 0 and ran == [("Pop", 1), ("GRU4Rec", 1)]
 
 
+def test_a_table_without_any_result_is_a_failure(rule_folder: Path, ran: list) -> None:
+    assert main(argv(rule_folder, "--model_list=BPR", "--table_dir=out")) == 1
+    assert "| BPR | 2020 | out of luck |" in Path("out/table.md").read_text()
+
+
+def test_the_signal_of_batch_systems_is_taken_for_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), matrix._ended_like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_rows_of_a_file_run_the_same_way(rule_folder: Path, ran: list) -> None:
     Path("rows.yaml").write_text(
         "- {name: base, note: as it is}\n"
@@ -182,6 +196,7 @@ def test_the_default_folder_is_found_again_and_is_of_these_settings(rule_folder:
     ("options", "message"),
     [
         (["--model_list=Pop,SASRek"], "model 'SASRek' is not known: did you mean SASRec"),
+        (["--model_list=Pop", "--model=BPR"], "model (BPR) is not in model_list (['Pop'])"),
         (["--model_list="], "model_list is empty"),
         (["--model_list=Pop,Pop"], "pop stands there twice"),
         (["--model_list=Pop", "--seed_list=1,1"], "seed_list (1,1) names a seed twice"),
