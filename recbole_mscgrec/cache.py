@@ -51,7 +51,7 @@ def path(folder: str | Path, stage: str, key: str) -> Path:
 
 
 def write_json(file: str | Path, content: Any) -> None:
-    """`write_text` of JSON."""
+    """Write JSON so that a reader finds the old file or the new one."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 

@@ -7,6 +7,8 @@ could run code on loading. Here the same file holds plain values only and is rea
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 from contextlib import suppress
@@ -20,6 +22,12 @@ from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
 from torch import nn
 
+# Settings that change neither the data nor the training: they do not count for --resume.
+_PRESENTATION = (
+    "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state"
+    " wandb_project checkpoint_dir cache_dir device local_rank single_spec worker image_workers"
+    " eval_drop_modality per_user_file test_metrics codes_dir codes_title_column codes_words_column"
+).split()
 _ARRAY, _SPARSE = "__numpy__", "__csr__"
 
 
@@ -42,6 +50,24 @@ def install() -> None:
         original(self, from_plain(para))
 
     AbstractRecommender.load_other_parameter = load_other_parameter
+
+
+def is_setting(key: str) -> bool:
+    """Whether the trained model depends on this key."""
+    return key not in _PRESENTATION
+
+
+def path_of(config: Any) -> Path:
+    """Where the best model of a run is saved: a name that the same settings find again."""
+    settings = {k: v for k, v in config.final_config_dict.items() if is_setting(k)}
+    text = json.dumps(to_plain(settings), sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{digest}.pth"
+
+
+def last_of(config: Any) -> Path:
+    """Where a run keeps its last finished epoch, from which --resume=True goes on."""
+    return path_of(config).with_suffix(".last.pth")
 
 
 def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,33 @@ class Config(recbole.config.Config):
     def _check_external_keys(self, model: str) -> None:
         for key, value in self.external_config_dict.items():
             if key not in self._known:
-                near = difflib.get_close_matches(key, sorted(self._known), n=1, cutoff=0.5)
-                hint = f": did you mean {near[0]}?" if near else "."
-                raise ValueError(f"{key} is not a setting of RecBole or of {model}{hint}")
+                raise unknown_setting(key, self._known, model)
             check_type(key, value, self.internal_config_dict.get(key))
+
+
+def unknown_setting(key: str, known: Iterable[str], model: str) -> ValueError:
+    """The error for a key that is not `known`, with the nearest that is."""
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    hint = f": did you mean {near[0]}?" if near else "."
+    return ValueError(f"{key} is not a setting of RecBole or of {model}{hint}")
+
+
+def known_settings(model: str, dataset: str) -> frozenset[str]:
+    """Every key that a run of this model accepts. Raises ValueError for an unknown model."""
+    return frozenset(Config(model, dataset)._known)
+
+
+def read_settings(file: str | Path) -> Any:
+    """Content of a YAML file, numbers such as 1e-3 read as RecBole reads them.
+
+    Raises:
+        ValueError: not YAML.
+    """
+    try:
+        loader = recbole.config.Config._build_yaml_loader(None)
+        return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from error
 
 
 def check_model_name(name: str) -> None:

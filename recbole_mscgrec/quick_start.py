@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib.metadata
-import json
-import resource
+import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,17 +17,13 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
 
-from recbole_mscgrec import cache, checkpoint
+from recbole_mscgrec import cache, checkpoint, matrix, per_user
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.data_check import check_data
+from recbole_mscgrec.per_user import KeepingEvaluator
+from recbole_mscgrec.result import peak_memory_mb, result_of
 from recbole_mscgrec.tokenizer import timed
-
-# Settings that change neither the data nor the training: they do not count for --resume.
-_PRESENTATION = (
-    "config_files data_path gpu_id log_wandb model_file resume result_file show_progress state"
-    " wandb_project checkpoint_dir cache_dir device local_rank single_spec worker image_workers"
-    " eval_drop_modality codes_dir codes_title_column codes_words_column"
-).split()
+from recbole_mscgrec.trainer import check_test_metrics, for_testing
 
 
 def run(
@@ -41,10 +35,10 @@ def run(
     """Train (or load) and evaluate one model of RecBole or of this project.
 
     Returns:
-        The content of the result file: model, dataset, seed, best_valid_result, test_result,
-        seconds (stage -> s), peak_memory_mb, n_parameters, versions, code_health; with
-        `eval_drop_modality` also test_without: that modality -> metrics; of MSCGRec also what
-        `MSCGRecTrainer.remarks` tells of the test.
+        The content of the result file: model, dataset, seed, settings (those chosen),
+        best_valid_result, test_result, seconds (stage -> s), peak_memory_mb, the same after each
+        stage, n_parameters, versions, code_health; with `eval_drop_modality` also test_without:
+        that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells of the test.
     """
     config = Config(model, dataset, config_file_list, config_dict)
     with matmul_precision(config["matmul_precision"]):
@@ -57,16 +51,21 @@ def _run(config: Config) -> dict[str, Any]:
     logger = getLogger()
     logger.info(config)
     seconds: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    per_user.check_per_user(config)
+    check_test_metrics(config)
     with timed(seconds, "data"):
         check_data(config)
         data = create_dataset(config)
         logger.info(data)
         train_data, valid_data, test_data = data_preparation(config, data)
+    memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
     network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
+    memory["model"] = peak_memory_mb()
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if config["model_file"]:
         _check_model(config, network)
@@ -74,13 +73,15 @@ def _run(config: Config) -> dict[str, Any]:
         trainer.eval_collector.data_collect(train_data)
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
-        trainer.saved_model_file = str(_checkpoint_path(config))
-        with timed(seconds, "train"):
-            best_valid = _fit(trainer, train_data, valid_data, config)
-    with timed(seconds, "test"):
+        trainer.saved_model_file = str(checkpoint.path_of(config))
+        best_valid = _fit(trainer, train_data, valid_data, config, seconds)
+        memory["train"] = peak_memory_mb()
+    with timed(seconds, "test"), for_testing(trainer, train_data) as evaluator:
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    memory["test"] = peak_memory_mb()
+    _save_ranks(evaluator, test_data, config)
 
-    result = _result(config, network, best_valid, test, seconds)
+    result = result_of(config, network, best_valid, test, seconds, memory)
     result.update(getattr(trainer, "remarks", dict)())
     without = _test_without(trainer, test_data, config)
     result.update(without)
@@ -121,25 +122,21 @@ def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any
     return {"test_without": {name: checkpoint.to_plain(metrics)}}
 
 
-def _result(
-    config: Config, network: Any, best_valid: Any, test: Any, seconds: dict[str, float]
-) -> dict[str, Any]:
-    return {
-        "model": config["model"],
-        "dataset": config["dataset"],
-        "seed": config["seed"],
-        "best_valid_result": checkpoint.to_plain(best_valid),
-        "test_result": checkpoint.to_plain(test),
-        "seconds": {k: round(v, 3) for k, v in seconds.items()},
-        "peak_memory_mb": round(_peak_memory_mb(), 1),
-        "n_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "versions": _versions(),
-        "code_health": getattr(network, "code_health", None),
-    }
+def _save_ranks(evaluator: KeepingEvaluator, test_data: Any, config: Config) -> None:
+    if config["per_user_file"]:
+        ranks = per_user.ranks_of(evaluator, test_data, config)
+        if ranks is not None:
+            per_user.save(config["per_user_file"], ranks)
 
 
-def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict[str, float] | None:
-    """RecBole's fit, plus a checkpoint after every epoch from which --resume=True goes on."""
+def _fit(
+    trainer: Any, train_data: Any, valid_data: Any, config: Config, seconds: dict[str, float]
+) -> dict[str, float] | None:
+    """RecBole's fit, plus a checkpoint after every epoch from which --resume=True goes on.
+
+    Adds the seconds of training to `seconds`, and those that an interrupted run had spent.
+    """
+    began, before = time.perf_counter(), dict(seconds)
     last = Path(trainer.saved_model_file).with_suffix(".last.pth")
     if config["resume"]:
         if not last.is_file():
@@ -155,15 +152,20 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
         checkpoint.set_random_state(state["random"], train_data)
         if "training" in state:
             trainer.load_training_state(state["training"])
+        for stage, spent in state.get("seconds", {}).items():
+            before[stage] = before.get(stage, 0.0) + spent
+            seconds[stage] = before[stage]
         if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
             trainer.logger.info("This training had already ended; evaluating its best model.")
             trainer.eval_collector.data_collect(train_data)
             return trainer.best_valid_result
 
     def after_epoch(epoch: int, valid_score: float) -> None:
+        seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
         state = checkpoint.trainer_state(trainer, epoch)
         state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
         state["random"] = checkpoint.random_state(train_data)
+        state["seconds"] = dict(seconds)
         if hasattr(trainer, "training_state"):
             state["training"] = trainer.training_state()
         checkpoint.save(last, state)
@@ -174,6 +176,7 @@ def _fit(trainer: Any, train_data: Any, valid_data: Any, config: Config) -> dict
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
+    seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
     return trainer.best_valid_result
 
 
@@ -191,15 +194,12 @@ def _check_model(config: Config, network: Any) -> None:
     here = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if here != {name: tensor.shape for name, tensor in state["state_dict"].items()}:
         ours = checkpoint.to_plain(config.final_config_dict)
-        differ = [f"--{k}={v}" for k, v in trained.items() if k in ours and ours[k] != v]
+        differ = [k for k in trained if k in ours and ours[k] != trained[k]]
+        used = " ".join(f"--{k}={trained[k]}" for k in differ if checkpoint.is_setting(k))
         raise ValueError(
             f"model_file ({config['model_file']}) holds weights of other sizes than these settings "
-            f"give. It was trained with {' '.join(s for s in differ if _is_setting(s))}."
+            f"give. It was trained with {used}."
         )
-
-
-def _is_setting(option: str) -> bool:
-    return option[2:].partition("=")[0] not in _PRESENTATION
 
 
 def _how_to_go_on(last: Path, best: str) -> str:
@@ -211,32 +211,16 @@ def _how_to_go_on(last: Path, best: str) -> str:
     )
 
 
-def _checkpoint_path(config: Config) -> Path:
-    """A name that the same settings find again."""
-    settings = {k: v for k, v in config.final_config_dict.items() if k not in _PRESENTATION}
-    text = json.dumps(checkpoint.to_plain(settings), sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-    return Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}-{digest}.pth"
-
-
-def _peak_memory_mb() -> float:
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / (1024**2 if sys.platform == "darwin" else 1024)
-
-
-def _versions() -> dict[str, str]:
-    names = ("recbole", "torch", "transformers", "timm", "numpy", "pandas", "scikit-learn")
-    return {n: importlib.metadata.version(n) for n in names} | {"python": sys.version.split()[0]}
-
-
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Split the command line into model, dataset, config files and `--key=value` settings."""
     parser = argparse.ArgumentParser(
-        description="Run MSCGRec or any RecBole model; every setting is --key=value."
+        description="Run MSCGRec or any RecBole model; every setting is --key=value.",
+        allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
     )
-    parser.add_argument("--model", "-m", default="MSCGRec", help="name of the model")
+    parser.add_argument("--model", "-m", default=matrix.DEFAULT_MODEL, help="name of the model")
     parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    matrix.add_options(parser)
     known, rest = parser.parse_known_args(argv)
     files = [f for value in known.config_files for f in value.split()]
     settings: dict[str, str] = {}
@@ -263,6 +247,10 @@ def main(argv: list[str] | None = None) -> int:
     # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
+        if matrix.asked_for(known):
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+            table = matrix.run(known, dict(settings))
+            return 0 if any(row["seeds"] for row in table["rows"]) else 1
         run(known.model, known.dataset, known.config_files, dict(settings))
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from recbole.evaluator import Collector
-from recbole.evaluator.register import metric_information
+from recbole.evaluator.register import metric_information, metric_types
 from recbole.trainer import Trainer
+from recbole.utils import EvaluatorType
 
+from recbole_mscgrec.per_user import KeepingEvaluator
 from recbole_mscgrec.restriction import ExcludedItems
 
 _FROM_LIST = {
@@ -160,10 +162,35 @@ def check_evaluation(config: Any) -> None:
         )
     if "full" not in config["eval_args"]["mode"].values():
         return
-    for name in config["metrics"]:
+    for name in [*config["metrics"], *config["test_metrics"]]:
         needs = set(metric_information[name.lower()]) - _FROM_LIST
         if needs:
             raise ValueError(
                 f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam ranks "
                 "only its own: leave it out, or evaluate with sampled candidates (mode: uni100)."
             )
+
+
+def check_test_metrics(config: Any) -> None:
+    """Raise ValueError for a name in `test_metrics` that is no metric of ranked lists."""
+    known = sorted(n for n, kind in metric_types.items() if kind == EvaluatorType.RANKING)
+    names = config["test_metrics"]
+    if isinstance(names, str) or any(str(name).lower() not in known for name in names):
+        raise ValueError(f"test_metrics ({names}) must be a list of some of {', '.join(known)}.")
+
+
+@contextmanager
+def for_testing(trainer: Trainer, train_data: Any) -> Iterator[KeepingEvaluator]:
+    """Within this block any trainer measures `metrics` and `test_metrics`; yields the evaluator."""
+    config = trainer.config
+    metrics, collector, evaluator = config["metrics"], trainer.eval_collector, trainer.evaluator
+    known = {name.lower() for name in metrics}
+    config["metrics"] = [*metrics, *(n for n in config["test_metrics"] if n.lower() not in known)]
+    try:
+        trainer.eval_collector = type(collector)(config)
+        trainer.eval_collector.data_collect(train_data)
+        trainer.evaluator = KeepingEvaluator(config)
+        yield trainer.evaluator
+    finally:
+        config["metrics"] = metrics
+        trainer.eval_collector, trainer.evaluator = collector, evaluator

@@ -17,7 +17,14 @@ import yaml
 from recbole.model.abstract_recommender import AbstractRecommender
 
 import recbole_mscgrec
-from recbole_mscgrec.config import Config, check_model_name, check_type, properties_folder
+from recbole_mscgrec.config import (
+    Config,
+    check_model_name,
+    check_type,
+    known_settings,
+    properties_folder,
+    read_settings,
+)
 from recbole_mscgrec.dino_settings import DinoSettings
 from recbole_mscgrec.network import Sizes
 
@@ -55,7 +62,8 @@ def test_every_key_of_a_data_set_file_is_read_somewhere() -> None:
 
 
 def test_every_key_read_here_stands_in_a_yaml() -> None:
-    ours = set().union(*(keys_of(p) for p in properties_folder().rglob("*.yaml")))
+    files = [p for p in properties_folder().rglob("*.yaml") if p.parent.name != "ablation"]
+    ours = set().union(*(keys_of(p) for p in files))
     theirs = set().union(*(keys_of(p) for p in (RECBOLE / "properties").rglob("*.yaml")))
     made_by_recbole = {"model", "dataset", "device", "MODEL_TYPE"}
     optional = {"benchmark_filename", "encoding"}
@@ -115,6 +123,20 @@ def test_data_set_without_a_file_keeps_its_timestamps() -> None:
 def test_unknown_key_is_refused_with_the_nearest_name(key: str, near: str) -> None:
     with pytest.raises(ValueError, match=f"{key} is not a setting.*did you mean {near}"):
         config(**{key: 1})
+
+
+def test_known_settings_are_those_of_the_model_of_recbole_and_of_the_project() -> None:
+    pop, ours = (known_settings(model, "ml-100k") for model in ("Pop", "MSCGRec"))
+    assert {"epochs", "topk", "test_metrics", "text_columns"} <= pop & ours
+    assert "codebook_size" in ours - pop
+
+
+def test_settings_files_are_read_as_recbole_reads_them(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-3\ntopk: [5]\n")
+    assert read_settings(tmp_path / "a.yaml") == {"learning_rate": 0.001, "topk": [5]}
+    (tmp_path / "b.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="b.yaml is not YAML"):
+        read_settings(tmp_path / "b.yaml")
 
 
 def test_unknown_key_in_a_file_is_refused(tmp_path: Path) -> None:
@@ -205,6 +227,7 @@ def test_the_wheel_holds_the_yaml_files(tmp_path: Path) -> None:
     assert {f"recbole_mscgrec/{name}" for name in OURS} <= held
     templates = [p.name for p in (PROJECT / "recbole_mscgrec" / "templates").iterdir()]
     assert templates and {f"recbole_mscgrec/templates/{name}" for name in templates} <= held
+    assert "recbole_mscgrec/properties/ablation/components.yaml" in held
     unpacked = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(unpacked)
     text = (unpacked / "recbole_mscgrec" / "properties" / "overall.yaml").read_text()

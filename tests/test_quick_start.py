@@ -40,8 +40,9 @@ def best_file(folder: Path, model: str) -> Path:
 def test_result_file_holds_what_run_returns(trained: Trained) -> None:
     stored = json.loads((trained.folder / "result.json").read_text())
     assert stored == trained.result
-    expected = "model dataset seed best_valid_result test_result seconds peak_memory_mb"
-    assert set(stored) >= {*expected.split(), "n_parameters", "versions", "code_health"}
+    expected = "model dataset seed settings best_valid_result test_result seconds peak_memory_mb"
+    expected += " peak_memory_mb_after peak_gpu_memory_mb n_parameters versions code_health"
+    assert set(stored) >= set(expected.split())
     assert (stored["model"], stored["dataset"], stored["seed"]) == ("MSCGRec", "rule", 2020)
     assert {"data", "collaborative", "text", "codes", "train", "test"} <= set(stored["seconds"])
     assert {"python", "torch", "recbole"} <= set(stored["versions"])
@@ -283,7 +284,9 @@ def test_parse(tmp_path: Path) -> None:
     assert parse(["--config_files=a.yaml", "b.yaml"])[0].config_files == ["a.yaml", "b.yaml"]
     assert parse(["--config_files=a.yaml b.yaml"])[0].config_files == ["a.yaml", "b.yaml"]
     assert parse(["--x=a=b"])[1] == {"x": "a=b"}
-    assert vars(parse([])[0]) == {"model": "MSCGRec", "dataset": "ml-100k", "config_files": []}
+    known = vars(parse(["--seed=3"])[0])  # not short for --seed_list
+    assert (known.pop("model"), known.pop("dataset")) == ("MSCGRec", "ml-100k")
+    assert known.pop("config_files") == [] and set(known.values()) == {None}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from tiny import settings
 
 import recbole_mscgrec
-from recbole_mscgrec import quick_start
+from recbole_mscgrec import matrix, quick_start, report
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.quick_start import parse
 
@@ -45,13 +45,33 @@ def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> Non
             ours = PROJECT / name
             name.write_text(ours.read_text() if ours.is_file() else "{}")
     known, chosen = parse(argv)
+    if matrix.asked_for(known):
+        assert matrix.plan(known, dict(chosen))
+        return
     Config(known.model, known.dataset, known.config_files, dict(chosen))
+
+
+def test_the_report_of_existing_results_is_made(
+    tmp_path: Path,
+) -> None:
+    (line,) = re.findall(r"python -m recbole_mscgrec.report (.*)", "\n".join(blocks("bash")))
+    words = [w for w in line.split() if not w.startswith("--table_dir")]
+    files = [str(p) for w in words for p in sorted(PROJECT.glob(w)) if not w.startswith("--")]
+    options = [w for w in words if w.startswith("--")]
+    assert len(files) > 1 and report.main([*options, f"--table_dir={tmp_path}", *files]) == 0
+    assert (tmp_path / "table.md").is_file()
 
 
 def test_every_inline_option_is_a_known_setting() -> None:
     for key, value in re.findall(r"`--(\w+)=([^`]*)`", TEXT):
-        if key not in ("model", "dataset", "config_files"):
+        if key not in vars(parse([])[0]):
             Config("MSCGRec", "ml-100k", config_dict={key: value if value != "..." else None})
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_rows_of_a_table_are_valid(text: str) -> None:
+    Path("rows.yaml").write_text(text)
+    assert matrix.plan(parse(["--ablation=rows.yaml"])[0], {})
 
 
 @pytest.mark.skipif(not blocks("python"), reason="README.md shows no Python yet")

@@ -212,3 +212,23 @@ def test_shuffled_codes_are_trained_and_saved_as_such(rule_folder: Path) -> None
     assert not torch.equal(*tables)
     assert sorted(tables[0].tolist()) == sorted(tables[1].tolist())
     assert plain.code_health == mixed.code_health
+
+
+def test_test_metrics_are_measured_on_the_test_alone(rule_folder: Path) -> None:
+    for model, sizes in (("MSCGRec", settings), ("Pop", protocol)):
+        plain = run(model, "rule", config_dict=sizes(rule_folder))
+        chosen = sizes(rule_folder, test_metrics=LIST_METRICS)
+        result = run(model, "rule", config_dict=chosen)
+        assert result["best_valid_result"] == plain["best_valid_result"]
+        more = {f"{m.lower()}@{k}" for m in LIST_METRICS for k in (1, 5, 10)}
+        assert set(result["test_result"]) == more | set(plain["test_result"])
+        assert plain["test_result"].items() <= result["test_result"].items()
+
+
+@pytest.mark.parametrize("names", [["ItemCoverag"], "GiniIndex", ["AUC"]])
+def test_unknown_test_metrics_are_refused_before_training(rule_folder: Path, names: object) -> None:
+    chosen = protocol(rule_folder, test_metrics=names)
+    with pytest.raises(ValueError, match="test_metrics .*must be a list of some of.*itemcoverage"):
+        run("Pop", "rule", config_dict=chosen)
+    with pytest.raises(ValueError, match="metrics: GAUC needs rec.meanrank"):
+        run("MSCGRec", "rule", config_dict=settings(rule_folder, test_metrics=["GAUC"]))
