@@ -113,3 +113,12 @@ def dino_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
             if v != t:
                 total, pairs = total - (target * view).sum(dim=-1).mean(), pairs + 1
     return total / pairs
+
+
+def koleo(features: Tensor) -> Tensor:
+    """Mean negative log distance of each unit-length vector (B, D) to its nearest other one, the
+    regularizer of DINOv2: lower where vectors spread. Without it a few dimensions carry all."""
+    unit = F.normalize(features, dim=-1)
+    with torch.no_grad():
+        near = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
+    return -(unit - unit[near]).norm(dim=-1).clamp(min=1e-6).log().mean()

@@ -34,6 +34,7 @@ class DinoSettings(NamedTuple):
     teacher_temperature: float
     teacher_balance: str
     teacher_momentum: float
+    spread: float
     quantize: bool
     quantize_after: int
     commitment: float
@@ -44,7 +45,8 @@ class DinoSettings(NamedTuple):
 
 _COUNTS = "size local_size epochs batch_size head_size out_dim".split()
 _NOT_NEGATIVE = (
-    "n_local_crops warmup_epochs freeze_last_layer quantize_after commitment cache_gb colour_jitter"
+    "n_local_crops warmup_epochs freeze_last_layer quantize_after spread commitment colour_jitter"
+    " cache_gb"
 ).split()
 _POSITIVE = "learning_rate clip_norm student_temperature teacher_temperature".split()
 _SHARES = "drop_path teacher_momentum codebook_decay restart_below".split()

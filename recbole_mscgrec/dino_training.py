@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from recbole_mscgrec import checkpoint
-from recbole_mscgrec.dino_model import DinoNetwork, Targets, dino_loss, ema_update
+from recbole_mscgrec.dino_model import DinoNetwork, Targets, dino_loss, ema_update, koleo
 from recbole_mscgrec.dino_quantizer import perplexities
 from recbole_mscgrec.dino_settings import DinoSettings
 from recbole_mscgrec.dino_views import Pixels, multi_crop, plain_view
@@ -91,7 +91,7 @@ class DinoTraining:
             quantizer.start(features, self.seed, 2 * len(self.pixels) // self.n_batches)
         order = list(torch.randperm(len(self.pixels)).tensor_split(self.n_batches))
         used = [torch.zeros(size, dtype=torch.long) for size in quantizer.sizes]
-        sums = {"loss": 0.0, "dino_loss": 0.0, "commitment": 0.0, "restarted": 0}
+        sums = {"loss": 0.0, "dino_loss": 0.0, "commitment": 0.0, "spread": 0.0, "restarted": 0}
         self.student.train()
         for number, batch in enumerate(self.pixels.batches(order)):
             torch.manual_seed(self.seed + _EPOCH_SEEDS * (self.epoch + 1) + number + 1)
@@ -122,7 +122,9 @@ class DinoTraining:
         views = logits.view(-1, len(batch), logits.size(1))  # (V, B, out_dim)
         dino = dino_loss(views, target, settings.student_temperature)
         commitment = quantized.commitment if quantized else logits.new_zeros(())
-        loss = dino + settings.commitment * commitment
+        # Each of the two views by itself: an image's own other view must not be pushed away.
+        spread = (koleo(features[: len(batch)]) + koleo(features[len(batch) : len(globals_)])) / 2
+        loss = dino + settings.commitment * commitment + settings.spread * spread
         self._check(loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -131,7 +133,8 @@ class DinoTraining:
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
         self.optimizer.step()
         ema_update(self.teacher, student, self.momentum)
-        parts = {"loss": loss.item(), "dino_loss": dino.item(), "commitment": commitment.item()}
+        losses = {"loss": loss, "dino_loss": dino, "commitment": commitment, "spread": spread}
+        parts = {name: value.item() for name, value in losses.items()}
         if quantized is None:
             return parts, None
         # Local crops are quantized but teach the codebooks nothing: codes are for whole images.

@@ -45,7 +45,8 @@ def purity(groups: torch.Tensor, classes: torch.Tensor) -> float:
 
 
 def test_codes_tell_coloured_shapes_apart(tmp_path: Path) -> None:
-    made = train(tmp_path, 128, log=True, epochs=8, batch_size=8, learning_rate=0.004)
+    changes = {"epochs": 12, "quantize_after": 3, "learning_rate": 0.004, "out_dim": 64}
+    made = train(tmp_path, 128, log=True, colour_jitter=0.0, **changes)
     history = made.history
     losses = [row["dino_loss"] for row in history["epochs"]]
     assert losses[-1] < losses[0] and losses[-1] < history["log_out_dim"] - 0.2

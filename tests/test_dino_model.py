@@ -15,6 +15,7 @@ from recbole_mscgrec.dino_model import (
     Targets,
     dino_loss,
     ema_update,
+    koleo,
     sinkhorn,
 )
 
@@ -92,3 +93,11 @@ def test_student_is_quantized_before_its_head_and_the_teacher_is_not() -> None:
     assert torch.allclose(logits, student.head(words), atol=1e-5)
     assert not torch.allclose(logits, teacher(large, small)[0], atol=1e-4)
     assert teacher.quantizer is None
+
+
+def test_spread_is_the_log_distance_to_the_nearest() -> None:
+    """Unit vectors at 0, 60 and 180 degrees: chords to the nearest are 1, 1 and the root of 3."""
+    degrees = torch.tensor([0.0, 60.0, 180.0]).deg2rad()
+    vectors = 5 * torch.stack([degrees.cos(), degrees.sin()], dim=1)
+    assert float(koleo(vectors)) == pytest.approx(-math.log(3) / 6, abs=1e-6)
+    assert torch.isfinite(koleo(torch.ones(3, 2)))

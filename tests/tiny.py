@@ -180,6 +180,7 @@ def dino_settings(**changes: Any) -> DinoSettings:
             "teacher_temperature": 0.04,
             "teacher_balance": "sinkhorn",
             "teacher_momentum": 0.9,
+            "spread": 0.1,
             "quantize": True,
             "quantize_after": 1,
             "commitment": 1.0,
