@@ -25,6 +25,7 @@ def apply() -> None:
     _keep_plain_evaluation_data()
     _look_tail_items_up()
     _import_models_without_anomaly_detection()
+    _count_every_interaction()
 
 
 def _require_recbole() -> None:
@@ -183,3 +184,26 @@ def _import_models_without_anomaly_detection() -> None:
     before = torch.is_anomaly_enabled()
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(before)
+
+
+def _count_every_interaction() -> None:
+    """Pop adds one to all items of a batch by their index, so an item counts once per batch however
+    often it stands there, and the negatives that its loader samples count as well."""
+    from recbole.model.general_recommender.pop import Pop
+
+    original = Pop.calculate_loss
+    if getattr(original, "counts_every_interaction", False):
+        return
+
+    def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
+        before, items = self.item_cnt.clone(), interaction[self.ITEM_ID]
+        loss = original(self, interaction)
+        if "label" in interaction:
+            items = items[interaction["label"] > 0]
+        count = torch.bincount(items, minlength=self.n_items)
+        self.item_cnt.copy_(before + count.unsqueeze(1))
+        self.max_cnt = self.item_cnt.max(dim=0)[0]
+        return loss
+
+    calculate_loss.counts_every_interaction = True
+    Pop.calculate_loss = calculate_loss

@@ -11,7 +11,7 @@ import pytest
 import torch
 from recbole.data import create_dataset
 from recbole.evaluator import Collector
-from tiny import protocol, rule_sequences, write_dataset
+from tiny import build, protocol, rule_sequences, write_dataset
 
 from recbole_mscgrec import compat
 from recbole_mscgrec.config import Config
@@ -85,3 +85,16 @@ def test_tail_items_are_found_as_recbole_finds_them() -> None:
             tail = [item for item, count in counts.items() if count <= 3]
         expected = [[int(item in tail) for item in row] for row in lists.tolist()]
         assert metric.get_tail(lists, counts).tolist() == expected
+
+
+def test_pop_ranks_by_the_number_of_interactions(rule_folder: Path) -> None:
+    """Whatever the batches, and without counting sampled negatives."""
+    built = build("Pop", "rule", protocol(rule_folder, train_batch_size=1000))
+    for batch in built.train:
+        built.model.calculate_loss(batch)
+    expected = torch.zeros(built.model.n_items, dtype=torch.long)
+    for item, count in built.train.dataset.item_counter.items():
+        expected[item] = count
+    assert torch.equal(built.model.item_cnt.flatten(), expected)
+    scores = built.model.full_sort_predict(built.test.dataset.inter_feat[:1])
+    torch.testing.assert_close(scores, expected.double() / expected.max())
