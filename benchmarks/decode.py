@@ -222,7 +222,7 @@ def main() -> None:
     """Measure the matrix, print the ratios, write JSON and PNG."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", help="where to write every measurement")
-    parser.add_argument("--plot", help="where to write the plot (needs matplotlib)")
+    parser.add_argument("--plot", help="where to write the plot (pip install -e .[plots])")
     parser.add_argument("--quick", action="store_true", help="a smaller matrix, under a minute")
     args = parser.parse_args()
     sizes = [10**4, 10**5, 10**6] if args.quick else [10**4, 10**5, 10**6, 10**7]
