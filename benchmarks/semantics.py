@@ -182,8 +182,9 @@ def markdown(report: dict[str, Any]) -> str:
     """Tables of F1, health and losses."""
     rows = report["codes"]
     lines = [
-        f"{report['n_items']} items, {len(report['genres'])} genres, seed {report['seed']}; a genre "
-        f"is predicted where at least {report['threshold']} of {N_NEIGHBOURS} neighbours have it.",
+        f"{report['n_items']} items, {len(report['genres'])} genres, seed {report['seed']}; a "
+        f"genre is predicted where at least {report['threshold']} of {N_NEIGHBOURS} neighbours "
+        "have it.",
         "",
         "| codes | micro-F1 | lead over before training | vectors before quantization |",
         "|---|---|---|---|",
