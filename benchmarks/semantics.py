@@ -1,6 +1,9 @@
 """What image codes know of genres: leave-one-out 10-nearest-neighbour prediction, micro-F1.
 
     python benchmarks/semantics.py --data_path=../shared/dataset --dataset=ml-1m --json=out.json
+    python benchmarks/semantics.py --table=out.json
+
+The second form prints such a report as markdown.
 
 Compared, with the same code sizes: RQ-DINO; k-means residual quantization of the same backbone's
 vectors before training, and after DINO without quantization; random codes. Items are compared by
@@ -96,7 +99,8 @@ def codes_health(codes: Tensor, sizes: list[int]) -> list[dict[str, float]]:
 
 
 def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
-    """Features, history and seconds of the image stage with some settings changed."""
+    """Features and history of the image stage with some settings changed, and what it took now:
+    next to nothing where it was in the cache."""
     from recbole_mscgrec import cache
     from recbole_mscgrec.stages import stage_of
 
@@ -105,12 +109,12 @@ def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
     stage = stage_of("image", config, train)
     if stage is None:
         raise SystemExit("No item has an image.")
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     features = stage.make()
-    seconds = time.perf_counter() - start
+    took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     file = cache.path(config["cache_dir"], "image", stage.key).with_suffix(".history.json")
     history = json.loads(file.read_text()) if file.is_file() else None
-    return {"features": features, "history": history, "seconds": seconds}
+    return {"features": features, "history": history, "seconds": took}
 
 
 def compare(config: Any, dataset: Any, column: str) -> dict[str, Any]:
@@ -174,12 +178,59 @@ def random_codes(sizes: list[int], labels: Tensor, threshold: int) -> dict[str, 
     return {"name": NAMES["random"], "micro_f1": sum(f1) / len(f1), "draws": f1}
 
 
+def markdown(report: dict[str, Any]) -> str:
+    """Tables of F1, health and losses."""
+    rows = report["codes"]
+    lines = [
+        f"{report['n_items']} items, {len(report['genres'])} genres, seed {report['seed']}; a "
+        f"genre is predicted where at least {report['threshold']} of {N_NEIGHBOURS} neighbours "
+        "have it.",
+        "",
+        "| codes | micro-F1 | lead over before training | vectors before quantization |",
+        "|---|---|---|---|",
+    ]
+    reference = rows["before_training"]["micro_f1"]
+    for row in rows.values():
+        lead, before = f"{row['micro_f1'] - reference:+.4f}", ""
+        error = ""
+        if "standard_error" in row:
+            error = f" ± {row['standard_error']:.4f}"
+            lead += f" ± {row['standard_error_of_lead']:.4f}"
+            before = f"{row['micro_f1_of_vectors_before_quantization']:.4f}"
+        lines.append(f"| {row['name']} | {row['micro_f1']:.4f}{error} | {lead} | {before} |")
+    lines += ["", "| codes | used per level | perplexity per level | distinct codes |"]
+    lines.append("|---|---|---|---|")
+    for row in (r for r in rows.values() if "health" in r):
+        used = ", ".join(f"{v['used']}/{v['codebook_size']}" for v in row["health"])
+        perplexity = ", ".join(f"{v['perplexity']:.1f}" for v in row["health"])
+        lines.append(f"| {row['name']} | {used} | {perplexity} | {row['distinct_codes']} |")
+    trained = [row for row in rows.values() if row.get("history")]
+    for row in trained:
+        history = row["history"]
+        lines += [
+            "",
+            f"{row['name']}: {history['seconds']:.0f} seconds, "
+            f"{history['images_per_second']:.0f} images per second.",
+        ]
+    lines += ["", "| epoch | " + " | ".join(f"DINO loss, {row['name']}" for row in trained) + " |"]
+    lines.append("|---|" + "---|" * len(trained))
+    curves = [[e["dino_loss"] for e in row["history"]["epochs"]] for row in trained]
+    for epoch, losses in enumerate(zip(*curves, strict=True), start=1):
+        lines.append(f"| {epoch} | " + " | ".join(f"{loss:.3f}" for loss in losses) + " |")
+    lines.append(f"\nA collapsed student's loss is {trained[0]['history']['log_out_dim']:.3f}.")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="ml-1m")
     parser.add_argument("--label_column", default="genre")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="print this report instead of making one")
     options, rest = parser.parse_known_args()
+    if options.table:
+        print(markdown(json.loads(options.table.read_text(encoding="utf-8"))))
+        return
     given = dict(argument.removeprefix("--").split("=", 1) for argument in rest)
     settings = {key: yaml.safe_load(value) for key, value in given.items()}
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -132,7 +132,8 @@ def backbone_features(
     with _own_random(device):
         torch.manual_seed(seed)
         backbone = make_backbone(settings).to(device)
-        pixels = Pixels(images, settings, n_workers)
+        once = settings._replace(cache_gb=0.0)  # nothing is gained by keeping them
+        pixels = Pixels(images, once, n_workers)
         return encode(backbone, pixels, settings, device, show_progress)
 
 

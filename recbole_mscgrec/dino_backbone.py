@@ -20,8 +20,26 @@ _WRAPPERS = ("teacher", "state_dict", "model", "student")  # what a checkpoint m
 _PREFIXES = ("module.", "backbone.", "encoder.")
 
 
-def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> nn.Module:
-    """`image_backbone` without its classifier: (B, 3, S, S) -> (B, D), for S = size and local_size.
+class Backbone(nn.Module):
+    """A timm model and the colour scale it was made for: images (B, 3, S, S) in 0..1 -> (B, D).
+
+    Attributes:
+        width: D.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.width = model, model.num_features
+        for name in ("mean", "std"):
+            value = torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images - self.mean) / self.std)
+
+
+def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> Backbone:
+    """`image_backbone` without its classifier, for images of `image_size` and `image_local_size`.
 
     Weights are random (`image_weights` unset), timm's pretrained ones (`hub`), or those of a
     .safetensors or .pth file, which is read without running code from it.
@@ -37,11 +55,11 @@ def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> nn.Module:
         weights = _read_weights(Path(settings.weights))
         source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
     try:
-        backbone = _create(settings, {**source, "drop_path_rate": drop_path})
+        backbone = Backbone(_create(settings, {**source, "drop_path_rate": drop_path}))
     except Exception as error:  # timm, the hub and the network raise many kinds
         raise ValueError(_explain(settings, error)) from error
     if settings.weights and settings.weights != HUB:
-        _check_match(settings, set(backbone.state_dict()), set(weights))
+        _check_match(settings, set(backbone.model.state_dict()), set(weights))
     _check_sizes(settings, backbone)
     return backbone
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +15,11 @@ from recbole_mscgrec.dino_settings import SINKHORN, DinoSettings
 Tensor = torch.Tensor
 _SINKHORN_STEPS = 3
 _CENTRE_DECAY = 0.9
+
+
+def _full_precision(x: Tensor) -> Any:
+    """Distances to codewords and cosines over a temperature do not bear bfloat16."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class DinoHead(nn.Module):
@@ -36,8 +43,9 @@ class DinoHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) -> float32 (B, out_dim)."""
-        unit = F.normalize(self.mlp(x).float(), dim=-1)
-        return unit @ F.normalize(self.prototypes, dim=-1).T
+        x = self.mlp(x).float()
+        with _full_precision(x):
+            return F.normalize(x, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
 
 
 class DinoNetwork(nn.Module):
@@ -47,7 +55,7 @@ class DinoNetwork(nn.Module):
         super().__init__()
         is_student = codebook_sizes is not None
         self.backbone = make_backbone(settings, settings.drop_path if is_student else 0.0)
-        width = self.backbone.num_features
+        width = self.backbone.width
         self.quantizer = ResidualVQ(codebook_sizes, width, settings) if is_student else None
         self.head = DinoHead(width, settings)
 
@@ -57,7 +65,8 @@ class DinoNetwork(nn.Module):
         features = torch.cat([self.backbone(c) for c in crops if c is not None]).float()
         if self.quantizer is None or not self.quantizer.ready:
             return self.head(features), features, None
-        quantized = self.quantizer(features)
+        with _full_precision(features):
+            quantized = self.quantizer(features)
         return self.head(quantized.straight_through), features, quantized
 
 

@@ -20,6 +20,7 @@ from recbole_mscgrec.dino_views import Pixels, multi_crop, plain_view
 
 Tensor = torch.Tensor
 History = dict[str, Any]
+_STATE = ("student", "teacher", "targets", "optimizer", "epoch", "history")
 _EPOCH_SEEDS = 1_000_003  # distance between the seeds of two epochs; more than steps in an epoch
 
 
@@ -193,7 +194,7 @@ class DinoTraining:
         if not self.partial.is_file():
             return
         try:
-            state = checkpoint.load(self.partial, self.device, ("student", "teacher", "history"))
+            state = checkpoint.load(self.partial, self.device, _STATE)
         except ValueError as error:
             getLogger().warning(f"RQ-DINO: starting anew, because {error}")
             return

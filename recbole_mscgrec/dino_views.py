@@ -20,8 +20,6 @@ from tqdm import tqdm
 from recbole_mscgrec.dino_settings import DinoSettings
 
 Tensor = torch.Tensor
-_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)  # ImageNet's, as in timm's models
-_STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 _ASPECT = 4 / 3  # crops are at most this much wider or higher than the image
 _GREY_CHANCE, _BLUR_CHANCE = 0.1, 0.3
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -75,16 +73,15 @@ class Pixels(Dataset):
 
 
 def plain_view(batch: Tensor, size: int) -> Tensor:
-    """The un-augmented images: normalized float (B, 3, size, size) of uint8 (B, 3, H, W)."""
-    resized = F.interpolate(batch.float() / 255, size=(size, size), mode="bilinear", antialias=True)
-    return _normalize(resized)
+    """The un-augmented images: float (B, 3, size, size) in 0..1 of uint8 (B, 3, H, W)."""
+    return F.interpolate(batch.float() / 255, size=(size, size), mode="bilinear", antialias=True)
 
 
 def multi_crop(batch: Tensor, settings: DinoSettings) -> tuple[Tensor, Tensor | None]:
     """Two global crops of every image, then its local ones, each with its own colours.
 
-    Returns normalized floats (2B, 3, S, S) and (n_local B, 3, s, s), view by view; None without
-    local crops.
+    Returns floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; None without local
+    crops.
     """
     images = batch.float() / 255
     globals_ = [_view(images, settings.size, settings.global_scale, settings) for _ in range(2)]
@@ -99,7 +96,7 @@ def _view(images: Tensor, size: int, scale: list[float], settings: DinoSettings)
     crop = random_crop(images, size, scale)
     if settings.colour_jitter:
         crop = recolour(crop, settings.colour_jitter)
-    return _normalize(_blur(crop))
+    return _blur(crop)
 
 
 def random_crop(images: Tensor, size: int, scale: list[float]) -> Tensor:
@@ -146,10 +143,6 @@ def _blur(images: Tensor) -> Tensor:
     share = _uniform(len(images), 0, 1) * (torch.rand(len(images)) < _BLUR_CHANCE)
     smooth = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     return torch.lerp(images, smooth, share.view(-1, 1, 1, 1).to(images))
-
-
-def _normalize(images: Tensor) -> Tensor:
-    return (images - _MEAN.to(images)) / _STD.to(images)
 
 
 def _uniform(n: int, low: float, high: float) -> Tensor:

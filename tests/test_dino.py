@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import coloured_shapes, dino_settings
+from recbole.data import create_dataset
+from tiny import coloured_shapes, dino_settings, settings
 
 from recbole_mscgrec import checkpoint
+from recbole_mscgrec.codes import MISSING
+from recbole_mscgrec.config import Config
 from recbole_mscgrec.dino import RQDinoResult, backbone_features, rq_dino
 from recbole_mscgrec.dino_quantizer import perplexities
 from recbole_mscgrec.dino_training import DinoTraining, cosine
+from recbole_mscgrec.dino_views import Pixels
+from recbole_mscgrec.tokenizer import tokenize
 
 SIZES = [6, 4]
 
@@ -164,12 +169,10 @@ def test_cosine_schedule() -> None:
 
 
 def test_first_epoch_leaves_the_prototypes(tmp_path: Path) -> None:
-    from recbole_mscgrec.dino_views import Pixels
-
-    settings = dino_settings(freeze_last_layer=1)
+    chosen = dino_settings(freeze_last_layer=1)
     file = tmp_path / "p.pth"
-    pixels = Pixels(coloured_shapes(32), settings)
-    made = DinoTraining(pixels, settings, SIZES, seed=0, device="cpu", partial=file)
+    pixels = Pixels(coloured_shapes(32), chosen)
+    made = DinoTraining(pixels, chosen, SIZES, seed=0, device="cpu", partial=file)
     before = made.student.head.prototypes.detach().clone()
     prototypes = []
 
@@ -184,3 +187,24 @@ def test_first_epoch_leaves_the_prototypes(tmp_path: Path) -> None:
     assert torch.equal(prototypes[1], before) and not torch.equal(prototypes[2], before)
     made._save()
     assert set(checkpoint.load(file, required=("student",))) >= {"teacher", "optimizer", "history"}
+
+
+def test_stage_with_the_keys_of_the_yaml(rule_folder: Path) -> None:
+    """Config -> images of a folder -> RQ-DINO -> code table, and the second time from the cache."""
+    folder = rule_folder / "data" / "rule" / "images"
+    folder.mkdir()
+    for i, image in enumerate(coloured_shapes(20)):
+        image.save(folder / f"i{i}.png")
+    names = {f"image_{name}": value for name, value in dino_settings(epochs=2)._asdict().items()}
+    chosen = settings(rule_folder, **names, modalities=["text", "image"], target_modality="text")
+    config = Config("MSCGRecTokenizer", "rule", config_dict=chosen)
+    dataset = create_dataset(config).build()[0]
+    table = tokenize(config, dataset).table
+    codes = table.codes["image"][1:]
+    assert table.sizes["image"] == [6, 6] and int((codes[:, 0] != MISSING).sum()) == 20
+    (history,) = (rule_folder / "cache").glob("image-*.history.json")
+    assert len(json.loads(history.read_text())["epochs"]) == 2
+    assert list(Path("log_tensorboard").glob("RQ-DINO-rule-*/events*"))
+    stamp = history.stat().st_mtime_ns
+    assert torch.equal(tokenize(config, dataset).table.codes["image"][1:], codes)
+    assert history.stat().st_mtime_ns == stamp

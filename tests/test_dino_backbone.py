@@ -18,11 +18,11 @@ CONVOLUTIONS = {"backbone": "resnet10t", "backbone_args": {}, "size": 32, "local
 
 @pytest.fixture
 def weights() -> dict[str, torch.Tensor]:
-    return make_backbone(dino_settings()).state_dict()
+    return make_backbone(dino_settings()).model.state_dict()
 
 
 def equal(backbone: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
-    state = backbone.state_dict()
+    state = backbone.model.state_dict()
     return all(torch.equal(state[name], value) for name, value in weights.items())
 
 
@@ -31,7 +31,15 @@ def test_any_model_and_size(changes: dict[str, Any]) -> None:
     settings = dino_settings(**changes)
     backbone = make_backbone(settings)
     for size in (settings.size, settings.local_size):
-        assert backbone(torch.zeros(2, 3, size, size)).shape == (2, backbone.num_features)
+        assert backbone(torch.zeros(2, 3, size, size)).shape == (2, backbone.width)
+
+
+def test_images_are_scaled_as_the_model_expects() -> None:
+    backbone = make_backbone(dino_settings(**CONVOLUTIONS)).eval()
+    assert backbone.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    grey = torch.full((1, 3, 32, 32), 0.5)
+    scaled = (0.5 - backbone.mean) / backbone.std
+    assert torch.allclose(backbone(grey), backbone.model(scaled.expand(1, 3, 32, 32)))
 
 
 def test_weight_files(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -50,8 +58,8 @@ def test_weights_of_another_image_size(tmp_path: Path, weights: dict[str, torch.
     safetensors.torch.save_file(weights, file)
     backbone = make_backbone(dino_settings(weights=str(file), size=32))
     name = "blocks.1.mlp.fc1.weight"
-    assert torch.equal(backbone.state_dict()[name], weights[name])
-    assert backbone.pos_embed.shape[1] == 65 and weights["pos_embed"].shape[1] == 17
+    assert torch.equal(backbone.model.state_dict()[name], weights[name])
+    assert backbone.model.pos_embed.shape[1] == 65 and weights["pos_embed"].shape[1] == 17
 
 
 class Danger:

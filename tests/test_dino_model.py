@@ -95,6 +95,18 @@ def test_student_is_quantized_before_its_head_and_the_teacher_is_not() -> None:
     assert teacher.quantizer is None
 
 
+def test_codes_and_logits_are_made_in_full_precision_under_autocast() -> None:
+    student = DinoNetwork(dino_settings(), [3, 3]).eval()
+    images = torch.rand(6, 3, 16, 16)
+    student.quantizer.start(student(images)[1].detach(), seed=0, batch_size=6)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, features, quantized = student(images)
+    assert logits.dtype == features.dtype == quantized.vectors.dtype == torch.float32
+    assert torch.equal(quantized.vectors, student.quantizer(features).vectors)
+    logits.sum().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in student.parameters())
+
+
 def test_spread_is_the_log_distance_to_the_nearest() -> None:
     """Unit vectors at 0, 60 and 180 degrees: chords to the nearest are 1, 1 and the root of 3."""
     degrees = torch.tensor([0.0, 60.0, 180.0]).deg2rad()
