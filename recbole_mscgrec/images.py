@@ -96,7 +96,14 @@ def n_workers(config: Any) -> int:
     """
     if config["image_workers"] < 0:
         raise ValueError(f"image_workers ({config['image_workers']}) must not be negative.")
-    return min(config["image_workers"], os.cpu_count() or 1)
+    return min(config["image_workers"], _n_cores())
+
+
+def _n_cores() -> int:
+    """Cores that this process may use, which a container or taskset can make fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 # --- one image ------------------------------------------------------------------------------------

@@ -321,7 +321,7 @@ def test_processes_find_the_same(
     rule_folder: Path, posters: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "_BATCH", 2)
-    monkeypatch.setattr(images.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(images, "_n_cores", lambda: 2)
     (posters / "i3.png").write_bytes(b"no image")
     config = Config("MSCGRec", "rule", config_dict=settings(rule_folder, image_workers=workers))
     data = create_dataset(config).build()[0]
@@ -335,7 +335,7 @@ def test_processes_find_the_same(
 
 
 def test_workers_are_at_most_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(images, "_n_cores", lambda: 2)
     assert [n_workers({"image_workers": n}) for n in (0, 1, 9)] == [0, 1, 2]
     with pytest.raises(ValueError, match=r"image_workers \(-1\) must not be negative"):
         n_workers({"image_workers": -1})
