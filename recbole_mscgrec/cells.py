@@ -137,7 +137,8 @@ def _stop(process: subprocess.Popen) -> None:
 
     At most the epoch under way is lost: files are written beside their place and renamed.
     """
-    for ask in (None, signal.SIGINT, signal.SIGKILL):
+    # SIGTERM, as __main__ takes it for Ctrl-C also where that is ignored.
+    for ask in (None, signal.SIGTERM, signal.SIGKILL):
         if ask is not None:
             process.send_signal(ask)
         with suppress(subprocess.TimeoutExpired):

@@ -163,7 +163,8 @@ def test_a_cell_that_is_killed_says_so(rule_folder: Path, monkeypatch: pytest.Mo
 def test_ctrl_c_ends_the_cell_before_it_ends_us(tmp_path: Path) -> None:
     """SIGINT to this process alone: the other one is told, and has the time to end by itself."""
     code = (
-        "import pathlib, time\n"
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         "pathlib.Path('began').touch()\n"
         "try: time.sleep(60)\n"
         "except KeyboardInterrupt: pathlib.Path('ended').touch()\n"
@@ -174,9 +175,13 @@ def test_ctrl_c_ends_the_cell_before_it_ends_us(tmp_path: Path) -> None:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
-    presser = threading.Thread(target=press)
-    presser.start()
-    with pytest.raises(KeyboardInterrupt):
-        cells._run([sys.executable, "-c", code], subprocess.DEVNULL)
-    presser.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background
+    try:
+        presser = threading.Thread(target=press)
+        presser.start()
+        with pytest.raises(KeyboardInterrupt):
+            cells._run([sys.executable, "-c", code], subprocess.DEVNULL)
+        presser.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert Path("ended").exists()
