@@ -6,7 +6,7 @@ SIGTERM is taken for Ctrl-C, which a process in the background of a script does 
 import signal
 import sys
 
-from recbole_mscgrec.quick_start import main
+from recbole_mscgrec.command_line import main
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)

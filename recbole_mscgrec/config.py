@@ -53,7 +53,7 @@ class Config(recbole.config.Config):
     """
 
     def _load_cmd_line(self) -> dict[str, Any]:
-        """Nothing: `quick_start.main` reads the command line, and a program that calls `run` may
+        """Nothing: `command_line.main` reads the command line, and a program that calls `run` may
         have options of its own."""
         return {}
 

@@ -95,14 +95,16 @@ class MSCGRec(SequentialRecommender):
 
     def _loss(self, encoded: Encoded, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
         constrained = self.constrained_training
-        return -self.network.item_log_probs(encoded, limit, items, place, constrained).mean()
+        levels = self.network.level_log_probs(encoded, limit, items, place, constrained)
+        return -levels.sum(0).mean()
 
     def predict(self, interaction: Any) -> Tensor:
         """Exact log-probability (B,) of one given item per row, as the beam scores it."""
         encoded, limit = self._history(interaction)
         items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
-        return self.network.item_log_probs(encoded, limit, items, place, self.over_children)
+        levels = self.network.level_log_probs(encoded, limit, items, place, self.over_children)
+        return levels.sum(0)
 
     def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
         """What each level adds to `predict`, (L, n), for n items of given rows of a batch."""
@@ -120,8 +122,8 @@ class MSCGRec(SequentialRecommender):
             n = len(items)
             place = torch.arange(len(encoded) * n, device=limit.device)
             rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
-            log_probs = self.network.item_log_probs(*rows, self.over_children)
-            scores[:, items] = log_probs.view(-1, n)
+            levels = self.network.level_log_probs(*rows, self.over_children)
+            scores[:, items] = levels.sum(0).view(-1, n)
         return scores
 
     def recommend(

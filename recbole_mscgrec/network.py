@@ -200,17 +200,6 @@ class CodeNetwork(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return hidden.to(weight.dtype) @ weight.T
 
-    def item_log_probs(
-        self,
-        encoded: Encoded,
-        limit: Tensor,
-        items: Tensor,
-        place: Tensor,
-        constrained: bool = True,
-    ) -> Tensor:
-        """Exact log p(item | history) of n items, (n,): the sum of `level_log_probs`."""
-        return self.level_log_probs(encoded, limit, items, place, constrained).sum(0)
-
     def level_log_probs(
         self,
         encoded: Encoded,
@@ -219,9 +208,10 @@ class CodeNetwork(nn.Module):
         place: Tensor,
         constrained: bool = True,
     ) -> Tensor:
-        """What each level adds to the log-probability of n items, (L, n): the constrained softmax,
-        which runs over the children of the item's prefix (paper: constrained sequence learning).
-        A level with one child adds nothing; behind the last choice nothing is computed.
+        """What each level adds to the log-probability of n items, (L, n); their sum is the
+        exact log p(item | history). The constrained softmax runs over the children of the item's
+        prefix (paper: constrained sequence learning). A level with one child adds nothing; behind
+        the last choice nothing is computed.
 
         Not `constrained`, the softmax runs over all codewords of a level. Arguments as in `decode`.
         """
@@ -264,7 +254,7 @@ class CodeNetwork(nn.Module):
     ) -> Beams:
         """The best items per row by constrained beam search with cached decoder state: (B, W).
 
-        limit (B, 1) is the last position that counts; `constrained` as in `item_log_probs`.
+        limit (B, 1) is the last position that counts; `constrained` as in `level_log_probs`.
         """
         step = self.decoder_step(encoded, limit)
         return beam_search(step, self.tree, len(encoded), beam_size, restriction, constrained)

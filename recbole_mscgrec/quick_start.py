@@ -1,27 +1,22 @@
-"""The command line and one run: data, model, training, evaluation, result file."""
+"""One run: data, model, training, evaluation, result file."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
 
-from recbole_mscgrec import cache, checkpoint, matrix, per_user
+from recbole_mscgrec import cache, checkpoint, per_user
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.data_check import check_data
 from recbole_mscgrec.per_user import KeepingEvaluator
 from recbole_mscgrec.result import peak_memory_mb, result_of
+from recbole_mscgrec.resumable_fit import fit
 from recbole_mscgrec.tokenizer import timed
 from recbole_mscgrec.trainer import check_test_metrics, for_testing
 
@@ -74,7 +69,7 @@ def _run(config: Config) -> dict[str, Any]:
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
         trainer.saved_model_file = str(checkpoint.path_of(config))
-        best_valid = _fit(trainer, train_data, valid_data, config, seconds)
+        best_valid = fit(trainer, train_data, valid_data, config, seconds)
         memory["train"] = peak_memory_mb()
     with timed(seconds, "test"), for_testing(trainer, train_data) as evaluator:
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
@@ -129,57 +124,6 @@ def _save_ranks(evaluator: KeepingEvaluator, test_data: Any, config: Config) -> 
             per_user.save(config["per_user_file"], ranks)
 
 
-def _fit(
-    trainer: Any, train_data: Any, valid_data: Any, config: Config, seconds: dict[str, float]
-) -> dict[str, float] | None:
-    """RecBole's fit, plus a checkpoint after every epoch from which --resume=True goes on.
-
-    Adds the seconds of training to `seconds`, and those that an interrupted run had spent.
-    """
-    began, before = time.perf_counter(), dict(seconds)
-    last = Path(trainer.saved_model_file).with_suffix(".last.pth")
-    if config["resume"]:
-        if not last.is_file():
-            raise ValueError(
-                f"resume: {last} does not exist, so no training with these very settings was "
-                "interrupted here: repeat its settings, or leave --resume out to start anew."
-            )
-        state = checkpoint.load(last, config["device"])
-        best_file = trainer.saved_model_file
-        trainer.resume_checkpoint(last)
-        trainer.saved_model_file = best_file
-        trainer.best_valid_result = state["best_valid_result"]
-        checkpoint.set_random_state(state["random"], train_data)
-        if "training" in state:
-            trainer.load_training_state(state["training"])
-        for stage, spent in state.get("seconds", {}).items():
-            before[stage] = before.get(stage, 0.0) + spent
-            seconds[stage] = before[stage]
-        if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
-            trainer.logger.info("This training had already ended; evaluating its best model.")
-            trainer.eval_collector.data_collect(train_data)
-            return trainer.best_valid_result
-
-    def after_epoch(epoch: int, valid_score: float) -> None:
-        seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
-        state = checkpoint.trainer_state(trainer, epoch)
-        state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
-        state["random"] = checkpoint.random_state(train_data)
-        state["seconds"] = dict(seconds)
-        if hasattr(trainer, "training_state"):
-            state["training"] = trainer.training_state()
-        checkpoint.save(last, state)
-
-    try:
-        trainer.fit(
-            train_data, valid_data, show_progress=config["show_progress"], callback_fn=after_epoch
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
-    seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
-    return trainer.best_valid_result
-
-
 def _check_model(config: Config, network: Any) -> None:
     """Raise ValueError where `model_file` holds another model or one of other sizes."""
     if not network.state_dict():  # it takes no weights: MSCGRecTokenizer shows any model's codes
@@ -200,64 +144,3 @@ def _check_model(config: Config, network: Any) -> None:
             f"model_file ({config['model_file']}) holds weights of other sizes than these settings "
             f"give. It was trained with {used}."
         )
-
-
-def _how_to_go_on(last: Path, best: str) -> str:
-    if not last.is_file():
-        return "Training stopped before its first epoch was finished."
-    return (
-        f"Training stopped; its last finished epoch is in {last}. Repeat the command with "
-        f"--resume=True to go on, or with --model_file={best} to evaluate the best model so far."
-    )
-
-
-def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Split the command line into model, dataset, config files and `--key=value` settings."""
-    parser = argparse.ArgumentParser(
-        description="Run MSCGRec or any RecBole model; every setting is --key=value.",
-        allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
-    )
-    parser.add_argument("--model", "-m", default=matrix.DEFAULT_MODEL, help="name of the model")
-    parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
-    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
-    matrix.add_options(parser)
-    known, rest = parser.parse_known_args(argv)
-    files = [f for value in known.config_files for f in value.split()]
-    settings: dict[str, str] = {}
-    for argument in rest:
-        key, equals, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and equals:
-            settings[key] = value
-        elif files and argument.endswith((".yaml", ".yml")):
-            files.append(argument)
-        else:
-            parser.error(f"{argument}: a setting is written --key=value")
-    known.config_files = files
-    for file in files:
-        if not Path(file).is_file():
-            parser.error(f"config file {file} does not exist")
-    return known, settings
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
-    known, settings = parse(sys.argv[1:] if argv is None else argv)
-    # RecBole's own use of numpy, pandas and torch warns on every run; nothing a user can act on.
-    warnings.filterwarnings("ignore", module=r"recbole\.")
-    # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
-    program, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        if matrix.asked_for(known):
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-            table = matrix.run(known, dict(settings))
-            return 0 if any(row["seeds"] for row in table["rows"]) else 1
-        run(known.model, known.dataset, known.config_files, dict(settings))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        print(stop or "Stopped.", file=sys.stderr)
-        return 130
-    finally:
-        sys.argv = program
-    return 0

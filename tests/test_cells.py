@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_quick_start import interrupt
-from tiny import protocol, settings
+from tiny import interrupt, protocol, settings
 
-from recbole_mscgrec import cells, per_user, quick_start
+from recbole_mscgrec import cells, command_line, per_user
 from recbole_mscgrec.ablation import Row
 from recbole_mscgrec.cells import Cell, finished, read_result, run_cell
 from recbole_mscgrec.mscgrec import MSCGRec
@@ -37,7 +36,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def run_here(command: list[str], stream: Any) -> int:
         commands.append(command[3:])
-        status = quick_start.main(command[3:])
+        status = command_line.main(command[3:])
         if status == 130:  # a terminal's Ctrl-C reaches both processes
             raise KeyboardInterrupt
         return status

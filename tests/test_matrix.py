@@ -13,7 +13,7 @@ from tiny import protocol, settings
 
 from recbole_mscgrec import matrix
 from recbole_mscgrec.cells import Cell
-from recbole_mscgrec.quick_start import main, parse
+from recbole_mscgrec.command_line import main, parse
 from recbole_mscgrec.result import chosen_settings
 
 

@@ -27,6 +27,10 @@ def network(codes: CodeTable, **changes: Any) -> CodeNetwork:
     return model.eval()
 
 
+def item_log_probs(model: CodeNetwork, *targets: Any, **changes: Any) -> Tensor:
+    return model.level_log_probs(*targets, **changes).sum(0)
+
+
 def histories(n_items: int, n_rows: int = 4, length: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, length + 1, (n_rows,), generator=generator)
@@ -62,7 +66,7 @@ def test_item_log_probs_equal_hand_made_cross_entropy(sizes: tuple[int, ...]) ->
     history, lengths = histories(codes.n_items)
     encoded = model.encode(history)
     items = torch.tensor([3, 24, 1, 17])
-    found = model.item_log_probs(encoded, (lengths - 1).unsqueeze(1), items, torch.arange(4))
+    found = item_log_probs(model, encoded, (lengths - 1).unsqueeze(1), items, torch.arange(4))
     for row in range(4):
         alone = history[row : row + 1, : lengths[row]]
         expected = log_prob_by_hand(model, codes.codes["a"], alone, int(items[row]))
@@ -75,7 +79,7 @@ def test_a_window_with_a_target_at_every_position_equals_its_prefixes() -> None:
     history = torch.tensor([[5, 9, 2, 2, 11]])
     targets = torch.tensor([9, 2, 2, 11, 7])
     limit = torch.arange(5).unsqueeze(0)
-    found = model.item_log_probs(model.encode(history), limit, targets, torch.arange(5))
+    found = item_log_probs(model, model.encode(history), limit, targets, torch.arange(5))
     for t in range(5):
         prefix = history[:, : t + 1]
         expected = log_prob_by_hand(model, codes.codes["a"], prefix, int(targets[t]))
@@ -92,7 +96,7 @@ def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...]) -> None:
     for row in range(4):
         limit = (lengths[row] - 1).view(1, 1).expand(1, len(items))
         encoded = model.encode(history[row : row + 1])
-        log_probs = model.item_log_probs(encoded, limit, items, torch.arange(len(items)))
+        log_probs = item_log_probs(model, encoded, limit, items, torch.arange(len(items)))
         total[row] = log_probs.exp().sum()
     torch.testing.assert_close(total, torch.ones(4))
 
@@ -143,8 +147,8 @@ def test_the_history_and_its_order_matter() -> None:
     model = network(codes)
     rows = torch.tensor([[5, 9, 2], [9, 5, 2], [5, 10, 2]])
     limit = torch.full((3, 1), 2)
-    log_probs = model.item_log_probs(
-        model.encode(rows), limit, torch.tensor([7, 7, 7]), torch.arange(3)
+    log_probs = item_log_probs(
+        model, model.encode(rows), limit, torch.tensor([7, 7, 7]), torch.arange(3)
     )
     assert len(set(log_probs.tolist())) == 3
 
@@ -153,8 +157,8 @@ def test_one_item_has_probability_one() -> None:
     codes = CodeTable({"a": torch.tensor([[MISSING], [0]])}, {"a": [1]}, "a")
     model = network(codes)
     encoded = model.encode(torch.tensor([[1, 1]]))
-    log_probs = model.item_log_probs(
-        encoded, torch.tensor([[1]]), torch.tensor([1]), torch.tensor([0])
+    log_probs = item_log_probs(
+        model, encoded, torch.tensor([[1]]), torch.tensor([1]), torch.tensor([0])
     )
     assert log_probs.tolist() == [0.0]
     assert model.beams(encoded, torch.tensor([[1]]), 3).items.tolist() == [[1, 0, 0]]
@@ -188,7 +192,7 @@ def test_every_causal_form_equals_its_prefixes(form: dict) -> None:
     model = network(codes, **form)
     history, targets = torch.tensor([[5, 8, 2, 2, 11, 0]]), torch.tensor([8, 2, 2, 11, 7])
     limit = torch.arange(6).unsqueeze(0)
-    together = model.item_log_probs(model.encode(history), limit, targets, torch.arange(5))
+    together = item_log_probs(model, model.encode(history), limit, targets, torch.arange(5))
     for t in range(5):
         encoded, last = model.encode(history[:, : t + 1]), torch.tensor([[t]])
         beams = model.beams(encoded, last, codes.n_items - 1)
@@ -218,7 +222,7 @@ def test_gradients_reach_every_parameter_of_every_form(form: dict) -> None:
     history = torch.randint(1, 25, (40, 6), generator=torch.Generator().manual_seed(0))
     items, place = history.flip(1).flatten(), torch.arange(40 * 6)
     limit = torch.arange(6).unsqueeze(0)
-    log_probs = model.item_log_probs(model.encode(history), limit, items, place, False)
+    log_probs = item_log_probs(model, model.encode(history), limit, items, place, False)
     log_probs.mean().neg().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
@@ -231,7 +235,7 @@ def test_without_the_constraint_the_softmax_runs_over_all_codewords(sizes: tuple
     history, lengths = histories(codes.n_items)
     encoded, limit = model.encode(history), (lengths - 1).unsqueeze(1)
     items = torch.tensor([3, 24, 1, 17])
-    found = model.item_log_probs(encoded, limit, items, torch.arange(4), constrained=False)
+    found = item_log_probs(model, encoded, limit, items, torch.arange(4), constrained=False)
     for row, item in enumerate(items.tolist()):
         alone = history[row : row + 1, : lengths[row]]
         step = model.decoder_step(model.encode(alone), limit[row : row + 1])

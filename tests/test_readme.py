@@ -11,8 +11,8 @@ from tiny import settings
 
 import recbole_mscgrec
 from recbole_mscgrec import matrix, quick_start, report
+from recbole_mscgrec.command_line import parse
 from recbole_mscgrec.config import Config
-from recbole_mscgrec.quick_start import parse
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from PIL import Image, ImageDraw
 from recbole.data import create_dataset, data_preparation
@@ -208,3 +209,30 @@ def coloured_shapes(n: int, seed: int = 0) -> list[Image.Image]:
             pen.ellipse((x, y, x + 14, y + 16), fill=tuple(colour))
         images.append(image)
     return images
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def arguments(chosen: dict[str, Any]) -> list[str]:
+    """Settings as a user types them."""
+    return [f"--{key}={value}" for key, value in chosen.items()]
+
+
+def best_file(folder: Path, model: str) -> Path:
+    """The checkpoint of the best epoch."""
+    (file,) = [p for p in folder.glob(f"{model}-*.pth") if not p.name.endswith(".last.pth")]
+    return file
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, model: type, call: int) -> None:
+    """Press Ctrl-C in the given call of calculate_loss."""
+    calls, original = [0], model.calculate_loss
+
+    def calculate_loss(self: Any, interaction: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        return original(self, interaction)
+
+    monkeypatch.setattr(model, "calculate_loss", calculate_loss)

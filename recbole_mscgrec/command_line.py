@@ -1,0 +1,64 @@
+"""The command line: one run, or a table of runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from recbole_mscgrec import matrix
+from recbole_mscgrec.quick_start import run
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Split the command line into model, dataset, config files and `--key=value` settings."""
+    parser = argparse.ArgumentParser(
+        description="Run MSCGRec or any RecBole model; every setting is --key=value.",
+        allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
+    )
+    parser.add_argument("--model", "-m", default=matrix.DEFAULT_MODEL, help="name of the model")
+    parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
+    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    matrix.add_options(parser)
+    known, rest = parser.parse_known_args(argv)
+    files = [f for value in known.config_files for f in value.split()]
+    settings: dict[str, str] = {}
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and equals:
+            settings[key] = value
+        elif files and argument.endswith((".yaml", ".yml")):
+            files.append(argument)
+        else:
+            parser.error(f"{argument}: a setting is written --key=value")
+    known.config_files = files
+    for file in files:
+        if not Path(file).is_file():
+            parser.error(f"config file {file} does not exist")
+    return known, settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
+    known, settings = parse(sys.argv[1:] if argv is None else argv)
+    # RecBole's own use of numpy, pandas and torch warns on every run; nothing a user can act on.
+    warnings.filterwarnings("ignore", module=r"recbole\.")
+    # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
+    program, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        if matrix.asked_for(known):
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+            table = matrix.run(known, dict(settings))
+            return 0 if any(row["seeds"] for row in table["rows"]) else 1
+        run(known.model, known.dataset, known.config_files, dict(settings))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(stop or "Stopped.", file=sys.stderr)
+        return 130
+    finally:
+        sys.argv = program
+    return 0
