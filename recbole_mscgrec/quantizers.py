@@ -7,6 +7,8 @@ import math
 
 import torch
 
+from recbole_mscgrec.precision import HIGHEST, matmul_precision
+
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, from different starts
 _ENTROPY = 0.3  # of Sinkhorn's plan, as a share of the mean distance to the nearest codeword
@@ -156,11 +158,15 @@ def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest codeword (N,) and the squared distance to it (N,)."""
+    """Index of the nearest codeword (N,) and the squared distance to it (N,).
+
+    Exact whatever `matmul_precision` is: rounded products mistake near codewords for each other.
+    """
     norms = codebook.square().sum(1)
     codes, distances = [], []
     for block in vectors.split(_CHUNK):
-        squared = norms - 2 * block @ codebook.T  # (n, K), up to |vector|^2
+        with matmul_precision(HIGHEST):
+            squared = norms - 2 * block @ codebook.T  # (n, K), up to |vector|^2
         value, index = squared.min(dim=1)
         codes.append(index)
         distances.append((value + block.square().sum(1)).clamp(min=0))

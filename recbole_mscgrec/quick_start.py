@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
 
-import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
 
@@ -15,6 +12,7 @@ from recbole_mscgrec import cache, checkpoint, per_user
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.data_check import check_data
 from recbole_mscgrec.per_user import KeepingEvaluator
+from recbole_mscgrec.precision import matmul_precision
 from recbole_mscgrec.result import peak_memory_mb, result_of
 from recbole_mscgrec.resumable_fit import fit
 from recbole_mscgrec.tokenizer import timed
@@ -87,23 +85,6 @@ def _run(config: Config) -> dict[str, Any]:
     if config["result_file"]:
         cache.write_json(config["result_file"], result)
     return result
-
-
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Within this block torch multiplies float32 matrices with this precision.
-
-    Raises:
-        ValueError: a name that torch does not know.
-    """
-    if name not in ("highest", "high", "medium"):
-        raise ValueError(f"matmul_precision ({name!r}) must be 'highest', 'high' or 'medium'.")
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:

@@ -117,6 +117,7 @@ def _collaborative_stage(config: Any, train: Any) -> Stage:
         rows={k: cache.fingerprint(v=rows[k]) for k in sorted(rows)},
         n_items=train.item_num,
         settings=settings,
+        precision=config["matmul_precision"],
         seed=config["seed"],
     )
     partial = cache.path(config["cache_dir"], "collaborative", key).with_suffix(".partial.pth")
@@ -133,7 +134,8 @@ def _text_stage(config: Any, train: Any) -> Stage | None:
         getLogger().warning("text: no item has it, so this modality is left out.")
         return None
     encoder = config["text_encoder"]
-    used = ["text_tfidf_size", "seed"] if encoder == TFIDF else ["text_max_length"]
+    tfidf = encoder == TFIDF
+    used = ["text_tfidf_size", "seed"] if tfidf else ["text_max_length", "matmul_precision"]
     key = cache.fingerprint(
         texts=texts, encoder=encoder, files=_weights(encoder), settings={k: config[k] for k in used}
     )
@@ -162,6 +164,7 @@ def _image_stage(config: Any, train: Any) -> Stage | None:
         sizes=level_sizes(config) if kind == RQ_DINO else [],
         settings=settings._asdict(),
         weights=[_weights(value) for value in settings if isinstance(value, str)],
+        precision=config["matmul_precision"],
         seed=config["seed"],
     )
     make = _rq_dino if kind == RQ_DINO else _backbone

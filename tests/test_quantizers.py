@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from recbole_mscgrec.precision import matmul_precision
 from recbole_mscgrec.quantizers import ResidualQuantizer, k_means, nearest
 
 
@@ -113,6 +114,17 @@ def test_nearest_by_a_plain_loop() -> None:
         by_hand = [float((vector - word).square().sum()) for word in codebook]
         assert code == by_hand.index(min(by_hand))
         assert distance == pytest.approx(min(by_hand), abs=1e-5)
+
+
+def test_nearest_is_exact_at_any_precision_of_products() -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(600, 512, generator=generator)
+    codebook = vectors[:300] + 1e-3 * torch.randn(300, 512, generator=generator)
+    exact = nearest(vectors, codebook)
+    with matmul_precision("medium"):
+        code, distance = nearest(vectors, codebook)
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.equal(code, exact[0]) and torch.equal(distance, exact[1])
 
 
 def test_vectors_that_cannot_be_quantized_are_refused() -> None:

@@ -122,6 +122,7 @@ def test_second_run_reuses_every_stage_and_says_so(
         ({"collaborative_epochs": 1}, ["collaborative_vectors", "_quantize"]),
         ({"collaborative_size": 6}, ["collaborative_vectors", "_quantize"]),
         ({"MAX_ITEM_LIST_LENGTH": 5}, ["collaborative_vectors", "_quantize"]),
+        ({"matmul_precision": "medium"}, ["collaborative_vectors", "_quantize"]),
         ({"seed": 7}, ALL),
     ],
     ids=lambda value: "+".join(value) or "nothing",

@@ -1,0 +1,27 @@
+"""The precision of float32 matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+HIGHEST = "highest"
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Within this block torch multiplies float32 matrices with this precision.
+
+    Raises:
+        ValueError: a name that torch does not know.
+    """
+    if name not in (HIGHEST, "high", "medium"):
+        raise ValueError(f"matmul_precision ({name!r}) must be 'highest', 'high' or 'medium'.")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
