@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -116,15 +118,24 @@ def test_nearest_by_a_plain_loop() -> None:
         assert distance == pytest.approx(min(by_hand), abs=1e-5)
 
 
-def test_nearest_is_exact_at_any_precision_of_products() -> None:
-    generator = torch.Generator().manual_seed(3)
-    vectors = torch.randn(600, 512, generator=generator)
-    codebook = vectors[:300] + 1e-3 * torch.randn(300, 512, generator=generator)
-    exact = nearest(vectors, codebook)
+def test_nearest_multiplies_exactly_whatever_the_precision_of_the_run() -> None:
+    """Processors differ in what they round, so the setting itself is watched."""
+    seen = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: dict | None = None
+        ) -> Any:
+            if "matmul" in func.__name__:
+                seen.append(torch.get_float32_matmul_precision())
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    vectors = torch.randn(6, 4).as_subclass(Watched)
     with matmul_precision("medium"):
-        code, distance = nearest(vectors, codebook)
+        nearest(vectors, vectors[:3])
         assert torch.get_float32_matmul_precision() == "medium"
-    assert torch.equal(code, exact[0]) and torch.equal(distance, exact[1])
+    assert set(seen) == {"highest"}
 
 
 def test_vectors_that_cannot_be_quantized_are_refused() -> None:
