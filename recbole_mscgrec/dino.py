@@ -29,8 +29,8 @@ class RQDinoResult(NamedTuple):
     """Codes of n images, and how they were learned.
 
     history: `epochs` (per epoch loss, dino_loss, commitment, perplexity per level over the global
-    crops, codewords restarted), `seconds`, `images_per_second`, `log_out_dim`: the loss of a
-    collapsed student.
+    crops, codewords restarted, whether it began with k-means), `seconds`, `images_per_second`,
+    `log_out_dim`: the loss of a collapsed student.
     """
 
     codes: Tensor  # long (n, L)

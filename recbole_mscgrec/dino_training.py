@@ -21,6 +21,7 @@ from recbole_mscgrec.dino_views import Pixels, multi_crop, plain_view
 Tensor = torch.Tensor
 History = dict[str, Any]
 _STATE = ("student", "teacher", "targets", "optimizer", "epoch", "history")
+_EVEN = 0.5  # perplexity of a level that is well used, as a share of its codewords
 _EPOCH_SEEDS = 1_000_003  # distance between the seeds of two epochs; more than steps in an epoch
 
 
@@ -87,7 +88,8 @@ class DinoTraining:
     def _train_epoch(self, bar: Any) -> dict[str, Any]:
         settings, quantizer = self.settings, self.student.quantizer
         torch.manual_seed(self.seed + _EPOCH_SEEDS * (self.epoch + 1))
-        if settings.quantize and not quantizer.ready and self.epoch >= settings.quantize_after:
+        fitted = settings.quantize and self.epoch >= settings.quantize_after and self._unfit()
+        if fitted:
             features = encode(self.student.backbone, self.pixels, settings, self.device)
             quantizer.start(features, self.seed, 2 * len(self.pixels) // self.n_batches)
         order = list(torch.randperm(len(self.pixels)).tensor_split(self.n_batches))
@@ -107,8 +109,20 @@ class DinoTraining:
         row: dict[str, Any] = {k: v / self.n_batches for k, v in sums.items()}
         row["restarted"] = int(sums["restarted"])
         if quantizer.ready:
-            row["perplexity"] = perplexities(used)
+            row |= {"k_means": fitted, "perplexity": perplexities(used)}
         return row
+
+    def _unfit(self) -> bool:
+        """Whether the codebooks need k-means on the whole catalogue: they have not begun, or the
+        last epoch used a level's codewords unevenly. Features can leave their codebooks behind:
+        those of a pretrained network with batch norm do, as its statistics come to fit the crops.
+        Restarts of single codewords do not catch up, since a lone image's vector attracts no other.
+        """
+        quantizer = self.student.quantizer
+        if not quantizer.ready:
+            return True
+        last = self.history["epochs"][-1]["perplexity"]
+        return any(p < _EVEN * size for p, size in zip(last, quantizer.sizes, strict=True))
 
     def _step(self, batch: Tensor) -> tuple[dict[str, float], Tensor | None]:
         """One update of student, teacher and codebooks; the losses and the global crops' codes."""

@@ -78,6 +78,26 @@ def test_result_is_consistent_and_json_ready(tmp_path: Path) -> None:
     assert same(made, train(tmp_path))
 
 
+def test_codebooks_that_the_features_have_left_start_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All codewords but one far away after the second epoch: nearly every crop gets that one."""
+    original = DinoTraining._save
+
+    def lose(self: Any) -> None:
+        if self.epoch == 2:
+            for level, codebook in enumerate(self.student.quantizer.codebooks):
+                away = codebook + 1e3
+                away[0] = 0
+                self.student.quantizer._set(level, away, torch.full((len(away),), 100.0))
+        original(self)
+
+    monkeypatch.setattr(DinoTraining, "_save", lose)
+    rows = train(tmp_path, epochs=5).history["epochs"]
+    assert max(rows[2]["perplexity"]) < 1.5 and not rows[2]["k_means"]
+    assert rows[3]["k_means"] and min(rows[3]["perplexity"]) > 2.5
+
+
 def test_an_interrupted_run_goes_on_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
