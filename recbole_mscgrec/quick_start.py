@@ -117,11 +117,21 @@ def _check_model(config: Config, network: Any) -> None:
             f"{config['model']}: add --model={trained.get('model')}."
         )
     here = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    if here != {name: tensor.shape for name, tensor in state["state_dict"].items()}:
-        ours = checkpoint.to_plain(config.final_config_dict)
-        differ = [k for k in trained if k in ours and ours[k] != trained[k]]
-        used = " ".join(f"--{k}={trained[k]}" for k in differ if checkpoint.is_setting(k))
+    there = {name: tensor.shape for name, tensor in state["state_dict"].items()}
+    if here == there:
+        return
+    ours = checkpoint.to_plain(config.final_config_dict)
+    differ = [
+        k for k in trained if k in ours and ours[k] != trained[k] and checkpoint.is_setting(k)
+    ]
+    if differ:
+        used = " ".join(f"--{k}={trained[k]}" for k in differ)
         raise ValueError(
             f"model_file ({config['model_file']}) holds weights of other sizes than these settings "
             f"give. It was trained with {used}."
         )
+    strange = sorted(name for name, _ in set(there.items()) ^ set(here.items()))[0]
+    raise ValueError(
+        f"model_file ({config['model_file']}) was saved by another version of this package, whose "
+        f"network differs in {strange}: evaluate it with that version, or train again."
+    )

@@ -121,6 +121,17 @@ def test_model_file_of_other_sizes_is_refused(trained: Trained) -> None:
         run("MSCGRec", "rule", config_dict={**chosen, "hidden_size": 64})
 
 
+def test_model_file_of_another_version_is_refused(trained: Trained, tmp_path: Path) -> None:
+    """The settings are the same, the names of the weights are not."""
+    state = torch.load(trained.model_file, weights_only=True)
+    weights = state["state_dict"]
+    weights["network.old_name"] = weights.pop("network.start")
+    torch.save(state, tmp_path / "old.pth")
+    chosen = {**trained.settings, "model_file": str(tmp_path / "old.pth"), "result_file": None}
+    with pytest.raises(ValueError, match=r"another version .* differs in network\.old_name"):
+        run("MSCGRec", "rule", config_dict=chosen)
+
+
 # --- a modality left out of the test --------------------------------------------------------------
 
 
