@@ -60,9 +60,9 @@ def test_codes_tell_coloured_shapes_apart(tmp_path: Path) -> None:
         count = torch.bincount(made.codes[:, level], minlength=size)
         assert (count > 0).all() and perplexities([count])[0] >= size / 2
     colour = torch.arange(128) // 2 % 3
-    assert purity(made.codes[:, 0], colour) > 0.55  # chance: about 0.4
+    assert purity(made.codes[:, 0], colour) > 0.7  # chance: about 0.4
     near = torch.cdist(made.quantized, made.quantized).fill_diagonal_(torch.inf).argmin(1)
-    assert (colour[near] == colour).float().mean() > 0.5  # chance: 1/3
+    assert (colour[near] == colour).float().mean() > 0.7  # chance: 1/3
     assert list((tmp_path / "log").glob("events*")) and not list(tmp_path.glob("*.pth"))
 
 
