@@ -63,6 +63,8 @@ def rq_dino(
             that cannot be had, or a loss that is not finite.
     """
     check_settings(settings)
+    if settings.projection:
+        _warn_if_random(settings, "image_projection")
     if max(codebook_sizes) > len(images):
         raise ValueError(
             f"codebook_size ({max(codebook_sizes)}) must not exceed the number of images "
@@ -80,7 +82,7 @@ def rq_dino(
             log_dir=log_dir,
         )
         training.run(show_progress)
-        vectors = encode(training.student.backbone, pixels, settings, device)
+        vectors = encode(training.encoder, pixels, settings, device)
         codes, quantized = _quantize(vectors, training, codebook_sizes, seed)
     partial.unlink(missing_ok=True)
     _log(training.history)
@@ -124,11 +126,7 @@ def backbone_features(
         ValueError: as `rq_dino`.
     """
     check_settings(settings)
-    if not settings.weights:
-        getLogger().warning(
-            "image: image_tokenizer=features with a backbone of random weights tells little more "
-            "than colours: set image_weights (hub, or a file)."
-        )
+    _warn_if_random(settings, "image_tokenizer=features")
     with _own_random(device):
         torch.manual_seed(seed)
         backbone = make_backbone(settings).to(device)
@@ -142,3 +140,11 @@ def _own_random(device: torch.device | str) -> Any:
     kind = torch.device(device).type
     devices = range(torch.cuda.device_count()) if kind == "cuda" else []
     return torch.random.fork_rng(devices=list(devices))
+
+
+def _warn_if_random(settings: DinoSettings, what: str) -> None:
+    if not settings.weights:
+        getLogger().warning(
+            f"image: {what} with a backbone of random weights tells little more than colours: set "
+            "image_weights (hub, or a file)."
+        )

@@ -1,4 +1,5 @@
-"""The image encoder: any timm model by name, from scratch, from the hub or from a weight file."""
+"""The image encoder: any timm model by name, from scratch, from the hub or from a weight file; and
+the linear map that is learned in its place where it is frozen."""
 
 from __future__ import annotations
 
@@ -36,6 +37,48 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model((images - self.mean) / self.std)
+
+
+class Projection(nn.Module):
+    """The learned part of an encoder whose backbone is frozen: a linear map (B, F) -> (B, D) of the
+    backbone's vectors, which it brings to one length first, as lengths tell little and would rule
+    the codes.
+
+    Attributes:
+        width: D.
+    """
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.linear, self.width = nn.Linear(n_features, width), width
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(_one_length(features.float()))
+
+    @torch.no_grad()
+    def start(self, features: Tensor) -> None:
+        """Begin as the D principal components of the catalogue's features (n, F), scaled together
+        to variance 1 in the mean: what crops of one image share is learned from there.
+
+        Raises:
+            ValueError: fewer features, or fewer images, than D.
+        """
+        if self.width > min(features.shape):
+            raise ValueError(
+                f"image_projection ({self.width}) must be at most the width of image_backbone's "
+                f"vectors ({features.size(1)}) and the number of images ({len(features)})."
+            )
+        features = _one_length(features.double())
+        mean = features.mean(dim=0)
+        variances, directions = torch.linalg.eigh((features - mean).T.cov())
+        directions = directions[:, -self.width :].T / variances[-self.width :].mean().sqrt()
+        self.linear.weight.copy_(directions)
+        self.linear.bias.copy_(-directions @ mean)
+
+
+def _one_length(x: Tensor) -> Tensor:
+    """Rows (B, F) with a mean square of 1."""
+    return nn.functional.normalize(x, dim=-1) * x.size(-1) ** 0.5
 
 
 def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> Backbone:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_mscgrec.dino_backbone import make_backbone
 from recbole_mscgrec.dino_quantizer import Quantized, ResidualVQ
 from recbole_mscgrec.dino_settings import SINKHORN, DinoSettings
 
@@ -49,18 +48,25 @@ class DinoHead(nn.Module):
 
 
 class DinoNetwork(nn.Module):
-    """Backbone, residual quantizer (the student has one, the teacher none) and head."""
+    """Backbone, residual quantizer (the student has one, the teacher none) and head.
 
-    def __init__(self, settings: DinoSettings, codebook_sizes: list[int] | None) -> None:
+    Args:
+        backbone: crops to vectors; has their `width`.
+        codebook_sizes: K of each level, or None for a network without quantizer.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, settings: DinoSettings, codebook_sizes: list[int] | None
+    ) -> None:
         super().__init__()
+        self.backbone, width = backbone, backbone.width
         is_student = codebook_sizes is not None
-        self.backbone = make_backbone(settings, settings.drop_path if is_student else 0.0)
-        width = self.backbone.width
         self.quantizer = ResidualVQ(codebook_sizes, width, settings) if is_student else None
         self.head = DinoHead(width, settings)
 
     def forward(self, *crops: Tensor | None) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Crops (b_i, 3, s_i, s_i) of several sizes -> logits (B, out_dim), representations (B, D)
+        """Crops (b_i, 3, s_i, s_i) of several sizes, or what the backbone takes in their place ->
+        logits (B, out_dim), representations (B, D)
         of all B rows, and what the quantizer made of these, if it is on."""
         features = torch.cat([self.backbone(c) for c in crops if c is not None]).float()
         if self.quantizer is None or not self.quantizer.ready:

@@ -14,6 +14,7 @@ class DinoSettings(NamedTuple):
     backbone: str
     backbone_args: dict[str, Any]
     weights: str | None
+    projection: int | None
     size: int
     local_size: int
     n_local_crops: int
@@ -55,7 +56,7 @@ _PAIRS = "global_scale local_scale weight_decay".split()
 
 def check_settings(settings: DinoSettings) -> None:
     """Raise ValueError for a value outside its range; the key is named."""
-    for name in _COUNTS:
+    for name in [*_COUNTS, *(["projection"] if settings.projection is not None else [])]:
         _require(settings, name, lambda v: v >= 1 and v == int(v), "a whole number of at least 1")
     for name in _NOT_NEGATIVE:
         _require(settings, name, lambda v: v >= 0, "0 or more")

@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from recbole_mscgrec import checkpoint
+from recbole_mscgrec.dino_backbone import Projection, make_backbone
 from recbole_mscgrec.dino_model import DinoNetwork, Targets, dino_loss, ema_update, koleo
 from recbole_mscgrec.dino_quantizer import perplexities
 from recbole_mscgrec.dino_settings import DinoSettings
@@ -51,9 +52,12 @@ class DinoTraining:
         torch.manual_seed(seed)
         self.pixels, self.settings, self.seed = pixels, settings, seed
         self.device, self.partial, self.log_dir = torch.device(device), partial, log_dir
-        self.student = DinoNetwork(settings, codebook_sizes).to(self.device)
-        self.teacher = DinoNetwork(settings, None).to(self.device).requires_grad_(False)
-        ema_update(self.teacher, self.student, 0.0)
+        frozen = make_backbone(settings) if settings.projection else nn.Identity()
+        self.frozen = frozen.to(self.device).eval().requires_grad_(False)
+        student = DinoNetwork(self._backbone(settings.drop_path), settings, codebook_sizes)
+        teacher = DinoNetwork(self._backbone(), settings, None)
+        self.student = student.to(self.device)
+        self.teacher = teacher.to(self.device).requires_grad_(False)
         self.targets = Targets(settings).to(self.device)
         self.optimizer = torch.optim.AdamW(_groups(self.student), lr=settings.learning_rate)
         self.n_batches = max(1, round(len(pixels) / settings.batch_size))
@@ -61,6 +65,21 @@ class DinoTraining:
         self.history: History = {"log_out_dim": math.log(settings.out_dim), "seconds": 0.0}
         self.history["epochs"] = []
         self._resume()
+        if self.epoch == 0:
+            if settings.projection:
+                student.backbone.start(encode(self.frozen, pixels, settings, self.device))
+            ema_update(self.teacher, self.student, 0.0)
+
+    def _backbone(self, drop_path: float = 0.0) -> nn.Module:
+        """The part of a network behind what is frozen."""
+        if self.settings.projection:
+            return Projection(self.frozen.width, self.settings.projection)
+        return make_backbone(self.settings, drop_path)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Images to the student's vectors."""
+        return nn.Sequential(self.frozen, self.student.backbone)
 
     def run(self, show_progress: bool = False) -> None:
         """Train the epochs that are left."""
@@ -90,7 +109,7 @@ class DinoTraining:
         torch.manual_seed(self.seed + _EPOCH_SEEDS * (self.epoch + 1))
         fitted = settings.quantize and self.epoch >= settings.quantize_after and self._unfit()
         if fitted:
-            features = encode(self.student.backbone, self.pixels, settings, self.device)
+            features = encode(self.encoder, self.pixels, settings, self.device)
             quantizer.start(features, self.seed, 2 * len(self.pixels) // self.n_batches)
         order = list(torch.randperm(len(self.pixels)).tensor_split(self.n_batches))
         used = [torch.zeros(size, dtype=torch.long) for size in quantizer.sizes]
@@ -131,6 +150,8 @@ class DinoTraining:
         on_gpu = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
             with torch.no_grad():
+                globals_ = self.frozen(globals_)
+                locals_ = None if locals_ is None else self.frozen(locals_)
                 teacher_logits = self.teacher(globals_)[0]
             logits, features, quantized = student(globals_, locals_)
         target = self.targets(teacher_logits).view(2, len(batch), -1)

@@ -15,6 +15,7 @@ from recbole_mscgrec import checkpoint
 from recbole_mscgrec.codes import MISSING
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.dino import RQDinoResult, backbone_features, rq_dino
+from recbole_mscgrec.dino_backbone import Projection
 from recbole_mscgrec.dino_quantizer import perplexities
 from recbole_mscgrec.dino_training import DinoTraining, cosine
 from recbole_mscgrec.dino_views import Pixels
@@ -98,10 +99,11 @@ def test_codebooks_that_the_features_have_left_start_anew(
     assert rows[3]["k_means"] and min(rows[3]["perplexity"]) > 2.5
 
 
+@pytest.mark.parametrize("changes", [{"drop_path": 0.2}, {"projection": 8}])
 def test_an_interrupted_run_goes_on_to_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    whole = train(tmp_path, epochs=4, drop_path=0.2)
+    whole = train(tmp_path, epochs=4, **changes)
     original = DinoTraining._save
 
     def interrupted(self: Any) -> None:
@@ -111,10 +113,27 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
 
     monkeypatch.setattr(DinoTraining, "_save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, epochs=4, drop_path=0.2)
+        train(tmp_path, epochs=4, **changes)
     monkeypatch.setattr(DinoTraining, "_save", original)
     torch.manual_seed(99)
-    assert same(train(tmp_path, epochs=4, drop_path=0.2), whole)
+    assert same(train(tmp_path, epochs=4, **changes), whole)
+
+
+def test_projection_is_learned_behind_a_frozen_backbone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its vectors stay a linear map of the backbone's unit vectors, and no longer the first one."""
+    chosen = dino_settings(projection=8, learning_rate=0.01, epochs=4)
+    made = train(tmp_path, 64, **chosen._asdict())
+    assert made.vectors.shape == (64, 8) and "random weights" in caplog.text
+    options = {"device": "cpu", "n_workers": 0, "show_progress": False}
+    features = backbone_features(coloured_shapes(64), chosen, seed=1, **options)
+    inputs = torch.cat([torch.nn.functional.normalize(features, dim=1), torch.ones(64, 1)], dim=1)
+    fitted = inputs.double() @ torch.linalg.lstsq(inputs.double(), made.vectors.double()).solution
+    assert torch.allclose(fitted, made.vectors.double(), atol=1e-3)
+    first = Projection(32, 8)
+    first.start(features)
+    assert not torch.allclose(first(features), made.vectors, atol=0.05)
 
 
 def test_a_damaged_partial_file_is_named_and_ignored(

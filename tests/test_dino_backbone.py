@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from tiny import dino_settings
 
-from recbole_mscgrec.dino_backbone import make_backbone
+from recbole_mscgrec.dino_backbone import Projection, make_backbone
 
 CONVOLUTIONS = {"backbone": "resnet10t", "backbone_args": {}, "size": 32, "local_size": 16}
 
@@ -106,3 +106,28 @@ def test_a_hub_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
     with pytest.raises(ValueError, match="cannot be had .ConnectionError.*path as image_weights"):
         make_backbone(dino_settings(weights="hub"))
+
+
+def test_projection_starts_as_principal_components() -> None:
+    """Vectors whose direction varies most in coordinate 1, less in 2, hardly in 3; their lengths,
+    which vary most of all, do not count."""
+    n = 4000
+    noise = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
+    directions = torch.tensor([1.0, 0, 0, 0]) + noise * torch.tensor([0.0, 0.1, 0.05, 0.001])
+    vectors = directions * torch.linspace(0.1, 10, n).unsqueeze(1)
+    projection = Projection(4, 2)
+    projection.start(vectors)
+    out = projection(vectors).detach()
+    assert out.shape == (n, 2)
+    assert torch.allclose(out.mean(0), torch.zeros(2), atol=1e-4)
+    variances = out.var(0).sort().values  # 0.1 and 0.05 squared, to a mean of 1
+    assert variances.tolist() == pytest.approx([0.4, 1.6], rel=0.05)
+    assert float(out.T.corrcoef()[0, 1].abs()) < 1e-3
+    assert torch.allclose(projection(7 * vectors), projection(vectors), atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "width"), [(10, 6), (3, 4)])
+def test_projection_wider_than_what_there_is(n: int, width: int) -> None:
+    message = rf"image_projection \({width}\) must be at most .* vectors \(5\) and .* \({n}\)"
+    with pytest.raises(ValueError, match=message):
+        Projection(5, width).start(torch.randn(n, 5))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from tiny import dino_settings
 
+from recbole_mscgrec.dino_backbone import make_backbone
 from recbole_mscgrec.dino_model import (
     DinoHead,
     DinoNetwork,
@@ -79,7 +80,8 @@ def test_head_gives_cosines() -> None:
 
 def test_student_is_quantized_before_its_head_and_the_teacher_is_not() -> None:
     settings = dino_settings()
-    student, teacher = DinoNetwork(settings, [3, 3]), DinoNetwork(settings, None)
+    student = DinoNetwork(make_backbone(settings), settings, [3, 3])
+    teacher = DinoNetwork(make_backbone(settings), settings, None)
     ema_update(teacher, student, 0.0)
     large, small = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 8, 8)
     student.eval(), teacher.eval()
@@ -96,7 +98,8 @@ def test_student_is_quantized_before_its_head_and_the_teacher_is_not() -> None:
 
 
 def test_codes_and_logits_are_made_in_full_precision_under_autocast() -> None:
-    student = DinoNetwork(dino_settings(), [3, 3]).eval()
+    settings = dino_settings()
+    student = DinoNetwork(make_backbone(settings), settings, [3, 3]).eval()
     images = torch.rand(6, 3, 16, 16)
     student.quantizer.start(student(images)[1].detach(), seed=0, batch_size=6)
     with torch.autocast("cpu", torch.bfloat16):

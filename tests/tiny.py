@@ -161,6 +161,7 @@ def dino_settings(**changes: Any) -> DinoSettings:
             "backbone": "vit_tiny_patch16_224",
             "backbone_args": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2},
             "weights": None,
+            "projection": None,
             "size": 16,
             "local_size": 8,
             "n_local_crops": 1,
