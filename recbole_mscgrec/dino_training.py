@@ -53,7 +53,9 @@ class DinoTraining:
         self.pixels, self.settings, self.seed = pixels, settings, seed
         self.device, self.partial, self.log_dir = torch.device(device), partial, log_dir
         frozen = make_backbone(settings) if settings.projection else nn.Identity()
-        self.frozen = frozen.to(self.device).eval().requires_grad_(False)
+        # Channels last: convolutions are a third faster.
+        frozen = frozen.to(self.device, memory_format=torch.channels_last)
+        self.frozen = frozen.eval().requires_grad_(False)
         student = DinoNetwork(self._backbone(settings.drop_path), settings, codebook_sizes)
         teacher = DinoNetwork(self._backbone(), settings, None)
         self.student = student.to(self.device)
