@@ -137,7 +137,7 @@ def _stop(process: subprocess.Popen) -> None:
 
     At most the epoch under way is lost: files are written beside their place and renamed.
     """
-    # SIGTERM, as __main__ takes it for Ctrl-C also where that is ignored.
+    # SIGTERM, as our command line takes it for Ctrl-C also where that is ignored.
     for ask in (None, signal.SIGTERM, signal.SIGKILL):
         if ask is not None:
             process.send_signal(ask)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from recbole_mscgrec import matrix
@@ -40,6 +43,21 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     return known, settings
 
 
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Within this block SIGTERM is taken for Ctrl-C: batch systems send it, and a process in the
+    background of a script gets no other."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread, where no signal arrives either
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
     known, settings = parse(sys.argv[1:] if argv is None else argv)
@@ -48,11 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
-        if matrix.asked_for(known):
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-            table = matrix.run(known, dict(settings))
-            return 0 if any(row["seeds"] for row in table["rows"]) else 1
-        run(known.model, known.dataset, known.config_files, dict(settings))
+        with ended_like_ctrl_c():
+            if matrix.asked_for(known):
+                logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+                table = matrix.run(known, dict(settings))
+                return 0 if any(row["seeds"] for row in table["rows"]) else 1
+            run(known.model, known.dataset, known.config_files, dict(settings))
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

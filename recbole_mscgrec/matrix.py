@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -56,15 +53,14 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
     getLogger().info(f"{folder}: {n_done} cells are finished, {len(todo)} are to run.")
     errors: dict[tuple[str, int], str] = {}
     try:
-        with _ended_like_ctrl_c():
-            for n, cell in enumerate(todo, 1):
-                getLogger().info(
-                    f"{n} of {len(todo)}: {cell.row.name}, seed {cell.seed} ({cell.file('.log')})"
-                )
-                error = run_cell(cell)
-                if error is not None:
-                    errors[cell.row.name, cell.seed] = error
-                getLogger().info(f"{n} of {len(todo)}: {_outcome(cell, error)}")
+        for n, cell in enumerate(todo, 1):
+            getLogger().info(
+                f"{n} of {len(todo)}: {cell.row.name}, seed {cell.seed} ({cell.file('.log')})"
+            )
+            error = run_cell(cell)
+            if error is not None:
+                errors[cell.row.name, cell.seed] = error
+            getLogger().info(f"{n} of {len(todo)}: {_outcome(cell, error)}")
     except KeyboardInterrupt:
         _write(cells, errors)
         raise KeyboardInterrupt(
@@ -178,20 +174,6 @@ def _checked(cells: list[Cell]) -> list[Cell]:
 
 
 # --- running --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Within this block SIGTERM, which batch systems send, is taken for Ctrl-C."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread, where no signal arrives either
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _outcome(cell: Cell, error: str | None) -> str:

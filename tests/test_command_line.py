@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from tiny import arguments, interrupt, protocol, settings
 
-from recbole_mscgrec.command_line import main, parse
+from recbole_mscgrec.command_line import ended_like_ctrl_c, main, parse
 from recbole_mscgrec.mscgrec import MSCGRec
 from recbole_mscgrec.quick_start import run
 
@@ -97,3 +99,10 @@ def test_interruption_ends_with_status_130_and_how_to_go_on(
     argv = ["--model=MSCGRec", "--dataset=rule", *arguments(settings(rule_folder, epochs=4))]
     assert main(argv) == 130
     assert "--resume=True" in capsys.readouterr().err
+
+
+def test_the_signal_of_batch_systems_is_taken_for_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), ended_like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

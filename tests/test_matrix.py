@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +111,6 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
 def test_a_table_without_any_result_is_a_failure(rule_folder: Path, ran: list) -> None:
     assert main(argv(rule_folder, "--model_list=BPR", "--table_dir=out")) == 1
     assert "| BPR | 2020 | out of luck |" in Path("out/table.md").read_text()
-
-
-def test_the_signal_of_batch_systems_is_taken_for_ctrl_c() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), matrix._ended_like_ctrl_c():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_rows_of_a_file_run_the_same_way(rule_folder: Path, ran: list) -> None:
