@@ -65,6 +65,23 @@ def read_rows(file: str | Path, model: str) -> list[Row]:
     return rows
 
 
+def select_rows(rows: list[Row], names: str) -> list[Row]:
+    """Those of the rows that a comma-separated list names, in the order of `rows`. A row whose name
+    holds a comma goes by its name in file names.
+
+    Raises:
+        ValueError: a name that no row has.
+    """
+    wanted = {name.strip().lower() for name in names.split(",") if name.strip()}
+    chosen = [row for row in rows if wanted & {row.name.lower(), row.slug.lower()}]
+    found = {name.lower() for row in chosen for name in (row.name, row.slug)}
+    if wanted - found or not chosen:
+        strange = ", ".join(sorted(wanted - found)) or "nothing"
+        there = ", ".join(row.slug if "," in row.name else row.name for row in rows)
+        raise ValueError(f"rows ({names}): {strange} is no row; there are {there}.")
+    return chosen
+
+
 def _find(file: str | Path) -> Path:
     ours = properties_folder() / "ablation"
     for path in (Path(file), ours / Path(file).name, ours / f"{file}.yaml"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec import cache, per_user, report
-from recbole_mscgrec.ablation import Row, check_reserved, read_rows, rows_of_models
+from recbole_mscgrec.ablation import Row, check_reserved, read_rows, rows_of_models, select_rows
 from recbole_mscgrec.cells import Cell, finished, run_cell
 from recbole_mscgrec.config import known_settings, read_settings, unknown_setting
 from recbole_mscgrec.data_check import check_data
@@ -20,7 +20,7 @@ DEFAULTS = {
     "show_progress": False,
 }
 DEFAULT_MODEL = "MSCGRec"
-_OPTIONS = ("model_list", "seed_list", "ablation", "table_dir")
+_OPTIONS = ("model_list", "seed_list", "ablation", "rows", "table_dir")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model_list", help="models, comma-separated; the first meets each other")
     group.add_argument("--seed_list", help="seeds, comma-separated")
     group.add_argument("--ablation", help="YAML file of named overrides, one row each")
+    group.add_argument("--rows", help="only these rows of the ablation, comma-separated")
     group.add_argument("--table_dir", help="folder of the table and of its cells' results")
 
 
@@ -97,7 +98,10 @@ def _rows(options: argparse.Namespace) -> list[Row]:
     if options.ablation is not None:
         if options.model_list is not None:
             raise ValueError("model_list and ablation both name rows: give the rows of one table.")
-        return read_rows(options.ablation, options.model)
+        rows = read_rows(options.ablation, options.model)
+        return rows if options.rows is None else select_rows(rows, options.rows)
+    if options.rows is not None:
+        raise ValueError(f"rows ({options.rows}) needs --ablation: it names rows of that file.")
     if options.model_list is not None:
         models = [m.strip() for m in options.model_list.split(",") if m.strip()]
         if models and options.model not in (*models, DEFAULT_MODEL):

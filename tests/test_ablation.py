@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_mscgrec.ablation import Row, read_rows, rows_of_models
+from recbole_mscgrec.ablation import Row, read_rows, rows_of_models, select_rows
 from recbole_mscgrec.config import Config, properties_folder
 
 SHIPPED = sorted((properties_folder() / "ablation").glob("*.yaml"))
@@ -93,3 +93,14 @@ def test_no_row_of_the_components_repeats_the_default() -> None:
         assert any(default[key] != value for key, value in row.settings.items()), row.name
     every = [sorted(row.settings.items(), key=str) for row in rows]
     assert all(every.count(settings) == 1 for settings in every)
+
+
+def test_rows_chosen_by_name_keep_the_order_of_the_file() -> None:
+    file = write("- name: base\n- {name: 'wide, deep'}\n- {name: Small}\n- {name: other}\n")
+    rows = read_rows(file, "Pop")
+    assert [row.name for row in select_rows(rows, "small, base")] == ["base", "Small"]
+    assert [row.name for row in select_rows(rows, "wide-deep")] == ["wide, deep"]
+    with pytest.raises(ValueError, match="larger is no row; there are base, wide-deep, Small"):
+        select_rows(rows, "base,larger")
+    with pytest.raises(ValueError, match="nothing is no row"):
+        select_rows(rows, " , ")

@@ -125,6 +125,18 @@ def test_rows_of_a_file_run_the_same_way(rule_folder: Path, ran: list) -> None:
     base, wide, tiled = json.loads(Path("out/table.json").read_text())["rows"]
     assert (base["settings"]["hidden_size"], wide["settings"]["hidden_size"]) == (16, 32)
     assert tiled["settings"]["hidden_dropout_prob"] == 0.5 and base["note"] == "as it is"
+    ran.clear()
+    assert main([*command, "--seed_list=7,8", "--rows=base,tiled"]) == 0
+    assert ran == [("base", 8), ("tiled", 8)]
+    assert [r["name"] for r in json.loads(Path("out/table.json").read_text())["rows"]] == [
+        "base",
+        "tiled",
+    ]
+
+
+def test_rows_without_a_file_are_refused(rule_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows \(base\) needs --ablation"):
+        planned(*argv(rule_folder, "--rows=base"))
 
 
 # --- settings -------------------------------------------------------------------------------------
