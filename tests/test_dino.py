@@ -179,6 +179,7 @@ def test_loss_that_is_not_finite_stops_with_the_next_step(
         ({"global_scale": [0.9, 0.2]}, r"image_global_scale \(\[0.9, 0.2\]\) must be \[low, high"),
         ({"local_scale": 0.3}, r"image_local_scale \(0.3\) must be"),
         ({"teacher_balance": "none"}, "image_teacher_balance .'none'. must be one of"),
+        ({"projection": 0}, r"image_projection \(0\) must be a whole number of at least 1"),
         ({"batch_size": [3]}, r"image_batch_size \(\[3\]\) must be a whole number"),
     ],
 )
