@@ -120,16 +120,25 @@ class TiledDataset(SequentialDataset):
         self._window_last, self._window_user = last[which], users[last[which]]
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        """Rows by index; with `random_windows`, windows of the train split start anywhere.
+        """Rows by index; the windows of several are cut to the longest: where users have few
+        interactions, most positions of a batch would be padding.
 
-        A row's window moves by a random number of targets below T, so over all rows each target
-        is expected once, with a history of random length. That keeps a small data set from being
-        learned by heart.
+        With `random_windows`, windows of the train split start anywhere. A row's window moves by a
+        random number of targets below T, so over all rows each target is expected once, with a
+        history of random length. That keeps a small data set from being learned by heart.
         """
-        if not self._shifting:
-            return super().__getitem__(index, join)
-        rows = np.asarray(index)
-        return self._windows(rows, torch.randint(self.max_item_list_len, rows.shape).numpy())
+        if self._shifting:
+            index = np.asarray(index)
+            shift = torch.randint(self.max_item_list_len, index.shape).numpy()
+            rows = self._windows(index, shift)
+        else:
+            rows = super().__getitem__(index, join)
+        targets = target_list_field(self.config)
+        if targets in rows and rows[targets].dim() == 2 and len(rows):
+            longest = max(int(rows[self.item_list_length_field].max()), 1)
+            for field in (self.item_id_list_field, targets):
+                rows.interaction[field] = rows[field][:, :longest]
+        return rows
 
     def _windows(self, rows: np.ndarray, shift: np.ndarray) -> Interaction:
         """Train rows whose windows are moved by `shift` targets towards the newest."""

@@ -94,6 +94,21 @@ def test_windows_end_with_the_newest_target() -> None:
     assert sorted((targets != 0).sum(1).tolist()) == [2, 7, 7, 7, 7, 7]
 
 
+def test_a_batch_of_windows_is_cut_to_its_longest() -> None:
+    config, (train, valid, _) = split(TiledDataset, 50)
+    field = target_list_field(config)
+    whole, lengths = train.inter_feat, train.inter_feat["item_length"]
+    short = (lengths < 4).nonzero().flatten()
+    assert len(short) > 2 and whole["item_id_list"].size(1) == 50
+    batch, longest = train[short], int(lengths[short].max())
+    for name in ("item_id_list", field):
+        assert torch.equal(batch[name], whole[name][short, :longest])
+        assert not whole[name][short, longest:].any()
+    assert train[torch.arange(len(train))][field].size(1) == int(lengths.max())
+    assert train.inter_feat["item_id_list"].size(1) == 50  # the data set itself stays as it is
+    assert valid[torch.arange(len(valid))]["item_id_list"].size(1) == 50
+
+
 def test_seen_before_reaches_behind_the_history() -> None:
     _, ours = split(TiledDataset, 3)
     test = ours[2]
