@@ -65,9 +65,9 @@ class DinoNetwork(nn.Module):
         self.head = DinoHead(width, settings)
 
     def forward(self, *crops: Tensor | None) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Crops (b_i, 3, s_i, s_i) of several sizes, or what the backbone takes in their place ->
-        logits (B, out_dim), representations (B, D)
-        of all B rows, and what the quantizer made of these, if it is on."""
+        """Crops (b_i, 3, s_i, s_i) of several sizes, or a frozen backbone's vectors of them ->
+        logits (B, out_dim), representations (B, D) of all B rows, and what the quantizer made of
+        these, if it is on."""
         features = torch.cat([self.backbone(c) for c in crops if c is not None]).float()
         if self.quantizer is None or not self.quantizer.ready:
             return self.head(features), features, None

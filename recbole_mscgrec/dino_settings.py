@@ -56,7 +56,8 @@ _PAIRS = "global_scale local_scale weight_decay".split()
 
 def check_settings(settings: DinoSettings) -> None:
     """Raise ValueError for a value outside its range; the key is named."""
-    for name in [*_COUNTS, *(["projection"] if settings.projection is not None else [])]:
+    counts = _COUNTS if settings.projection is None else [*_COUNTS, "projection"]
+    for name in counts:
         _require(settings, name, lambda v: v >= 1 and v == int(v), "a whole number of at least 1")
     for name in _NOT_NEGATIVE:
         _require(settings, name, lambda v: v >= 0, "0 or more")
