@@ -28,8 +28,9 @@ class TiledDataset(SequentialDataset):
     """SequentialDataset whose train split holds windows of at most MAX_ITEM_LIST_LENGTH positions.
 
     Train rows: user id, history (T,), length, targets (T,). Valid and test rows: user id, history
-    (T,), length, target item, exactly those that SequentialDataset yields. Built without a Python
-    loop over rows. Windows are cut from the end of a sequence, so the latest targets have the
+    (T,), length, target item, exactly those that SequentialDataset yields, but the shortest
+    histories first: a batch is encoded as far as its longest. Built without a Python loop over
+    rows. Windows are cut from the end of a sequence, so the latest targets have the
     longest history, as in evaluation. With `train_rows: prefix` train rows are like the others.
     """
 
@@ -70,10 +71,10 @@ class TiledDataset(SequentialDataset):
         train._targets = train.inter_feat  # light rows
         train._plan_windows(train.inter_feat[POSITION].numpy())
         by_prefix = self.config["train_rows"] == "prefix"
-        if not by_prefix:
-            train.inter_feat = train.windows()
-        for split in [train, *held_out] if by_prefix else held_out:
-            split.inter_feat = self._histories(split.inter_feat)
+        train.inter_feat = train.prefixes() if by_prefix else train.windows()
+        for split in held_out:
+            rows = self._histories(split.inter_feat)
+            split.inter_feat = rows[rows[self.item_list_length_field].argsort(stable=True)]
         return [train, *held_out]
 
     def windows(self) -> Interaction:

@@ -34,12 +34,16 @@ def uneven(scratch: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [3, 7, 50])
-def test_valid_and_test_rows_are_recboles(length: int) -> None:
+def test_valid_and_test_rows_are_recboles_shortest_history_first(length: int) -> None:
     _, ours = split(TiledDataset, length)
     _, stock = split(SequentialDataset, length)
     for mine, theirs in zip(ours[1:], stock[1:], strict=True):
+        by_user = mine.inter_feat["user_id"].argsort()
         for field in ("user_id", "item_id", "item_id_list", "item_length"):
-            assert torch.equal(mine.inter_feat[field], theirs.inter_feat[field]), field
+            assert torch.equal(mine.inter_feat[field][by_user], theirs.inter_feat[field]), field
+        lengths = mine.inter_feat["item_length"]
+        assert bool((lengths.diff() >= 0).all())
+        assert lengths.unique().numel() > 1
 
 
 @pytest.mark.parametrize("length", [3, 7, 50])

@@ -73,11 +73,12 @@ def test_every_switch_runs_and_predict_agrees_with_the_beam(
     if free:
         assert 0 <= result["invalid_share"] < 1
     model = build("MSCGRec", "rule", settings(rule_folder, **changes))
-    rows = model.test.dataset.inter_feat[:6]
+    rows = model.test.dataset.inter_feat[:20]
     with torch.no_grad():
         beams = model.model.eval().recommend(rows)
         for place in range(3):
             real = beams.items[:, place] != 0
+            assert bool(real.any())
             rows.interaction[model.model.ITEM_ID] = beams.items[:, place]
             exact = model.model.predict(rows[real])
             torch.testing.assert_close(beams.log_probs[real, place], exact, rtol=1e-3, atol=1e-4)
