@@ -58,16 +58,9 @@ class Projection(nn.Module):
     @torch.no_grad()
     def start(self, features: Tensor) -> None:
         """Begin as the D principal components of the catalogue's features (n, F), scaled together
-        to variance 1 in the mean: what crops of one image share is learned from there.
-
-        Raises:
-            ValueError: fewer features, or fewer images, than D.
+        to variance 1 in the mean: what crops of one image share is learned from there. D is at most
+        n and F.
         """
-        if self.width > min(features.shape):
-            raise ValueError(
-                f"image_projection ({self.width}) must be at most the width of image_backbone's "
-                f"vectors ({features.size(1)}) and the number of images ({len(features)})."
-            )
         features = _one_length(features.double())
         mean = features.mean(dim=0)
         variances, directions = torch.linalg.eigh((features - mean).T.cov())

@@ -74,9 +74,15 @@ class DinoTraining:
 
     def _backbone(self, drop_path: float = 0.0) -> nn.Module:
         """The part of a network behind what is frozen."""
-        if self.settings.projection:
-            return Projection(self.frozen.width, self.settings.projection)
-        return make_backbone(self.settings, drop_path)
+        width = self.settings.projection
+        if not width:
+            return make_backbone(self.settings, drop_path)
+        if width > min(self.frozen.width, len(self.pixels)):
+            raise ValueError(
+                f"image_projection ({width}) must be at most the width of image_backbone's vectors "
+                f"({self.frozen.width}) and the number of images ({len(self.pixels)})."
+            )
+        return Projection(self.frozen.width, width)
 
     @property
     def encoder(self) -> nn.Module:

@@ -193,6 +193,17 @@ def test_more_codewords_than_images(tmp_path: Path) -> None:
         train(tmp_path, 5)
 
 
+@pytest.mark.parametrize(("n", "width"), [(40, 33), (8, 9)])
+def test_projection_wider_than_what_there_is(
+    tmp_path: Path, n: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the catalogue goes through the backbone, which can take hours."""
+    monkeypatch.setattr("recbole_mscgrec.dino_training.encode", None)
+    message = rf"image_projection \({width}\) must be at most .* vectors \(32\) and .* \({n}\)"
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path, n, projection=width)
+
+
 def test_features_of_a_random_backbone(caplog: pytest.LogCaptureFixture) -> None:
     options = {"device": "cpu", "n_workers": 0, "show_progress": False}
     images = coloured_shapes(5)

@@ -124,10 +124,3 @@ def test_projection_starts_as_principal_components() -> None:
     assert variances.tolist() == pytest.approx([0.4, 1.6], rel=0.05)
     assert float(out.T.corrcoef()[0, 1].abs()) < 1e-3
     assert torch.allclose(projection(7 * vectors), projection(vectors), atol=1e-4)
-
-
-@pytest.mark.parametrize(("n", "width"), [(10, 6), (3, 4)])
-def test_projection_wider_than_what_there_is(n: int, width: int) -> None:
-    message = rf"image_projection \({width}\) must be at most .* vectors \(5\) and .* \({n}\)"
-    with pytest.raises(ValueError, match=message):
-        Projection(5, width).start(torch.randn(n, 5))
