@@ -24,6 +24,10 @@ class TiledSASRec(SASRec):
         if self.loss_type != "CE":
             raise ValueError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
 
+    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """RecBole's, on as many columns as the longest history has: no position sees later ones."""
+        return super().forward(item_seq[:, : int(item_seq_len.max())], item_seq_len)
+
     def gather_indexes(self, output: torch.Tensor, gather_index: torch.Tensor) -> torch.Tensor:
         """Pick positions (B,) or, during training, several per row (B, P) from output (B, T, H)."""
         if gather_index.dim() == 1:

@@ -40,6 +40,21 @@ def test_gradients_are_equal_too(ring: str) -> None:
             torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4)
 
 
+def test_scores_equal_recboles_though_empty_columns_are_left_out(
+    ring: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("TiledSASRec")
+    tiled = TiledDataset(config).build()[2]
+    model, stock = TiledSASRec(config, tiled).eval(), SASRec(config, tiled).eval()
+    stock.load_state_dict(model.state_dict())
+    rows = tiled.inter_feat
+    expected, longest = stock.full_sort_predict(rows), int(rows["item_length"].max())
+    seen, mask_of = [], model.get_attention_mask
+    monkeypatch.setattr(model, "get_attention_mask", lambda s: seen.append(s) or mask_of(s))
+    torch.testing.assert_close(model.full_sort_predict(rows), expected)
+    assert [s.size(1) for s in seen] == [longest] and longest < rows["item_id_list"].size(1)
+
+
 def test_only_cross_entropy(ring: str) -> None:
     config = make_config("TiledSASRec", loss_type="BPR")
     with pytest.raises(ValueError, match="loss_type .'BPR'. must be 'CE'"):
