@@ -3,12 +3,11 @@ in attention. They know nothing of items, codes or trees."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from recbole_mscgrec.packing import LevelSlots, Slots
 
 Tensor = torch.Tensor
 
@@ -64,69 +63,12 @@ class EncoderBlock(nn.Module):
         """The last linear map of every sublayer."""
         return [self.out, self.feed_forward[-1]]
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (B, T, D), bias (1 or B, H, T, T) -> (B, T, D)."""
-        q, k, v = split_heads(self.qkv(self.norm_attention(x)), 3, self.n_heads)
-        attended = attend(q, k, v, bias)
-        x = x + self.dropout(self.out(join_heads(attended)))
+    def forward(self, x: Tensor, slots: Slots, bias: Tensor) -> Tensor:
+        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T)."""
+        qkv = slots.spread(self.qkv(self.norm_attention(x)))
+        attended = attend(*split_heads(qkv, 3, self.n_heads), bias)
+        x = x + self.dropout(self.out(slots.pack(join_heads(attended))))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Where the packed decoder tokens (P, D) belong.
-
-    Targets are sorted by how many levels they need, so level l holds the first `counts[l]` of them
-    and the packed tokens are these levels one after the other. What nobody needs (padding, levels
-    at which a target's code leaves no choice) is not packed and costs nothing.
-    """
-
-    counts: list[int]  # targets per level, descending; levels that no target needs are left out
-    place: Tensor  # (counts[0],) place of each target in the flattened (B, Q)
-    shape: tuple[int, int]  # B rows, Q queries per row
-
-    @cached_property
-    def slots(self) -> Tensor:
-        """(P,) place of each token in the flattened (B, Q, levels); the same for all layers."""
-        levels = len(self.counts)
-        return torch.cat([self.place[:n] * levels + i for i, n in enumerate(self.counts)])
-
-    def spread(self, tokens: Tensor) -> Tensor:
-        """(P, X) -> (B, Q * levels, X); zeros where no token stands."""
-        levels = len(self.counts)
-        b, q = self.shape
-        grid = tokens.new_zeros(b * q * levels, tokens.size(1))
-        return grid.index_copy(0, self.slots, tokens).view(b, q * levels, -1)
-
-    def pack(self, grid: Tensor) -> Tensor:
-        """Undo `spread`."""
-        return grid.flatten(0, 1).index_select(0, self.slots)
-
-
-class Places:
-    """Where the P tokens of a decoding step stand: `row` (P,), ascending, of `n_rows`.
-
-    Cross-attention works row by row, so tokens are spread to the places that the fullest row needs.
-    """
-
-    def __init__(self, row: Tensor, n_rows: int) -> None:
-        count = torch.bincount(row, minlength=n_rows)
-        self.n_rows, self.width = n_rows, int(count.max())
-        rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-        full = len(row) == n_rows * self.width
-        self.index = None if full else row * self.width + rank
-
-    def spread(self, tokens: Tensor) -> Tensor:
-        """(P, D) -> (B, width, D); zeros where no token stands."""
-        if self.index is not None:
-            grid = tokens.new_zeros(self.n_rows * self.width, tokens.size(1))
-            tokens = grid.index_copy(0, self.index, tokens)
-        return tokens.view(self.n_rows, self.width, -1)
-
-    def pack(self, grid: Tensor) -> Tensor:
-        """Undo `spread`."""
-        tokens = grid.flatten(0, 1)
-        return tokens if self.index is None else tokens.index_select(0, self.index)
 
 
 class DecoderBlock(nn.Module):
@@ -154,15 +96,15 @@ class DecoderBlock(nn.Module):
         k, v = split_heads(self.key_value(encoded), 2, self.n_heads)
         return k, v
 
-    def forward(self, x: Tensor, tokens: Tokens, encoded: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, slots: LevelSlots, encoded: Tensor, bias: Tensor) -> Tensor:
         """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T)."""
         qkv = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1)
-        attended = attend_levels(*qkv.unbind(1), tokens.counts)
+        attended = attend_levels(*qkv.unbind(1), slots.counts)
         x = x + self.dropout(self.out_self(attended.flatten(1)))
 
-        (q,) = split_heads(tokens.spread(self.query(self.norm_cross(x))), 1, self.n_heads)
-        bias = bias.repeat_interleave(len(tokens.counts), dim=2)  # (., H, Q*levels, T)
-        attended = tokens.pack(join_heads(attend(q, *self.memory(encoded), bias)))
+        (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, self.n_heads)
+        bias = bias.repeat_interleave(len(slots.counts), dim=2)  # (., H, Q*levels, T)
+        attended = slots.pack(join_heads(attend(q, *self.memory(encoded), bias)))
         x = x + self.dropout(self.out_cross(attended))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
@@ -171,7 +113,7 @@ class DecoderBlock(nn.Module):
         x: Tensor,
         past: list[Tensor],
         ancestors: list[Tensor],
-        places: Places,
+        slots: Slots,
         memory: tuple[Tensor, Tensor],
         bias: Tensor,
     ) -> Tensor:
@@ -187,9 +129,9 @@ class DecoderBlock(nn.Module):
         keys_values = [kept[rows] for kept, rows in zip(past, ancestors, strict=False)] + [kv]
         k, v = torch.stack(keys_values, dim=1).unflatten(-1, (2, n_heads, -1)).unbind(2)
         x = x + self.out_self(attend_few(q.unflatten(-1, (n_heads, -1)), k, v).flatten(1))
-        (q,) = split_heads(places.spread(self.query(self.norm_cross(x))), 1, n_heads)
+        (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, n_heads)
         attended = scaled_dot_product_attention(q, *memory, attn_mask=bias.to(q.dtype))
-        x = x + self.out_cross(places.pack(join_heads(attended)))
+        x = x + self.out_cross(slots.pack(join_heads(attended)))
         return x + self.feed_forward(self.norm_forward(x))
 
 

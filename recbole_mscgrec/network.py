@@ -16,7 +16,8 @@ from recbole_mscgrec.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.codes import CodeTable
 from recbole_mscgrec.free_search import free_beam_search
 from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
-from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm, Places, Tokens
+from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm
+from recbole_mscgrec.packing import LevelSlots, Slots
 from recbole_mscgrec.prefix_tree import PrefixTree
 from recbole_mscgrec.restriction import Restriction
 
@@ -131,12 +132,14 @@ class CodeNetwork(nn.Module):
         """History (B, T) of item ids; the tokens of position t see the items up to t, or, where the
         encoder is bidirectional, all."""
         x, keep = self.history(item_seq)
-        if keep is None and self.bidirectional:
-            keep = item_seq != 0
-        x, bias = self.dropout(x), self.encoder_bias(item_seq, keep)
+        real = item_seq != 0 if keep is None else keep
+        if self.bidirectional:
+            keep = real
+        slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep)
+        x = self.dropout(slots.pack(x))
         for block in self.encoder:
-            x = block(x, bias)
-        return Encoded(self.encoder_norm(x), keep)
+            x = block(x, slots, bias)
+        return Encoded(slots.spread(self.encoder_norm(x)), keep)
 
     # --- decoder ----------------------------------------------------------------------------------
 
@@ -155,9 +158,9 @@ class CodeNetwork(nn.Module):
         Returns:
             (sum of counts, D), level by level.
         """
-        tokens = Tokens(counts, place, (len(encoded), limit.size(1)))
+        slots = LevelSlots(counts, place, (len(encoded), limit.size(1)))
         bias = self._cross_bias(encoded, limit)
-        start = self._start(encoded, limit).index_select(0, place[: counts[0]])
+        start = self._start(encoded, limit, place[: counts[0]])
         given = zip(
             codes, counts[1:], self.level_offset, strict=False
         )  # the codes before each level
@@ -168,7 +171,7 @@ class CodeNetwork(nn.Module):
         )
         x = self.dropout(x)
         for block in self.decoder:
-            x = block(x, tokens, encoded.states, bias)
+            x = block(x, slots, encoded.states, bias)
         return self.decoder_norm(x)
 
     def _cross_bias(self, encoded: Encoded, limit: Tensor) -> Tensor:
@@ -177,18 +180,20 @@ class CodeNetwork(nn.Module):
         distance = limit.unsqueeze(-1) - position // self.history.per_item
         return hide(self.decoder_bias(distance), encoded.keep)
 
-    def _start(self, encoded: Encoded, limit: Tensor) -> Tensor:
-        """First decoder token of every target (B*Q, D): learned, and with `start_token: history`
-        made from the last item that the target may see, the mean of its tokens."""
+    def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
+        """First decoder token (n, D) of the targets at these places of the flattened (B, Q):
+        learned, and with `start_token: history` made from the last item that the target may see,
+        the mean of its tokens."""
         states, size = encoded.states, encoded.states.size(-1)
         if self.start_from_history is None:
-            return self.start.expand(len(states) * limit.size(1), size)
+            return self.start.expand(len(place), size)
         if self.history.per_item > 1:
             keep = encoded.keep.unflatten(1, (-1, self.history.per_item)).unsqueeze(-1)
             tokens = states.unflatten(1, (-1, self.history.per_item)) * keep
             states = tokens.sum(2) / keep.sum(2).clamp(min=1)
-        index = limit.expand(len(states), -1).unsqueeze(-1).expand(-1, -1, size)
-        return self.start + self.start_from_history(states.gather(1, index).flatten(0, 1))
+        row, last = place // limit.size(1), limit.expand(len(states), -1).flatten()[place]
+        last_items = states.flatten(0, 1).index_select(0, row * states.size(1) + last)
+        return self.start + self.start_from_history(last_items)
 
     def level_logits(self, level: int, hidden: Tensor) -> Tensor:
         """Scores (..., K) of all codewords of a level; weights tied to the decoder's input.
@@ -273,14 +278,14 @@ class CodeNetwork(nn.Module):
 
         def step(level: int, row: Tensor, codes: Tensor | None, parents: Tensor | None) -> Tensor:
             if codes is None or parents is None:
-                x = self._start(encoded, limit)  # one token per row
+                x = self._start(encoded, limit, row)  # one token per row
             else:
                 x = self.target_embedding(codes + self.level_offset[level - 1])
                 ancestors[:] = [line[parents] for line in ancestors[:-1]] + [parents]
             x = x + self.level_embedding.weight[level]
-            places = Places(row, len(encoded))
+            slots = Slots.by_row(row, len(encoded))
             for block, kept, memory in zip(self.decoder, past, memories, strict=True):
-                x = block.step(x, kept, ancestors, places, memory, bias)
+                x = block.step(x, kept, ancestors, slots, memory, bias)
             ancestors.append(torch.arange(len(x), device=x.device))
             return self.level_logits(level, self.decoder_norm(x))
 

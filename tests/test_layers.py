@@ -10,11 +10,10 @@ from recbole_mscgrec.layers import (
     DecoderBlock,
     Dropout,
     EncoderBlock,
-    Places,
-    Tokens,
     attend,
     attend_levels,
 )
+from recbole_mscgrec.packing import LevelSlots, Slots
 
 
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5])
@@ -71,24 +70,16 @@ def test_attend_levels_equals_causal_attention_of_each_target() -> None:
             torch.testing.assert_close(found[level][target], expected[:, level])
 
 
-def test_tokens_spread_to_their_places_and_back() -> None:
-    tokens = Tokens([2, 1], torch.tensor([3, 0]), (2, 2))  # targets at (1, 1) and (0, 0)
-    packed = torch.tensor([[1.0], [2.0], [3.0]])
-    grid = tokens.spread(packed)
-    assert grid.squeeze(-1).tolist() == [[2, 0, 0, 0], [0, 0, 1, 3]]
-    assert torch.equal(tokens.pack(grid), packed)
-
-
 def test_encoder_block_is_causal_under_a_causal_bias() -> None:
     torch.manual_seed(0)
     block = EncoderBlock(8, 16, 2, 0.0).eval()
     bias = torch.full((6, 6), -torch.inf).triu(1).expand(1, 2, 6, 6)
-    x = torch.randn(1, 6, 8)
+    x, slots = torch.randn(6, 8), Slots(None, 1, 6)
     changed = x.clone()
-    changed[:, 4:] += 1
-    before, after = block(x, bias), block(changed, bias)
-    torch.testing.assert_close(before[:, :4], after[:, :4])
-    assert not torch.allclose(before[:, 4:], after[:, 4:])
+    changed[4:] += 1
+    before, after = block(x, slots, bias), block(changed, slots, bias)
+    torch.testing.assert_close(before[:4], after[:4])
+    assert not torch.allclose(before[4:], after[4:])
 
 
 def test_decoder_step_by_step_equals_all_levels_at_once() -> None:
@@ -96,13 +87,13 @@ def test_decoder_step_by_step_equals_all_levels_at_once() -> None:
     block = DecoderBlock(8, 16, 2, 0.0).eval()
     encoded, bias = torch.randn(3, 5, 8), torch.randn(3, 2, 1, 5)
     x = torch.randn(3, 4, 8)  # one target per row, four levels
-    tokens = Tokens([3] * 4, torch.arange(3), (3, 1))
-    at_once = block(x.transpose(0, 1).flatten(0, 1), tokens, encoded, bias).split(3)
+    slots = LevelSlots([3] * 4, torch.arange(3), (3, 1))
+    at_once = block(x.transpose(0, 1).flatten(0, 1), slots, encoded, bias).split(3)
     past: list[torch.Tensor] = []
     for level in range(4):
         own = [torch.arange(3)] * level
-        places = Places(torch.arange(3), 3)
-        out = block.step(x[:, level], past, own, places, block.memory(encoded), bias)
+        slots = Slots.by_row(torch.arange(3), 3)
+        out = block.step(x[:, level], past, own, slots, block.memory(encoded), bias)
         torch.testing.assert_close(out, at_once[level], rtol=1e-4, atol=1e-5)
 
 
@@ -114,22 +105,14 @@ def test_decoder_step_of_several_beams_equals_each_beam_alone() -> None:
     memory, x = block.memory(encoded), torch.randn(2, 3, 8)
     row, parents = torch.tensor([0, 0, 1]), torch.tensor([1, 0, 2])
     past: list[torch.Tensor] = []
-    block.step(x[0], past, [], Places(row, 2), memory, bias)
-    found = block.step(x[1], past, [parents], Places(row, 2), memory, bias)
+    block.step(x[0], past, [], Slots.by_row(row, 2), memory, bias)
+    found = block.step(x[1], past, [parents], Slots.by_row(row, 2), memory, bias)
     for beam in range(3):
         r, alone = int(row[beam]), []
         memory_1 = block.memory(encoded[r : r + 1])
-        one = Places(torch.tensor([0]), 1)
+        one = Slots.by_row(torch.tensor([0]), 1)
         parent = int(parents[beam])
         block.step(x[0, parent : parent + 1], alone, [], one, memory_1, bias[r : r + 1])
         line = [torch.tensor([0])]
         out = block.step(x[1, beam : beam + 1], alone, line, one, memory_1, bias[r : r + 1])
         torch.testing.assert_close(found[beam], out[0], rtol=1e-4, atol=1e-5)
-
-
-def test_places_spread_and_pack_undo_each_other() -> None:
-    places = Places(torch.tensor([0, 2, 2, 2]), 3)
-    tokens = torch.arange(1.0, 9.0).view(4, 2)
-    grid = places.spread(tokens)
-    assert grid[..., 0].tolist() == [[1, 0, 0], [0, 0, 0], [3, 5, 7]]
-    assert torch.equal(places.pack(grid), tokens)

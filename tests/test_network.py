@@ -142,6 +142,19 @@ def test_the_future_and_the_padding_change_nothing() -> None:
     torch.testing.assert_close(first.log_probs, second.log_probs)
 
 
+@pytest.mark.parametrize("form", [{}, {"history_tokens": "code"}], ids=["item", "code"])
+def test_linear_maps_of_the_encoder_see_no_padding(form: dict) -> None:
+    model, n_seen = network(code_table(), **form), []
+    for block in model.encoder:
+        block.feed_forward.register_forward_hook(lambda _, x, out: n_seen.append(len(x[0])))
+    items = torch.tensor([[5, 9, 2, 0, 0], [7, 0, 0, 0, 0]])
+    per_item = model.history.item_index[items[items != 0]]
+    expected = int((per_item != 0).sum()) if form else 4
+    states = model.encode(items).states
+    assert n_seen == [expected] * len(model.encoder)
+    assert float(states[1, model.history.per_item :].abs().sum()) == 0
+
+
 def test_the_history_and_its_order_matter() -> None:
     codes = code_table()
     model = network(codes)
