@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--data_path", default="dataset/")
     parser.add_argument("--length", type=int, default=50, help="MAX_ITEM_LIST_LENGTH of all models")
+    parser.add_argument("--matmul_precision", default="highest", help="of all models")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the tiled models")
     parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of the slow ones")
     parser.add_argument("--batches", type=int, default=10, help="timed batches of MSCGRec-paper")
@@ -110,6 +111,7 @@ def main() -> None:
         "dataset": args.dataset,
         "data_path": args.data_path,
         "MAX_ITEM_LIST_LENGTH": args.length,
+        "matmul_precision": args.matmul_precision,
     }
     context = multiprocessing.get_context("spawn")
     results = {}

@@ -17,6 +17,7 @@ from recbole_mscgrec.codes import CodeTable
 from recbole_mscgrec.free_search import free_beam_search
 from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
 from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm
+from recbole_mscgrec.neighbours import Neighbours
 from recbole_mscgrec.packing import LevelSlots, Slots
 from recbole_mscgrec.prefix_tree import PrefixTree
 from recbole_mscgrec.restriction import Restriction
@@ -42,6 +43,7 @@ class Sizes(NamedTuple):
     code_bias: bool = False
     cross_bias: bool = True
     start_token: str = "history"
+    neighbour_prob: float = 0.0
 
 
 class Encoded(NamedTuple):
@@ -87,6 +89,7 @@ class CodeNetwork(nn.Module):
             code_positions=code_positions,
             mask_prob=sizes.modality_mask_prob,
         )
+        self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
         self.start = nn.Parameter(torch.zeros(size))
         from_history = sizes.start_token == "history"
@@ -131,6 +134,8 @@ class CodeNetwork(nn.Module):
     def encode(self, item_seq: Tensor) -> Encoded:
         """History (B, T) of item ids; the tokens of position t see the items up to t, or, where the
         encoder is bidirectional, all."""
+        if self.training and self.neighbours is not None:
+            item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
         real = item_seq != 0 if keep is None else keep
         if self.bidirectional:

@@ -28,6 +28,7 @@ from recbole_mscgrec.quick_start import run
             "soft_penalty .0.0. must be above 0",
         ),
         ({"modality_mask_prob": 1.0}, "modality_mask_prob .1.0. must be at least 0 and below 1"),
+        ({"neighbour_prob": -0.1}, "neighbour_prob .-0.1. must be at least 0 and below 1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(
@@ -60,6 +61,7 @@ PAPER = {
         {"constrained_decoding": "soft", "constrained_training": False},
         {"collision": "redistribute", "quantizer": "sinkhorn"},
         {"target_modality": "text"},
+        {"neighbour_prob": 0.3},
     ],
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()),
 )
