@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from recbole.utils import init_seed
 from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
+from recbole_mscgrec.neighbours import default_prob
 from recbole_mscgrec.network import CodeNetwork, Encoded, Sizes
 from recbole_mscgrec.restriction import Restriction
 from recbole_mscgrec.switches import check_switches
@@ -59,6 +61,13 @@ class MSCGRec(SequentialRecommender):
         init_seed(config["seed"], config["reproducibility"])
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
+        if config["neighbour_prob"] is None:
+            shown = sum(dataset.item_counter.values()) / (self.n_items - 1)
+            config["neighbour_prob"] = default_prob(shown)
+            getLogger().info(
+                f"neighbour_prob: {config['neighbour_prob']}, as the train split shows an item "
+                f"{shown:.1f} times in the mean."
+            )
         sizes = Sizes(*(config[name] for name in Sizes._fields))
         self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length)
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training

@@ -47,9 +47,9 @@ def check_switches(config: Any) -> None:
             raise ValueError(
                 f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}."
             )
-    for key in ("modality_mask_prob", "neighbour_prob"):
-        if not 0 <= config[key] < 1:
-            raise ValueError(f"{key} ({config[key]}) must be at least 0 and below 1.")
+    for key, value in [(key, config[key]) for key in ("modality_mask_prob", "neighbour_prob")]:
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1):
+            raise ValueError(f"{key} ({value!r}) must be at least 0 and below 1.")
     if config["constrained_decoding"] == "soft" and not config["soft_penalty"] > 0:
         raise ValueError(
             f"soft_penalty ({config['soft_penalty']}) must be above 0; without a penalty use "

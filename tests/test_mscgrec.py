@@ -11,9 +11,11 @@ from tiny import (
     N_ITEMS,
     Built,
     build,
+    item_texts,
     protocol,
     random_sequences,
     randomize,
+    rule_sequences,
     settings,
     write_dataset,
 )
@@ -165,3 +167,16 @@ def test_without_a_modality_its_codes_do_not_matter(random_model: Built) -> None
         weight.copy_(held)
     assert torch.equal(model.full_sort_predict(rows), before)
     assert (without - before)[before.isfinite()].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("n_items", "expected"), [(30, 0.4), (6, 0.0)], ids=["sparse", "dense"])
+def test_neighbours_unless_told_otherwise_for_sparse_data_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, n_items: int, expected: float
+) -> None:
+    """40 users whose train targets are 3 to 11 items: an item is shown 9.1 or 45.7 times."""
+    write_dataset(tmp_path / "data", "walk", rule_sequences(40, n_items), item_texts(n_items))
+    with caplog.at_level("INFO"):
+        built = build("MSCGRec", "walk", settings(tmp_path, neighbour_prob=None))
+    made = built.model.network.neighbours
+    assert (0.0 if made is None else made.prob) == expected
+    assert f"neighbour_prob: {expected}" in caplog.text

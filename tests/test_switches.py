@@ -29,6 +29,7 @@ from recbole_mscgrec.quick_start import run
         ),
         ({"modality_mask_prob": 1.0}, "modality_mask_prob .1.0. must be at least 0 and below 1"),
         ({"neighbour_prob": -0.1}, "neighbour_prob .-0.1. must be at least 0 and below 1"),
+        ({"neighbour_prob": "half"}, "neighbour_prob .'half'. must be at least 0 and below 1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(
