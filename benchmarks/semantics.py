@@ -1,9 +1,9 @@
 """What image codes know of genres: leave-one-out 10-nearest-neighbour prediction, micro-F1.
 
     python benchmarks/semantics.py --data_path=../shared/dataset --dataset=ml-1m --json=out.json
-    python benchmarks/semantics.py --table=out.json
+    python benchmarks/semantics.py --table=out.json --plot=out.png
 
-The second form prints such a report as markdown.
+The second form prints such a report as markdown and plots DINO's loss.
 
 Compared, with the same code sizes: RQ-DINO; k-means residual quantization of the same backbone's
 vectors before training, and after DINO without quantization; random codes. Items are compared by
@@ -221,15 +221,41 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def plot(report: dict[str, Any], path: Path) -> None:
+    """DINO's loss per epoch of the trained rows, and that of a collapsed student, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for row in (r for r in report["codes"].values() if r.get("history")):
+        losses = [epoch["dino_loss"] for epoch in row["history"]["epochs"]]
+        axes.plot(range(1, len(losses) + 1), losses, marker="o", label=row["name"])
+        collapsed = row["history"]["log_out_dim"]
+    axes.axhline(collapsed, color="gray", linestyle="--", label="collapsed: log(out_dim)")
+    axes.set(xlabel="epoch", ylabel="DINO loss", ylim=(0, None))
+    axes.set_title(f"Student against teacher, images of {report['dataset']}")
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
+    """Make or read a report; print it, write JSON and PNG."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="ml-1m")
     parser.add_argument("--label_column", default="genre")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--table", type=Path, help="print this report instead of making one")
+    parser.add_argument("--plot", type=Path, help="where to write the curve of DINO's loss")
     options, rest = parser.parse_known_args()
     if options.table:
-        print(markdown(json.loads(options.table.read_text(encoding="utf-8"))))
+        report = json.loads(options.table.read_text(encoding="utf-8"))
+        print(markdown(report))
+        if options.plot:
+            plot(report, options.plot)
         return
     given = dict(argument.removeprefix("--").split("=", 1) for argument in rest)
     settings = {key: yaml.safe_load(value) for key, value in given.items()}
@@ -258,6 +284,8 @@ def main() -> None:
     for row in report["codes"].values():
         error = f" +- {row['standard_error']:.4f}" if "standard_error" in row else ""
         print(f"{row['name']:45s} micro-F1 {row['micro_f1']:.4f}{error}")
+    if options.plot:
+        plot(report, options.plot)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
