@@ -61,14 +61,14 @@ class MSCGRec(SequentialRecommender):
         init_seed(config["seed"], config["reproducibility"])
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        if config["neighbour_prob"] is None:
+        sizes = Sizes(*(config[name] for name in Sizes._fields))
+        if sizes.neighbour_prob is None:
             shown = sum(dataset.item_counter.values()) / (self.n_items - 1)
-            config["neighbour_prob"] = default_prob(shown)
+            sizes = sizes._replace(neighbour_prob=default_prob(shown))
             getLogger().info(
-                f"neighbour_prob: {config['neighbour_prob']}, as the train split shows an item "
+                f"neighbour_prob: {sizes.neighbour_prob}, as the train split shows an item "
                 f"{shown:.1f} times in the mean."
             )
-        sizes = Sizes(*(config[name] for name in Sizes._fields))
         self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length)
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
             self.network.history.index_without(config["eval_drop_modality"])

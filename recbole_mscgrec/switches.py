@@ -47,8 +47,11 @@ def check_switches(config: Any) -> None:
             raise ValueError(
                 f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}."
             )
-    for key, value in [(key, config[key]) for key in ("modality_mask_prob", "neighbour_prob")]:
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < 1):
+    for key in ("modality_mask_prob", "neighbour_prob"):
+        value = config[key]
+        if key == "neighbour_prob" and value is None:  # the data decides
+            continue
+        if not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise ValueError(f"{key} ({value!r}) must be at least 0 and below 1.")
     if config["constrained_decoding"] == "soft" and not config["soft_penalty"] > 0:
         raise ValueError(

@@ -28,6 +28,7 @@ from recbole_mscgrec.quick_start import run
             "soft_penalty .0.0. must be above 0",
         ),
         ({"modality_mask_prob": 1.0}, "modality_mask_prob .1.0. must be at least 0 and below 1"),
+        ({"modality_mask_prob": None}, "modality_mask_prob .None. must be at least 0 and below 1"),
         ({"neighbour_prob": -0.1}, "neighbour_prob .-0.1. must be at least 0 and below 1"),
         ({"neighbour_prob": "half"}, "neighbour_prob .'half'. must be at least 0 and below 1"),
     ],
