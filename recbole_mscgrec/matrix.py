@@ -12,6 +12,7 @@ from recbole_mscgrec.ablation import Row, check_reserved, read_rows, rows_of_mod
 from recbole_mscgrec.cells import Cell, finished, run_cell
 from recbole_mscgrec.config import known_settings, read_settings, unknown_setting
 from recbole_mscgrec.data_check import check_data
+from recbole_mscgrec.run_lock import taken
 from recbole_mscgrec.trainer import check_test_metrics
 
 # What a cell gets unless the command line says otherwise.
@@ -41,7 +42,8 @@ def asked_for(options: argparse.Namespace) -> bool:
 def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     """Run every cell that has no result yet, and write table.md and table.json.
 
-    A cell that fails is reported in the table. Returns the content of table.json.
+    A cell that fails is reported in the table. The same command in several processes shares the
+    cells out among them; the last to end writes the whole table. Returns the content of table.json.
 
     Raises:
         ValueError: before anything runs: a model, seed, row or setting that cannot be, or results
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
             getLogger().info(
                 f"{n} of {len(todo)}: {cell.row.name}, seed {cell.seed} ({cell.file('.log')})"
             )
-            error = run_cell(cell)
+            error = _run(cell)
             if error is not None:
                 errors[cell.row.name, cell.seed] = error
             getLogger().info(f"{n} of {len(todo)}: {_outcome(cell, error)}")
@@ -178,6 +180,13 @@ def _checked(cells: list[Cell]) -> list[Cell]:
 
 
 # --- running --------------------------------------------------------------------------------------
+
+
+def _run(cell: Cell) -> str | None:
+    """Run a cell unless another process has it or has finished it meanwhile. None or an error."""
+    if finished(cell) is not None:
+        return None
+    return "another process runs it" if taken(cell.config()) else run_cell(cell)
 
 
 def _outcome(cell: Cell, error: str | None) -> str:

@@ -15,6 +15,7 @@ from recbole_mscgrec.per_user import KeepingEvaluator
 from recbole_mscgrec.precision import matmul_precision
 from recbole_mscgrec.result import peak_memory_mb, result_of
 from recbole_mscgrec.resumable_fit import fit
+from recbole_mscgrec.run_lock import alone
 from recbole_mscgrec.tokenizer import timed
 from recbole_mscgrec.trainer import check_test_metrics, for_testing
 
@@ -34,7 +35,7 @@ def run(
         that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells of the test.
     """
     config = Config(model, dataset, config_file_list, config_dict)
-    with matmul_precision(config["matmul_precision"]):
+    with alone(config), matmul_precision(config["matmul_precision"]):
         return _run(config)
 
 

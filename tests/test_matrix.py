@@ -77,6 +77,33 @@ def test_finished_cells_are_not_run_again(rule_folder: Path, ran: list) -> None:
     assert ran[1:] == [("GRU4Rec", 1), ("GRU4Rec", 2), ("Pop", 2)]
 
 
+def test_cells_of_another_process_are_left_to_it(
+    rule_folder: Path, ran: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "taken", lambda config: config["model"] == "GRU4Rec")
+    command = argv(rule_folder, "--model_list=Pop,GRU4Rec,NPE", "--table_dir=out")
+    assert main(command) == 0
+    assert ran == [("Pop", 2020), ("NPE", 2020)]
+    assert "another process runs it" in Path("out/table.md").read_text()
+    monkeypatch.setattr(matrix, "taken", lambda config: False)
+    assert main(command) == 0
+    assert ran[2:] == [("GRU4Rec", 2020)]
+
+
+def test_a_cell_that_another_process_finished_meanwhile_is_not_run(
+    rule_folder: Path, ran: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = matrix.run_cell
+
+    def run_both(cell: Cell) -> str | None:
+        alone(cell._replace(row=cell.row._replace(name="GRU4Rec", model="GRU4Rec")))
+        return alone(cell)
+
+    monkeypatch.setattr(matrix, "run_cell", run_both)
+    assert main(argv(rule_folder, "--model_list=Pop,GRU4Rec", "--table_dir=out")) == 0
+    assert ran == [("GRU4Rec", 2020), ("Pop", 2020)]
+
+
 def test_a_failing_cell_is_reported_stops_nothing_and_is_tried_again(
     rule_folder: Path, ran: list
 ) -> None:
