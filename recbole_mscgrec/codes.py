@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from recbole_mscgrec.item_vectors import FUSED
+
 Tensor = torch.Tensor
 MISSING = -1
 
@@ -42,6 +44,11 @@ class CodeTable:
         return list(self.codes)
 
     @property
+    def history(self) -> dict[str, Tensor]:
+        """The codes of what an item has itself: fused ones repeat them and are only generated."""
+        return {name: codes for name, codes in self.codes.items() if name != FUSED}
+
+    @property
     def n_items(self) -> int:
         """N, padding row included."""
         return len(self.codes[self.target])
@@ -52,11 +59,15 @@ class CodeTable:
         return self.codes[self.target][1:]
 
 
-def shuffled(table: CodeTable, seed: int) -> CodeTable:
-    """The same codes, each item's handed to another item at random: codes that mean nothing."""
+def shuffling(n_items: int, seed: int) -> Tensor:
+    """For every item the one whose codes it gets, at random; row 0 stays: long (N,)."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(table.n_items - 1, generator=generator) + 1
-    rows = torch.cat([torch.zeros(1, dtype=torch.long), order])
+    order = torch.randperm(n_items - 1, generator=generator) + 1
+    return torch.cat([torch.zeros(1, dtype=torch.long), order])
+
+
+def shuffled(table: CodeTable, rows: Tensor) -> CodeTable:
+    """The same codes, each item's handed to another item: codes that mean nothing."""
     codes = {name: codes[rows] for name, codes in table.codes.items()}
     return CodeTable(codes, table.sizes, table.target)
 

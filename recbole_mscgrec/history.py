@@ -6,11 +6,15 @@ the number of its codes in all modalities.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.functional import embedding
 
 from recbole_mscgrec.codes import MISSING, CodeTable
+from recbole_mscgrec.item_vectors import VectorPart
 
 Tensor = torch.Tensor
 ITEM, CODE = "item", "code"
@@ -26,6 +30,8 @@ class HistoryTokens(nn.Module):
     Args:
         table: the codes.
         size: D.
+        vectors: modality -> vectors (N, D_m), of which a linear map is added to an item's token;
+            with tokens 'item'.
         tokens: 'item' (one token per item) or 'code' (one per code; the paper's form).
         max_length: the longest history, where `item_positions` asks for learned positions.
         item_positions, code_positions: add a learned vector per place in the history, and per
@@ -42,9 +48,16 @@ class HistoryTokens(nn.Module):
         item_positions: bool = False,
         code_positions: bool = False,
         mask_prob: float = 0.0,
+        vectors: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.mask_prob = mask_prob
+        self.vector_parts = nn.ModuleDict(
+            {name: VectorPart(vectors[name], size) for name in table.history if name in vectors}
+            if vectors
+            else {}
+        )
+        self.left_out: str | None = None
         self._lay_out(table)
         self.per_item = sum(self.columns) if tokens == CODE else 1  # G
         self.code_embedding = nn.Embedding(self.n_rows, size, padding_idx=0)
@@ -54,9 +67,9 @@ class HistoryTokens(nn.Module):
     def _lay_out(self, table: CodeTable) -> None:
         """Per item the rows of `code_embedding` that stand for it."""
         index, mask_layout, row = [], [], 1
-        self.n_rows = 1 + sum(1 + sum(table.sizes[name]) for name in table.codes)
+        self.n_rows = 1 + sum(1 + sum(table.sizes[name]) for name in table.history)
         kind = torch.int16 if self.n_rows < 2**15 else torch.int32
-        for name, codes in table.codes.items():
+        for name, codes in table.history.items():
             offsets = torch.tensor([0, *table.sizes[name][:-1]]).cumsum(0) + row + 1
             absent = torch.zeros(1, codes.size(1), dtype=kind)
             absent[0, 0] = row
@@ -66,8 +79,8 @@ class HistoryTokens(nn.Module):
             row += 1 + sum(table.sizes[name])
         item_index = torch.cat(index, dim=1)
         item_index[0] = 0
-        self.modalities = table.modalities
-        self.columns = [codes.size(1) for codes in table.codes.values()]
+        self.modalities = list(table.history)
+        self.columns = [codes.size(1) for codes in table.history.values()]
         # Derived from the code table, which a checkpoint holds as it is.
         for name, tensor in (
             ("item_index", item_index),  # (N, C), C = sum of L_m
@@ -92,6 +105,20 @@ class HistoryTokens(nn.Module):
         index = torch.where(gone, self.mask_layout, self.item_index)
         index[0] = 0
         return index
+
+    @contextmanager
+    def without(self, modality: str) -> Iterator[None]:
+        """Within this block no item has the modality: its mask embedding stands for it.
+
+        Raises:
+            ValueError: as `index_without`.
+        """
+        index, self.item_index = self.item_index, self.index_without(modality)
+        self.left_out = modality
+        try:
+            yield
+        finally:
+            self.item_index, self.left_out = index, None
 
     def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T * G, D) of item ids (B, T), and which of them stand for something:
@@ -121,6 +148,9 @@ class HistoryTokens(nn.Module):
             embedding(index[items].long(), weight, padding_idx=0).sum(1)  # (U, D)
             for index in self.item_index.split(self.columns, dim=1)
         ]
+        for column, name in enumerate(self.modalities):
+            if name in self.vector_parts and name != self.left_out:
+                rows[column] = rows[column] + self.vector_parts[name](items)
         table = torch.stack(rows, dim=1).flatten(0, 1)  # (U*M, D)
         modality = torch.arange(len(self.columns), device=item_seq.device)
         index = place.unsqueeze(-1) * len(self.columns) + modality  # (B, T, M)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import getLogger
 from typing import Any
 
 import torch
@@ -23,9 +22,9 @@ from recbole.utils import init_seed
 from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
-from recbole_mscgrec.neighbours import default_prob
 from recbole_mscgrec.network import CodeNetwork, Encoded, Sizes
 from recbole_mscgrec.restriction import Restriction
+from recbole_mscgrec.sparse_data import for_data
 from recbole_mscgrec.switches import check_switches
 from recbole_mscgrec.tokenizer import from_checkpoint, tokenize
 from recbole_mscgrec.trainer import check_evaluation
@@ -43,6 +42,7 @@ class MSCGRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        config = for_data(config, dataset)
         check_evaluation(config)
         check_switches(config)
         self.TARGETS = target_list_field(config)
@@ -62,14 +62,7 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         sizes = Sizes(*(config[name] for name in Sizes._fields))
-        if sizes.neighbour_prob is None:
-            shown = sum(dataset.item_counter.values()) / (self.n_items - 1)
-            sizes = sizes._replace(neighbour_prob=default_prob(shown))
-            getLogger().info(
-                f"neighbour_prob: {sizes.neighbour_prob}, as the train split shows an item "
-                f"{shown:.1f} times in the mean."
-            )
-        self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length)
+        self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length, tokens.vectors)
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
             self.network.history.index_without(config["eval_drop_modality"])
 
@@ -80,12 +73,8 @@ class MSCGRec(SequentialRecommender):
         Raises:
             ValueError: a modality that the codes do not have, or their only one.
         """
-        history = self.network.history
-        index, history.item_index = history.item_index, history.index_without(name)
-        try:
+        with self.network.history.without(name):
             yield
-        finally:
-            history.item_index = index
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""

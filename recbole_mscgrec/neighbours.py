@@ -11,15 +11,6 @@ from recbole_mscgrec.codes import MISSING, CodeTable
 
 Tensor = torch.Tensor
 _REACH = 5  # neighbours on either side
-_SPARSE_BELOW = 30  # times that the train split shows an item in the mean
-_SPARSE_PROB = 0.4
-
-
-def default_prob(times_shown: float) -> float:
-    """The chance where `neighbour_prob` is unset, by how often the train split shows an item in the
-    mean: 0.4 below 30 times (sparse data), else 0, as on dense data it slows learning and gains
-    nothing (results/amazon-scientific.md)."""
-    return _SPARSE_PROB if times_shown < _SPARSE_BELOW else 0.0
 
 
 class Neighbours(nn.Module):

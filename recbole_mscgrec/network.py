@@ -16,6 +16,7 @@ from recbole_mscgrec.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.codes import CodeTable
 from recbole_mscgrec.free_search import free_beam_search
 from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
+from recbole_mscgrec.item_vectors import codeword_means, principal_maps
 from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm
 from recbole_mscgrec.neighbours import Neighbours
 from recbole_mscgrec.packing import LevelSlots, Slots
@@ -63,12 +64,20 @@ class CodeNetwork(nn.Module):
         table: the codes.
         sizes: hyper-parameters.
         max_length: the longest history; only learned positions (`item_bias` off) need it.
+        vectors: modality -> (N, D_m), the vectors behind the codes: part of an item's token, and
+            where the codewords begin.
 
     Raises:
         ValueError: a width that the heads do not divide.
     """
 
-    def __init__(self, table: CodeTable, sizes: Sizes, max_length: int = 0) -> None:
+    def __init__(
+        self,
+        table: CodeTable,
+        sizes: Sizes,
+        max_length: int = 0,
+        vectors: dict[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         size, n_heads = sizes.hidden_size, sizes.n_heads
         if size % n_heads:
@@ -88,6 +97,7 @@ class CodeNetwork(nn.Module):
             item_positions=not sizes.item_bias,
             code_positions=code_positions,
             mask_prob=sizes.modality_mask_prob,
+            vectors=vectors,
         )
         self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
@@ -107,6 +117,8 @@ class CodeNetwork(nn.Module):
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
         self.dropout = Dropout(sizes.dropout_prob)
         self._init_weights()
+        if self.history.vector_parts:
+            self._begin_at_vectors(table.target_codes)
 
     def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
         """`Module.to`, which here moves the prefix tree as well."""
@@ -128,6 +140,24 @@ class CodeNetwork(nn.Module):
             codes[0].zero_()
             for layer in [layer for block in blocks for layer in block.output_layers()]:
                 layer.weight.mul_(n_sublayers**-0.5)
+
+    @torch.no_grad()
+    def _begin_at_vectors(self, codes: Tensor) -> None:
+        """Tokens that are half the vector's map and half codes; codewords of the target where the
+        map puts them; a first decoder token that is the last item. So an untrained network ranks
+        items by how near they are to the last one, and learns from there."""
+        parts, items = self.history.vector_parts, torch.arange(1, self.tree.n_items + 1)
+        size = self.target_embedding.embedding_dim
+        maps = principal_maps({name: part.vectors for name, part in parts.items()}, size)
+        for name, part in parts.items():
+            part.map.weight.copy_(maps[name])
+        vectors = torch.stack([part(items) for part in parts.values()]).sum(0)
+        means = codeword_means(vectors, codes, self.level_sizes)
+        self.target_embedding.weight.copy_(means * size**-0.5)
+        if self.start_from_history is not None:
+            nn.init.eye_(self.start_from_history.weight)
+        for weight in (self.history.code_embedding.weight, *(p.map.weight for p in parts.values())):
+            weight.mul_(0.5**0.5)
 
     # --- encoder ----------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ def run(
         that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells of the test.
     """
     config = Config(model, dataset, config_file_list, config_dict)
+    per_user.check_per_user(config)
+    check_test_metrics(config)
     with alone(config), matmul_precision(config["matmul_precision"]):
         return _run(config)
 
@@ -46,8 +48,6 @@ def _run(config: Config) -> dict[str, Any]:
     logger.info(config)
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
-    per_user.check_per_user(config)
-    check_test_metrics(config)
     with timed(seconds, "data"):
         check_data(config)
         data = create_dataset(config)

@@ -13,6 +13,7 @@ from recbole_mscgrec import cache, item_files
 from recbole_mscgrec.codes import MISSING
 from recbole_mscgrec.collaborative import collaborative_vectors
 from recbole_mscgrec.images import ItemImages, expected_folder, find_images, n_workers
+from recbole_mscgrec.item_vectors import FUSED
 from recbole_mscgrec.text import TFIDF, item_texts, text_vectors
 
 Tensor = torch.Tensor
@@ -52,7 +53,7 @@ def check_modalities(config: Any) -> None:
     names, files = config["modalities"], _given(config)
     given = {name for mapping in files.values() for name in mapping}
     known = sorted({*_STAGES, *given})
-    unfit = [n for n in names if n not in known or not n.isidentifier()]
+    unfit = [n for n in names if n not in known or not n.isidentifier() or n == FUSED]
     if unfit or not names or len(set(names)) != len(names):
         raise ValueError(
             f"modalities ({names}) must be a list of different names out of {known}; another one "
@@ -63,7 +64,7 @@ def check_modalities(config: Any) -> None:
         if stray:
             raise ValueError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
     for key in ("target_modality", "eval_drop_modality"):
-        if config[key] is not None and config[key] not in names:
+        if config[key] not in (None, *names, *([FUSED] if key == "target_modality" else [])):
             raise ValueError(f"{key} ({config[key]}) must be one of modalities ({names}).")
 
 

@@ -30,6 +30,10 @@ _NEEDS = (
         "with one token per item there is no place inside an item",
     ),
     (
+        *("history_vectors", True, "history_tokens", "item"),
+        "a token of one code has no place for the item's vectors",
+    ),
+    (
         *("exclude_seen", True, "constrained_decoding", "hard"),
         "items are excluded on the prefix tree, which a free beam may leave",
     ),
@@ -49,8 +53,6 @@ def check_switches(config: Any) -> None:
             )
     for key in ("modality_mask_prob", "neighbour_prob"):
         value = config[key]
-        if key == "neighbour_prob" and value is None:  # the data decides
-            continue
         if not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise ValueError(f"{key} ({value!r}) must be at least 0 and below 1.")
     if config["constrained_decoding"] == "soft" and not config["soft_penalty"] > 0:

@@ -15,6 +15,7 @@ import torch
 from recbole_mscgrec import cache, codes
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.collisions import add_collision_level, redistribute
+from recbole_mscgrec.item_vectors import FUSED, comparable, side_by_side
 from recbole_mscgrec.quantizers import ResidualQuantizer
 from recbole_mscgrec.stages import Features, Stage, check_modalities, level_sizes, stage_of
 from recbole_mscgrec.switches import check_switches
@@ -31,10 +32,16 @@ class Tokenization:
     health: dict[str, Any]
     seconds: dict[str, float]
     items: str  # fingerprint of the item tokens in the order of their ids
+    vectors: dict[str, Tensor]  # modality -> (N, D_m), where history_vectors asks for them
 
     def to_plain(self) -> dict[str, Any]:
         """For a checkpoint: what `from_checkpoint` needs to do without the tokenizers."""
-        return {"table": self.table.to_plain(), "health": self.health, "items": self.items}
+        return {
+            "table": self.table.to_plain(),
+            "health": self.health,
+            "items": self.items,
+            "vectors": self.vectors,
+        }
 
 
 def tokenize(config: Any, train: Any) -> Tokenization:
@@ -53,18 +60,24 @@ def tokenize(config: Any, train: Any) -> Tokenization:
             stage = stage_of(name, config, train)
         if stage is not None:
             stages[name] = stage
-    if config["target_modality"] not in stages:
-        raise ValueError(
-            f"target_modality {config['target_modality']}: no item has it; choose another one."
-        )
+    target = config["target_modality"]
+    if target not in (*stages, FUSED):
+        raise ValueError(f"target_modality {target}: no item has it; choose another one.")
     features: dict[str, Features] = {}
     for name in sorted(stages, key=lambda n: n == "collaborative"):
         with timed(seconds, name):
             features[name] = stages[name].make()
+    vectors = {
+        name: comparable(features[name].vectors, features[name].present)
+        for name in stages
+        if features[name].present.any()
+    }
+    if target == FUSED:
+        features[FUSED] = _fused(vectors, features)
     key = cache.fingerprint(
         features={name: stage.key for name, stage in stages.items()},
         sizes=level_sizes(config),
-        target=config["target_modality"],
+        target=target,
         iterations=config["quantizer_iterations"],
         quantizer=config["quantizer"],
         collision=config["collision"],
@@ -73,13 +86,20 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     with timed(seconds, "codes"):
         stored = cache.load(config["cache_dir"], "codes", key)
         if stored is None:
-            stored = _quantize({name: features[name] for name in stages}, config, train)
+            stored = _quantize(
+                {name: features[name] for name in (*stages, FUSED) if name in features},
+                config,
+                train,
+            )
             cache.save(config["cache_dir"], "codes", key, stored)
         table, report = _assemble(stored, config)
+        vectors = vectors if config["history_vectors"] else {}
         if config["shuffle_codes"]:
-            table = codes.shuffled(table, config["seed"])
+            rows = codes.shuffling(train.item_num, config["seed"])
+            table = codes.shuffled(table, rows)
+            vectors = {name: v[rows] for name, v in vectors.items()}
     _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
-    return Tokenization(table, report, seconds, _items(train))
+    return Tokenization(table, report, seconds, _items(train), vectors)
 
 
 @contextmanager
@@ -104,7 +124,9 @@ def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
             f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
             "set: use the same data set, load_col and filters as in training."
         )
-    return Tokenization(CodeTable.from_plain(plain["table"]), plain["health"], {}, plain["items"])
+    table = CodeTable.from_plain(plain["table"])
+    vectors = {name: v.cpu() for name, v in plain.get("vectors", {}).items()}
+    return Tokenization(table, plain["health"], {}, plain["items"], vectors)
 
 
 def _items(train: Any) -> str:
@@ -123,6 +145,17 @@ def _check_settings(config: Any, train: Any) -> None:
 
 
 # --- codes ----------------------------------------------------------------------------------------
+
+
+def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
+    """The vectors of all modalities side by side, of the items that have any."""
+    if not vectors:
+        raise ValueError(
+            "target_modality fused needs vectors, and codes_file gives codes alone: choose one of "
+            f"{list(features)}."
+        )
+    present = torch.stack([features[name].present for name in vectors]).any(dim=0)
+    return Features(side_by_side(vectors), present)
 
 
 def _quantize(features: dict[str, Features], config: Any, train: Any) -> dict[str, Tensor]:
@@ -208,7 +241,7 @@ def _complete_target(
 
 
 def _assemble(stored: dict[str, Tensor], config: Any) -> tuple[CodeTable, dict[str, Any]]:
-    names = [n for n in config["modalities"] if f"codes.{n}" in stored]
+    names = [n for n in (*config["modalities"], FUSED) if f"codes.{n}" in stored]
     tables = {n: stored[f"codes.{n}"].long() for n in names}
     sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}
     n_content_levels = {n: len(sizes[n]) for n in names}

@@ -14,6 +14,7 @@ from recbole.trainer import Trainer
 
 from recbole_mscgrec import cache, checkpoint, code_page
 from recbole_mscgrec.item_cards import Cards, item_cards
+from recbole_mscgrec.sparse_data import for_data
 from recbole_mscgrec.tokenizer import Tokenization, from_checkpoint, tokenize
 
 
@@ -23,6 +24,7 @@ class MSCGRecTokenizer(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        config = for_data(config, dataset)
         # All that can fail does so before the tokenizers are trained.
         folder, cards = codes_folder(config), item_cards(config, dataset)
         settings = config.final_config_dict

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import code_table
 
-from recbole_mscgrec.codes import MISSING, CodeTable, free_leaves, health, shuffled
+from recbole_mscgrec.codes import MISSING, CodeTable, free_leaves, health, shuffled, shuffling
 
 ABSENT = [MISSING, MISSING]
 
@@ -93,9 +93,9 @@ def test_a_table_that_breaks_its_promises_is_refused() -> None:
 
 def test_shuffled_codes_are_the_same_codes_of_other_items() -> None:
     before = code_table()
-    mixed = shuffled(before, seed=3)
+    mixed = shuffled(before, shuffling(before.n_items, seed=3))
     together = [torch.cat([t.codes[m][1:] for m in t.codes], dim=1) for t in (before, mixed)]
     assert sorted(together[0].tolist()) == sorted(together[1].tolist())
     assert (together[0] != together[1]).any(1).float().mean() > 0.8
     assert (mixed.codes["a"][0] == MISSING).all()
-    assert torch.equal(shuffled(before, 3).codes["a"], mixed.codes["a"])
+    assert torch.equal(shuffled(before, shuffling(before.n_items, 3)).codes["a"], mixed.codes["a"])

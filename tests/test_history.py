@@ -146,3 +146,36 @@ def test_learned_positions_are_added(form: str) -> None:
     if placed.code_position is not None:
         expected = expected + placed.code_position.weight
     torch.testing.assert_close(added, expected)
+
+
+def unit_vectors(codes: CodeTable) -> dict[str, torch.Tensor]:
+    vectors = torch.randn(codes.n_items, 5, generator=torch.Generator().manual_seed(1))
+    vectors[0] = 0
+    vectors[codes.codes["text"][:, 0] == MISSING] = 0
+    return {"text": vectors}
+
+
+def test_vectors_add_their_map_to_the_tokens_of_items_that_have_them() -> None:
+    codes = code_table()
+    vectors = unit_vectors(codes)
+    model, plain = tokens(codes, vectors=vectors), tokens(codes)
+    with torch.no_grad():
+        plain.code_embedding.weight.copy_(model.code_embedding.weight)
+    items = torch.tensor([[3, 8, 0]])  # item 8 lacks text
+    added = vectors["text"][items] @ model.vector_parts["text"].map.weight.T
+    torch.testing.assert_close(embed(model, items), embed(plain, items) + added)
+    assert float(added[0, 0].abs().sum()) > 1
+    with model.without("text"), plain.without("text"):
+        torch.testing.assert_close(embed(model, items), embed(plain, items))
+    torch.testing.assert_close(embed(model, items), embed(plain, items) + added)
+
+
+def test_a_masked_modality_takes_its_vector_along() -> None:
+    codes = code_table()
+    model = tokens(codes, vectors=unit_vectors(codes), mask_prob=0.999).train()
+    items = torch.full((1, 200), 3)
+    found = embed(model, items)[0]
+    with model.eval().without("text"):
+        without_text = embed(model, items[:, :1])[0, 0]
+    hidden = (found - without_text).abs().amax(1) < 1e-5
+    assert 0.3 < float(hidden.float().mean()) < 0.7  # one of the two modalities stays

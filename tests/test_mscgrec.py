@@ -11,17 +11,13 @@ from tiny import (
     N_ITEMS,
     Built,
     build,
-    item_texts,
     protocol,
     random_sequences,
     randomize,
-    rule_sequences,
     settings,
     write_dataset,
 )
 
-from recbole_mscgrec import checkpoint
-from recbole_mscgrec.config import Config
 from recbole_mscgrec.dataset import target_list_field
 from recbole_mscgrec.quick_start import run
 
@@ -169,20 +165,3 @@ def test_without_a_modality_its_codes_do_not_matter(random_model: Built) -> None
         weight.copy_(held)
     assert torch.equal(model.full_sort_predict(rows), before)
     assert (without - before)[before.isfinite()].abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("n_items", "expected"), [(30, 0.4), (6, 0.0)], ids=["sparse", "dense"])
-def test_neighbours_unless_told_otherwise_for_sparse_data_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, n_items: int, expected: float
-) -> None:
-    """40 users whose train targets are 3 to 11 items: an item is shown 9.1 or 45.7 times."""
-    write_dataset(tmp_path / "data", "walk", rule_sequences(40, n_items), item_texts(n_items))
-    chosen = settings(tmp_path, neighbour_prob=None)
-    with caplog.at_level("INFO"):
-        built = build("MSCGRec", "walk", chosen)
-    made = built.model.network.neighbours
-    assert (0.0 if made is None else made.prob) == expected
-    assert f"neighbour_prob: {expected}" in caplog.text
-    # A cell of a table looks for its unfinished training before there is a model.
-    before = checkpoint.last_of(Config("MSCGRec", "walk", config_dict=chosen))
-    assert checkpoint.last_of(built.config) == before

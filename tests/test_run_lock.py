@@ -74,5 +74,8 @@ def test_a_folder_that_cannot_be_written_is_named(rule_folder: Path) -> None:
     (rule_folder / "file").write_text("")
     folder = str(rule_folder / "file" / "saved")
     config = Config("Pop", "rule", config_dict=protocol(rule_folder, checkpoint_dir=folder))
-    with pytest.raises(OSError, match=r"Cannot write in .*file/saved.*checkpoint_dir"), alone(config):
+    with (
+        pytest.raises(OSError, match=r"Cannot write in .*file/saved.*checkpoint_dir"),
+        alone(config),
+    ):
         pass

@@ -30,7 +30,10 @@ from recbole_mscgrec.quick_start import run
         ({"modality_mask_prob": 1.0}, "modality_mask_prob .1.0. must be at least 0 and below 1"),
         ({"modality_mask_prob": None}, "modality_mask_prob .None. must be at least 0 and below 1"),
         ({"neighbour_prob": -0.1}, "neighbour_prob .-0.1. must be at least 0 and below 1"),
-        ({"neighbour_prob": "half"}, "neighbour_prob .'half'. must be at least 0 and below 1"),
+        (
+            {"history_vectors": True, "history_tokens": "code"},
+            "history_vectors=True needs history_tokens=item, not code",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(
@@ -64,6 +67,9 @@ PAPER = {
         {"collision": "redistribute", "quantizer": "sinkhorn"},
         {"target_modality": "text"},
         {"neighbour_prob": 0.3},
+        {"target_modality": "fused"},
+        {"history_vectors": True, "modality_mask_prob": 0.3, "shuffle_codes": True},
+        {"history_vectors": True, "train_rows": "prefix", "item_bias": False},
     ],
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()),
 )

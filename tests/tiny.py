@@ -101,7 +101,6 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "n_decoder_layers": 1,
         "n_distance_buckets": 8,
         "max_distance": 16,
-        "neighbour_prob": 0.0,
         "beam_size": 10,
         "train_batch_size": 16,
         "text_tfidf_size": 8,
