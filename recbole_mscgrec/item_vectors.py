@@ -61,10 +61,11 @@ class VectorPart(nn.Module):
 
     def __init__(self, vectors: Tensor, size: int) -> None:
         super().__init__()
-        # A checkpoint holds the vectors beside the code table.
-        self.register_buffer("vectors", vectors, persistent=False)  # (N, D_m)
+        # A checkpoint holds the vectors beside the code table. Half precision, as a large catalogue
+        # has more of these numbers than the network of weights; three digits are enough for them.
+        self.register_buffer("vectors", vectors.half(), persistent=False)  # (N, D_m)
         self.map = nn.Linear(vectors.size(1), size, bias=False)
 
     def forward(self, items: Tensor) -> Tensor:
         """(U,) item ids -> (U, D)."""
-        return self.map(self.vectors[items])
+        return self.map(self.vectors[items].to(self.map.weight.dtype))

@@ -32,7 +32,7 @@ class Tokenization:
     health: dict[str, Any]
     seconds: dict[str, float]
     items: str  # fingerprint of the item tokens in the order of their ids
-    vectors: dict[str, Tensor]  # modality -> (N, D_m), where history_vectors asks for them
+    vectors: dict[str, Tensor]  # modality -> half (N, D_m), where history_vectors asks for them
 
     def to_plain(self) -> dict[str, Any]:
         """For a checkpoint: what `from_checkpoint` needs to do without the tokenizers."""
@@ -93,13 +93,13 @@ def tokenize(config: Any, train: Any) -> Tokenization:
             )
             cache.save(config["cache_dir"], "codes", key, stored)
         table, report = _assemble(stored, config)
-        vectors = vectors if config["history_vectors"] else {}
+        kept = {name: v.half() for name, v in vectors.items()} if config["history_vectors"] else {}
         if config["shuffle_codes"]:
             rows = codes.shuffling(train.item_num, config["seed"])
             table = codes.shuffled(table, rows)
-            vectors = {name: v[rows] for name, v in vectors.items()}
+            kept = {name: v[rows] for name, v in kept.items()}
     _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
-    return Tokenization(table, report, seconds, _items(train), vectors)
+    return Tokenization(table, report, seconds, _items(train), kept)
 
 
 @contextmanager

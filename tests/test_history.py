@@ -162,7 +162,7 @@ def test_vectors_add_their_map_to_the_tokens_of_items_that_have_them() -> None:
     with torch.no_grad():
         plain.code_embedding.weight.copy_(model.code_embedding.weight)
     items = torch.tensor([[3, 8, 0]])  # item 8 lacks text
-    added = vectors["text"][items] @ model.vector_parts["text"].map.weight.T
+    added = vectors["text"].half().float()[items] @ model.vector_parts["text"].map.weight.T
     torch.testing.assert_close(embed(model, items), embed(plain, items) + added)
     assert float(added[0, 0].abs().sum()) > 1
     with model.without("text"), plain.without("text"):
