@@ -21,6 +21,7 @@ DEFAULTS = {
     "show_progress": False,
 }
 DEFAULT_MODEL = "MSCGRec"
+_ELSEWHERE = "another process runs it"
 _OPTIONS = ("model_list", "seed_list", "ablation", "rows", "table_dir")
 
 
@@ -70,8 +71,9 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
             f"Stopped. What is finished is in {folder / 'table.md'}; repeat the same command to go "
             "on with the rest."
         ) from None
-    if errors:
-        getLogger().warning(f"{len(errors)} of {len(cells)} cells failed; the table says why.")
+    n_failed = sum(error != _ELSEWHERE for error in errors.values())
+    if n_failed:
+        getLogger().warning(f"{n_failed} of {len(cells)} cells failed; the table says why.")
     return _write(cells, errors)
 
 
@@ -186,12 +188,12 @@ def _run(cell: Cell) -> str | None:
     """Run a cell unless another process has it or has finished it meanwhile. None or an error."""
     if finished(cell) is not None:
         return None
-    return "another process runs it" if taken(cell.config()) else run_cell(cell)
+    return _ELSEWHERE if taken(cell.config()) else run_cell(cell)
 
 
 def _outcome(cell: Cell, error: str | None) -> str:
     if error is not None:
-        return f"failed: {error}"
+        return error if error == _ELSEWHERE else f"failed: {error}"
     result = finished(cell) or {}
     metric = cell.config()["valid_metric"].lower()
     seconds = sum(result["seconds"].values())

@@ -113,7 +113,7 @@ def _is_diversity(name: str) -> bool:
 
 def _failures(rows: list[dict]) -> list[str]:
     lines = [[row["name"], seed, error] for row in rows for seed, error in row["errors"].items()]
-    return [f"## Failed\n\n{_lines(['row', 'seed', 'error'], lines)}"] if lines else []
+    return [f"## Without a result\n\n{_lines(['row', 'seed', 'why'], lines)}"] if lines else []
 
 
 def _notes(rows: list[dict]) -> list[str]:

@@ -78,13 +78,17 @@ def test_finished_cells_are_not_run_again(rule_folder: Path, ran: list) -> None:
 
 
 def test_cells_of_another_process_are_left_to_it(
-    rule_folder: Path, ran: list, monkeypatch: pytest.MonkeyPatch
+    rule_folder: Path,
+    ran: list,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(matrix, "taken", lambda config: config["model"] == "GRU4Rec")
     command = argv(rule_folder, "--model_list=Pop,GRU4Rec,NPE", "--table_dir=out")
     assert main(command) == 0
     assert ran == [("Pop", 2020), ("NPE", 2020)]
     assert "another process runs it" in Path("out/table.md").read_text()
+    assert "failed" not in caplog.text
     monkeypatch.setattr(matrix, "taken", lambda config: False)
     assert main(command) == 0
     assert ran[2:] == [("GRU4Rec", 2020)]

@@ -55,8 +55,8 @@ def test_cost_diversity_and_failures() -> None:
     assert (ours["peak MB"], ours["after data"], theirs["parameters"]) == ("102", "52", "1,234")
     assert "GPU MB" not in ours
     assert parsed(text, "## Diversity")[0]["itemcoverage@10"] == "0.5000 ± 0.0000"
-    failed = parsed(text, "## Failed")
-    assert [line["seed"] for line in failed] == ["1", "2"] and failed[1]["error"] == "boom"
+    failed = parsed(text, "## Without a result")
+    assert [line["seed"] for line in failed] == ["1", "2"] and failed[1]["why"] == "boom"
     assert r"| bad \| row | 1 | boom \| next |" in text
     assert "| what for |" in text
 
