@@ -34,7 +34,7 @@ def principal_maps(vectors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
     joint = joint - joint.mean(dim=0)
     values, axes = torch.linalg.eigh(joint.T @ joint)  # ascending
     axes = axes.flip(1)[:, :size]
-    axes = axes * axes.sum(dim=0).sign()  # eigenvectors have no sign of their own
+    axes = torch.where(axes.sum(dim=0) < 0, -axes, axes)  # they have no sign of their own
     kept = values.flip(0)[:size].clamp(min=0).sum() / (len(joint) * size)
     maps = torch.zeros(size, joint.size(1))
     maps[: axes.size(1)] = (axes.T / kept.sqrt().clamp(min=1e-12)).float()

@@ -16,7 +16,7 @@ from recbole_mscgrec.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.codes import CodeTable
 from recbole_mscgrec.free_search import free_beam_search
 from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
-from recbole_mscgrec.item_vectors import codeword_means, principal_maps
+from recbole_mscgrec.initial_weights import begin_at_vectors, draw_weights
 from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm
 from recbole_mscgrec.neighbours import Neighbours
 from recbole_mscgrec.packing import LevelSlots, Slots
@@ -116,48 +116,15 @@ class CodeNetwork(nn.Module):
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
         self.dropout = Dropout(sizes.dropout_prob)
-        self._init_weights()
+        draw_weights(self)
         if self.history.vector_parts:
-            self._begin_at_vectors(table.target_codes)
+            begin_at_vectors(self, table.target_codes)
 
     def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
         """`Module.to`, which here moves the prefix tree as well."""
         super()._apply(fn, recurse)
         self.tree.to(self.level_offset.device)
         return self
-
-    def _init_weights(self) -> None:
-        """Item vectors of unit size, and sublayers that together add about as much to them: started
-        smaller or larger, the codes drown in what the layers add and training is slower."""
-        for module in self.modules():
-            if isinstance(module, (nn.Embedding, nn.Linear)):
-                nn.init.normal_(module.weight, std=module.weight.size(1) ** -0.5)
-        codes, n_summed = self.history.code_embedding.weight, sum(self.history.columns)
-        nn.init.normal_(codes, std=(n_summed // self.history.per_item) ** -0.5)
-        blocks = [*self.encoder, *self.decoder]
-        n_sublayers = sum(len(block.output_layers()) for block in blocks)
-        with torch.no_grad():
-            codes[0].zero_()
-            for layer in [layer for block in blocks for layer in block.output_layers()]:
-                layer.weight.mul_(n_sublayers**-0.5)
-
-    @torch.no_grad()
-    def _begin_at_vectors(self, codes: Tensor) -> None:
-        """Tokens that are half the vector's map and half codes; codewords of the target where the
-        map puts them; a first decoder token that is the last item. So an untrained network ranks
-        items by how near they are to the last one, and learns from there."""
-        parts, items = self.history.vector_parts, torch.arange(1, self.tree.n_items + 1)
-        size = self.target_embedding.embedding_dim
-        maps = principal_maps({name: part.vectors for name, part in parts.items()}, size)
-        for name, part in parts.items():
-            part.map.weight.copy_(maps[name])
-        vectors = torch.stack([part(items) for part in parts.values()]).sum(0)
-        means = codeword_means(vectors, codes, self.level_sizes)
-        self.target_embedding.weight.copy_(means * size**-0.5)
-        if self.start_from_history is not None:
-            nn.init.eye_(self.start_from_history.weight)
-        for weight in (self.history.code_embedding.weight, *(p.map.weight for p in parts.values())):
-            weight.mul_(0.5**0.5)
 
     # --- encoder ----------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ def for_data(config: Any, train: Any) -> Any:
     """The configuration for the data set whose train split is `train`: with SETTINGS where that is
     sparse and `sparse_settings` is on, but for keys that the user has chosen; else the same.
 
-    A file of codes for the target modality is a choice of the target too.
+    A file of codes for the target modality is a choice of the target too, and tokens of one code
+    are one of codes without vectors.
     """
     n_items = train.item_num - 1
     times_shown = sum(train.item_counter.values()) / n_items
@@ -39,6 +40,8 @@ def for_data(config: Any, train: Any) -> Any:
     chosen = set(config.external_config_dict)
     if config["target_modality"] in (config["codes_file"] or {}):
         chosen.add("target_modality")
+    if config["history_tokens"] == "code":
+        chosen.add("history_vectors")
     changes = {key: value for key, value in SETTINGS.items() if key not in chosen}
     fitted = copy.copy(config)
     fitted.final_config_dict = config.final_config_dict | changes

@@ -10,9 +10,7 @@ import torch
 from tiny import code_table, randomize
 
 from recbole_mscgrec.codes import MISSING, CodeTable
-from recbole_mscgrec.collisions import add_collision_level
 from recbole_mscgrec.network import CodeNetwork, Sizes
-from recbole_mscgrec.quantizers import ResidualQuantizer
 
 Tensor = torch.Tensor
 
@@ -279,32 +277,3 @@ def test_without_the_constraint_the_softmax_runs_over_all_codewords(sizes: tuple
         torch.testing.assert_close(
             free.log_probs[row, real], beams.log_probs[row], rtol=1e-4, atol=1e-5
         )
-
-
-def test_an_untrained_network_with_vectors_ranks_items_by_how_near_they_are_to_the_last() -> None:
-    codes = code_table(60, (4, 5, 3))
-    vectors = torch.randn(60, 12, generator=torch.Generator().manual_seed(2))
-    vectors[0] = 0
-    vectors = torch.nn.functional.normalize(vectors, dim=1)
-    quantizer = ResidualQuantizer([8, 8, 8])
-    target = quantizer.fit(vectors[1:])
-    unique = add_collision_level(target, torch.zeros(59))
-    sizes = [8, 8, 8, int(unique[:, -1].max()) + 1]
-    unique = torch.cat([torch.full((1, 4), MISSING), unique])
-    codes = CodeTable({"a": unique}, {"a": sizes}, "a")
-    torch.manual_seed(0)
-    plan = Sizes(32, 64, 2, 1, 1, 0.0, 8, 16, 0.0)
-    items = torch.arange(1, 60)
-    similarity = vectors[1:] @ vectors[1:].T
-
-    def agreement(model: CodeNetwork) -> float:
-        """Mean over histories of one item: how similar its five best items are to it."""
-        model.eval()
-        beams = model.beams(model.encode(items[:, None]), torch.zeros(59, 1).long(), 5)
-        return float(similarity.gather(1, beams.items - 1).mean())
-
-    best = float(similarity.topk(5).values.mean())
-    assert abs(agreement(CodeNetwork(codes, plan))) < 0.15 * best
-    model = CodeNetwork(codes, plan, vectors={"a": vectors})
-    model.history.code_embedding.weight.data.zero_()  # codes have nothing to say yet
-    assert agreement(model) > 0.35 * best

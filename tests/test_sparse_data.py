@@ -80,6 +80,11 @@ def test_codes_made_elsewhere_stay_the_target(sparse_folder: Path) -> None:
     assert (config["target_modality"], config["neighbour_prob"]) == ("collaborative", 0.2)
 
 
+def test_tokens_of_one_code_stay_without_vectors(sparse_folder: Path) -> None:
+    _, config = fitted(sparse_folder, history_tokens="code")
+    assert (config["history_vectors"], config["neighbour_prob"]) == (False, 0.2)
+
+
 def test_a_saved_model_of_sparse_data_gives_its_metrics_again(sparse_folder: Path) -> None:
     chosen = settings(sparse_folder, epochs=2)
     first = run("MSCGRec", "walk", config_dict=chosen)
