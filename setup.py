@@ -45,6 +45,7 @@ setup(
         "transformers",
         "timm",
         "numpy",
+        "filelock",
         "jinja2",
         "pillow>=10.1",
         "pyyaml",
