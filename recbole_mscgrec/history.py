@@ -52,10 +52,9 @@ class HistoryTokens(nn.Module):
     ) -> None:
         super().__init__()
         self.mask_prob = mask_prob
+        vectors = vectors or {}
         self.vector_parts = nn.ModuleDict(
             {name: VectorPart(vectors[name], size) for name in table.history if name in vectors}
-            if vectors
-            else {}
         )
         self.left_out: str | None = None
         self._lay_out(table)

@@ -11,8 +11,7 @@ and a training row per prefix, is a matter of settings (properties/model/MSCGRec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -66,15 +65,13 @@ class MSCGRec(SequentialRecommender):
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
             self.network.history.index_without(config["eval_drop_modality"])
 
-    @contextmanager
-    def without_modality(self, name: str) -> Iterator[None]:
+    def without_modality(self, name: str) -> AbstractContextManager[None]:
         """Within this block every history item lacks a modality: its mask embedding stands for it.
 
         Raises:
             ValueError: a modality that the codes do not have, or their only one.
         """
-        with self.network.history.without(name):
-            yield
+        return self.network.history.without(name)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""

@@ -63,8 +63,8 @@ def check_modalities(config: Any) -> None:
         stray = sorted(set(mapping) - set(names) - set(_STAGES))
         if stray:
             raise ValueError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
-    for key in ("target_modality", "eval_drop_modality"):
-        if config[key] not in (None, *names, *([FUSED] if key == "target_modality" else [])):
+    for key, more in (("target_modality", [FUSED]), ("eval_drop_modality", [])):
+        if config[key] not in (None, *names, *more):
             raise ValueError(f"{key} ({config[key]}) must be one of modalities ({names}).")
 
 

@@ -67,11 +67,14 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     for name in sorted(stages, key=lambda n: n == "collaborative"):
         with timed(seconds, name):
             features[name] = stages[name].make()
-    vectors = {
-        name: comparable(features[name].vectors, features[name].present)
-        for name in stages
-        if features[name].present.any()
-    }
+    features = {name: features[name] for name in stages}  # in the order of modalities again
+    vectors: dict[str, Tensor] = {}
+    if target == FUSED or config["history_vectors"]:
+        vectors = {
+            name: comparable(feature.vectors, feature.present)
+            for name, feature in features.items()
+            if feature.present.any()
+        }
     if target == FUSED:
         features[FUSED] = _fused(vectors, features)
     key = cache.fingerprint(
@@ -86,11 +89,7 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     with timed(seconds, "codes"):
         stored = cache.load(config["cache_dir"], "codes", key)
         if stored is None:
-            stored = _quantize(
-                {name: features[name] for name in (*stages, FUSED) if name in features},
-                config,
-                train,
-            )
+            stored = _quantize(features, config, train)
             cache.save(config["cache_dir"], "codes", key, stored)
         table, report = _assemble(stored, config)
         kept = {name: v.half() for name, v in vectors.items()} if config["history_vectors"] else {}

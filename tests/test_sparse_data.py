@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import build, item_texts, rule_sequences, settings, write_dataset
+from tiny import best_file, build, item_texts, rule_sequences, settings, write_dataset
 
 from recbole_mscgrec import checkpoint, sparse_data
 from recbole_mscgrec.config import Config, properties_folder
@@ -89,7 +89,7 @@ def test_a_saved_model_of_sparse_data_gives_its_metrics_again(sparse_folder: Pat
     chosen = settings(sparse_folder, epochs=2)
     first = run("MSCGRec", "walk", config_dict=chosen)
     assert set(first["code_health"]) == {"collaborative", "text", "fused"}
-    (saved,) = (p for p in (sparse_folder / "saved").glob("*.pth") if ".last" not in p.name)
+    saved = best_file(sparse_folder / "saved", "MSCGRec")
     again = run("MSCGRec", "walk", config_dict={**chosen, "model_file": str(saved)})
     assert again["test_result"] == first["test_result"]
 
