@@ -141,15 +141,16 @@ def load(
     path: str | Path,
     device: torch.device | str = "cpu",
     required: tuple[str, ...] = ("config", "state_dict", "epoch"),
+    key: str = "model_file",
 ) -> dict[str, Any]:
-    """Read a checkpoint without running code from it.
+    """Read a checkpoint without running code from it. `key` is the setting that names it.
 
     Raises:
         ValueError: the file is missing, damaged, lacks a required key, or holds something other
             than plain values.
     """
     if not Path(path).is_file():
-        raise ValueError(f"model_file ({path}) does not exist: check the path.")
+        raise ValueError(f"{key} ({path}) does not exist: check the path.")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a pickled file

@@ -36,7 +36,7 @@ class MSCGRec(SequentialRecommender):
     """Multimodal semantic and collaborative generative recommender.
 
     Building it runs (or reuses) the tokenizers on the train split `dataset`, or takes the codes of
-    the saved model that `model_file` names.
+    the saved model that `model_file` or `initial_model` names.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -52,8 +52,9 @@ class MSCGRec(SequentialRecommender):
         self.penalty = config["soft_penalty"] if decoding == "soft" else 0.0
         # What beams and `predict` score with: a softmax over children has to be trained.
         self.over_children = self.constrained_training and self.hard
-        if config["model_file"]:
-            tokens = from_checkpoint(checkpoint.load(config["model_file"]), dataset)
+        saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
+        if saved:
+            tokens = from_checkpoint(checkpoint.load(config[saved], key=saved), dataset)
         else:
             tokens = tokenize(config, dataset)
         # The tokenizers draw random numbers only when nothing is cached: start again from the seed.

@@ -16,6 +16,7 @@ from recbole_mscgrec.precision import matmul_precision
 from recbole_mscgrec.result import peak_memory_mb, result_of
 from recbole_mscgrec.resumable_fit import fit
 from recbole_mscgrec.run_lock import alone
+from recbole_mscgrec.saved_model import begin_at, check_fits
 from recbole_mscgrec.tokenizer import timed
 from recbole_mscgrec.trainer import check_test_metrics, for_testing
 
@@ -60,9 +61,12 @@ def _run(config: Config) -> dict[str, Any]:
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
     memory["model"] = peak_memory_mb()
+    if config["model_file"] and network.state_dict():  # without weights it shows codes only
+        check_fits(config, "model_file", network)
+    if config["initial_model"]:
+        begin_at(config, network)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if config["model_file"]:
-        _check_model(config, network)
         trainer.saved_model_file = config["model_file"]
         trainer.eval_collector.data_collect(train_data)
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
@@ -104,35 +108,3 @@ def _save_ranks(evaluator: KeepingEvaluator, test_data: Any, config: Config) -> 
         ranks = per_user.ranks_of(evaluator, test_data, config)
         if ranks is not None:
             per_user.save(config["per_user_file"], ranks)
-
-
-def _check_model(config: Config, network: Any) -> None:
-    """Raise ValueError where `model_file` holds another model or one of other sizes."""
-    if not network.state_dict():  # it takes no weights: MSCGRecTokenizer shows any model's codes
-        return
-    state = checkpoint.load(config["model_file"])
-    trained = state["config"]
-    if trained.get("model") != config["model"]:
-        raise ValueError(
-            f"model_file ({config['model_file']}) holds {trained.get('model')}, not "
-            f"{config['model']}: add --model={trained.get('model')}."
-        )
-    here = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    there = {name: tensor.shape for name, tensor in state["state_dict"].items()}
-    if here == there:
-        return
-    ours = checkpoint.to_plain(config.final_config_dict)
-    differ = [
-        k for k in trained if k in ours and ours[k] != trained[k] and checkpoint.is_setting(k)
-    ]
-    if differ:
-        used = " ".join(f"--{k}={trained[k]}" for k in differ)
-        raise ValueError(
-            f"model_file ({config['model_file']}) holds weights of other sizes than these settings "
-            f"give. It was trained with {used}."
-        )
-    strange = sorted(name for name, _ in set(there.items()) ^ set(here.items()))[0]
-    raise ValueError(
-        f"model_file ({config['model_file']}) was saved by another version of this package, whose "
-        f"network differs in {strange}: evaluate it with that version, or train again."
-    )

@@ -1,0 +1,58 @@
+"""Weights of a saved model in a network of today: `model_file` and `initial_model`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_mscgrec import checkpoint
+
+
+def begin_at(config: Any, network: Any) -> None:
+    """Give the network the weights that `initial_model` holds.
+
+    Raises:
+        ValueError: see `check_fits`; or `model_file` beside it.
+    """
+    if config["model_file"]:
+        raise ValueError(
+            "initial_model begins a training and model_file replaces one: leave one of them out."
+        )
+    state = check_fits(config, "initial_model", network)
+    network.load_state_dict(state["state_dict"])
+    network.load_other_parameter(state.get("other_parameter"))
+
+
+def check_fits(config: Any, key: str, network: Any) -> dict[str, Any]:
+    """The checkpoint that the setting `key` names.
+
+    Raises:
+        ValueError: it holds another model, or weights of other sizes than the network's.
+    """
+    state, ours = checkpoint.load(config[key], key=key), network.state_dict()
+    trained = state["config"]
+    if trained.get("model") != config["model"]:
+        raise ValueError(
+            f"{key} ({config[key]}) holds {trained.get('model')}, not {config['model']}: add "
+            f"--model={trained.get('model')}."
+        )
+    here = {name: tensor.shape for name, tensor in ours.items()}
+    there = {name: tensor.shape for name, tensor in state["state_dict"].items()}
+    if here == there:
+        return state
+    settings = checkpoint.to_plain(config.final_config_dict)
+    differ = [
+        k
+        for k in trained
+        if k in settings and settings[k] != trained[k] and checkpoint.is_setting(k)
+    ]
+    if differ:
+        used = " ".join(f"--{k}={trained[k]}" for k in differ)
+        raise ValueError(
+            f"{key} ({config[key]}) holds weights of other sizes than these settings give. It was "
+            f"trained with {used}."
+        )
+    strange = sorted(name for name, _ in set(there.items()) ^ set(here.items()))[0]
+    raise ValueError(
+        f"{key} ({config[key]}) was saved by another version of this package, whose network "
+        f"differs in {strange}: use it with that version, or train again."
+    )
