@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from recbole_mscgrec.packing import LevelSlots, Slots
+from recbole_mscgrec.window_attention import Windows, attend_windows
 
 Tensor = torch.Tensor
 
@@ -63,10 +64,13 @@ class EncoderBlock(nn.Module):
         """The last linear map of every sublayer."""
         return [self.out, self.feed_forward[-1]]
 
-    def forward(self, x: Tensor, slots: Slots, bias: Tensor) -> Tensor:
-        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T)."""
+    def forward(
+        self, x: Tensor, slots: Slots, bias: Tensor, windows: Windows | None = None
+    ) -> Tensor:
+        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T); `windows`
+        where tokens see nothing behind themselves."""
         qkv = slots.spread(self.qkv(self.norm_attention(x)))
-        attended = attend(*split_heads(qkv, 3, self.n_heads), bias)
+        attended = attend(*split_heads(qkv, 3, self.n_heads), bias, windows)
         x = x + self.dropout(self.out(slots.pack(join_heads(attended))))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
@@ -96,15 +100,22 @@ class DecoderBlock(nn.Module):
         k, v = split_heads(self.key_value(encoded), 2, self.n_heads)
         return k, v
 
-    def forward(self, x: Tensor, slots: LevelSlots, encoded: Tensor, bias: Tensor) -> Tensor:
-        """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T)."""
+    def forward(
+        self,
+        x: Tensor,
+        slots: LevelSlots,
+        encoded: Tensor,
+        bias: Tensor,
+        windows: Windows | None = None,
+    ) -> Tensor:
+        """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T); `windows`
+        where there is a query per item of the history, which sees the items up to it."""
         qkv = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1)
         attended = attend_levels(*qkv.unbind(1), slots.counts)
         x = x + self.dropout(self.out_self(attended.flatten(1)))
 
         (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, self.n_heads)
-        bias = bias.repeat_interleave(len(slots.counts), dim=2)  # (., H, Q*levels, T)
-        attended = slots.pack(join_heads(attend(q, *self.memory(encoded), bias)))
+        attended = slots.pack(join_heads(attend(q, *self.memory(encoded), bias, windows)))
         x = x + self.dropout(self.out_cross(attended))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
@@ -135,15 +146,20 @@ class DecoderBlock(nn.Module):
         return x + self.feed_forward(self.norm_forward(x))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of q (B, H, Q, D/H) over k, v (B, H, T, D/H) with an additive bias.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | None = None) -> Tensor:
+    """Attention of q (B, H, Q * S, D/H) over k, v (B, H, T, D/H) with an additive bias
+    (1 or B, 1 or H, Q or Q * S, T); of Q, the S queries of a place share it.
 
-    On a CPU in training, plain products are faster than torch's fused kernel with a learned mask.
+    On a CPU in training, plain products are faster than torch's fused kernel with a learned mask,
+    and blocks of `windows` faster than both.
     """
+    if windows is not None:
+        return attend_windows(q, k, v, bias, windows)
+    bias = bias.repeat_interleave(q.size(2) // bias.size(2), dim=2).to(q.dtype)
     if q.device.type != "cpu" or not torch.is_grad_enabled():
-        return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.size(-1) ** -0.5) @ k.transpose(-1, -2)
-    return torch.softmax(scores + bias.to(q.dtype), dim=-1) @ v
+    return torch.softmax(scores + bias, dim=-1) @ v
 
 
 def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:

@@ -105,7 +105,7 @@ class MSCGRec(SequentialRecommender):
     def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
         """What each level adds to `predict`, (L, n), for n items of given rows of a batch."""
         encoded, limit = self._history(interaction)
-        encoded = Encoded(*(None if part is None else part[rows] for part in encoded))
+        encoded = encoded.select(rows)
         place = torch.arange(len(items), device=items.device)
         return self.network.level_log_probs(encoded, limit[rows], items, place, self.over_children)
 

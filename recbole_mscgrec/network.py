@@ -22,6 +22,7 @@ from recbole_mscgrec.neighbours import Neighbours
 from recbole_mscgrec.packing import LevelSlots, Slots
 from recbole_mscgrec.prefix_tree import PrefixTree
 from recbole_mscgrec.restriction import Restriction
+from recbole_mscgrec.window_attention import Windows
 
 Tensor = torch.Tensor
 
@@ -52,9 +53,14 @@ class Encoded(NamedTuple):
 
     states: Tensor  # (B, T * G, D)
     keep: Tensor | None  # bool (B, T * G): tokens that stand for something; None: up to the limit
+    windows: Windows | None = None  # in training on a CPU, where attention goes by blocks
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def select(self, rows: Tensor) -> Encoded:
+        """Those of rows (n,), each as often as it is named."""
+        return Encoded(self.states[rows], None if self.keep is None else self.keep[rows])
 
 
 class CodeNetwork(nn.Module):
@@ -138,10 +144,13 @@ class CodeNetwork(nn.Module):
         if self.bidirectional:
             keep = real
         slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep)
+        windows = None
+        if torch.is_grad_enabled() and not self.bidirectional:
+            windows = Windows.where_faster(item_seq, self.history.per_item)
         x = self.dropout(slots.pack(x))
         for block in self.encoder:
-            x = block(x, slots, bias)
-        return Encoded(slots.spread(self.encoder_norm(x)), keep)
+            x = block(x, slots, bias, windows)
+        return Encoded(slots.spread(self.encoder_norm(x)), keep, windows)
 
     # --- decoder ----------------------------------------------------------------------------------
 
@@ -162,6 +171,9 @@ class CodeNetwork(nn.Module):
         """
         slots = LevelSlots(counts, place, (len(encoded), limit.size(1)))
         bias = self._cross_bias(encoded, limit)
+        windows = encoded.windows
+        if windows is not None and not self._is_every_item(limit, encoded):
+            windows = None
         start = self._start(encoded, limit, place[: counts[0]])
         given = zip(
             codes, counts[1:], self.level_offset, strict=False
@@ -173,8 +185,13 @@ class CodeNetwork(nn.Module):
         )
         x = self.dropout(x)
         for block in self.decoder:
-            x = block(x, slots, encoded.states, bias)
+            x = block(x, slots, encoded.states, bias, windows)
         return self.decoder_norm(x)
+
+    def _is_every_item(self, limit: Tensor, encoded: Encoded) -> bool:
+        """Whether query t of every row is limited to position t."""
+        n_items = encoded.states.size(1) // self.history.per_item
+        return limit.shape == (1, n_items) and torch.equal(limit[0], torch.arange(n_items))
 
     def _cross_bias(self, encoded: Encoded, limit: Tensor) -> Tensor:
         """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""

@@ -11,6 +11,7 @@ from tiny import code_table, randomize
 
 from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.network import CodeNetwork, Sizes
+from recbole_mscgrec.window_attention import Windows
 
 Tensor = torch.Tensor
 
@@ -149,6 +150,31 @@ def test_neighbours_stand_in_for_items_in_training_only() -> None:
     torch.testing.assert_close(model.encode(items).states, expected)
     found = model.train().encode(items).states.detach()  # dropout is 0
     assert not torch.allclose(found, expected) and float(found[0, 5].abs().sum()) == 0
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"history_tokens": "code", "code_bias": True}], ids=["item", "code"]
+)
+def test_long_windows_go_by_blocks_and_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, form: dict
+) -> None:
+    codes = code_table()
+    history, _ = histories(codes.n_items, n_rows=3, length=70)
+    history[1, 4:] = 0
+    place = ((history.roll(-1, 1) != 0) & (history != 0)).flatten().nonzero().flatten()
+    targets, limit = history.roll(-1, 1).flatten()[place], torch.arange(70).unsqueeze(0)
+    results = []
+    for by_blocks in (True, False):
+        if not by_blocks:
+            monkeypatch.setattr(Windows, "where_faster", lambda *_: None)
+        model = network(codes, **form)
+        encoded = model.encode(history)
+        assert (encoded.windows is not None) == by_blocks
+        found = item_log_probs(model, encoded, limit, targets, place)
+        found.sum().backward()
+        results.append([found, *(p.grad for p in model.parameters() if p.grad is not None)])
+    for blocks, plain in zip(*results, strict=True):
+        torch.testing.assert_close(blocks, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", [{}, {"history_tokens": "code"}], ids=["item", "code"])
