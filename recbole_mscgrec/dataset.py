@@ -94,13 +94,6 @@ class TiledDataset(SequentialDataset):
         fields[self.item_list_length_field] = torch.from_numpy(end - start)
         return Interaction(fields)
 
-    def seen_before(self, rows: Interaction) -> torch.Tensor:
-        """All items that the users of valid or test rows had before the target: (R, E), padded
-        with 0. Longer than the history, which ends at MAX_ITEM_LIST_LENGTH."""
-        end = rows[POSITION].cpu().numpy()
-        start = self._sequence_start[end]
-        return self._gather(start, end - start, width=int((end - start).max()))
-
     def _plan_windows(self, targets: np.ndarray) -> None:
         """Rows of the train split: window k of a user ends k * T targets before the user's last.
 
@@ -157,14 +150,10 @@ class TiledDataset(SequentialDataset):
         )
 
     def _gather(
-        self,
-        start: np.ndarray,
-        length: np.ndarray,
-        keep: np.ndarray | None = None,
-        width: int | None = None,
+        self, start: np.ndarray, length: np.ndarray, keep: np.ndarray | None = None
     ) -> torch.Tensor:
         """Items of `length` positions from `start` on, left-aligned and zero-padded: (R, T)."""
-        column = np.arange(self.max_item_list_len if width is None else width)
+        column = np.arange(self.max_item_list_len)
         index = (start[:, None] + column).clip(0, len(self._sequence) - 1)
         inside = column < length[:, None]
         if keep is not None:

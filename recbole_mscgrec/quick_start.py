@@ -17,6 +17,7 @@ from recbole_mscgrec.result import peak_memory_mb, result_of
 from recbole_mscgrec.resumable_fit import fit
 from recbole_mscgrec.run_lock import alone
 from recbole_mscgrec.saved_model import begin_at, check_fits
+from recbole_mscgrec.seen_items import SeenItems
 from recbole_mscgrec.tokenizer import timed
 from recbole_mscgrec.trainer import check_test_metrics, for_testing
 
@@ -53,7 +54,10 @@ def _run(config: Config) -> dict[str, Any]:
         check_data(config)
         data = create_dataset(config)
         logger.info(data)
+        seen = SeenItems(data) if config["exclude_seen"] else None  # the split changes `data`
         train_data, valid_data, test_data = data_preparation(config, data)
+        if seen:
+            seen.leave_out(valid_data, test_data)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])

@@ -11,6 +11,7 @@ from recbole.evaluator import Collector
 from recbole.evaluator.register import metric_information, metric_types
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType
+from torch.nn.utils.rnn import pad_sequence
 
 from recbole_mscgrec.per_user import KeepingEvaluator
 from recbole_mscgrec.restriction import ExcludedItems
@@ -112,9 +113,8 @@ class MSCGRecTrainer(Trainer):
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, *args: Any, **kwargs: Any
     ) -> Any:
-        """RecBole's evaluate; remembers whose rows they are, for `exclude_seen`, and notes what
-        `remarks` tells: of the best model only, as it costs time."""
-        self.evaluated = eval_data._dataset if eval_data else None
+        """RecBole's evaluate; notes what `remarks` tells: of the best model only, as it costs
+        time."""
         self.remarking = load_best_model
         self.n_results = self.n_invalid = 0
         self.level_sum = torch.zeros(self.model.network.n_levels, dtype=torch.double)
@@ -135,10 +135,12 @@ class MSCGRecTrainer(Trainer):
         return remarks
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
-        interaction, _, positive_u, positive_i = batched_data
+        interaction, history_index, positive_u, positive_i = batched_data
         restriction = None
-        if self.config["exclude_seen"]:
-            seen = self.evaluated.seen_before(interaction)
+        if history_index is not None:
+            row, item = history_index
+            of_rows = item.split(torch.bincount(row, minlength=len(interaction)).tolist())
+            seen = pad_sequence(of_rows, batch_first=True)
             restriction = ExcludedItems(self.model.network.tree, seen)
         interaction = interaction.to(self.device)
         positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)

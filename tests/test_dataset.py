@@ -10,7 +10,7 @@ import torch
 from recbole.config import Config as StockConfig
 from recbole.data.dataset import SequentialDataset
 
-from recbole_mscgrec.dataset import POSITION, TiledDataset, target_list_field
+from recbole_mscgrec.dataset import TiledDataset, target_list_field
 from tests.conftest import make_config, write_dataset
 
 
@@ -111,15 +111,6 @@ def test_a_batch_of_windows_is_cut_to_its_longest() -> None:
     assert train[torch.arange(len(train))][field].size(1) == int(lengths.max())
     assert train.inter_feat["item_id_list"].size(1) == 50  # the data set itself stays as it is
     assert valid[torch.arange(len(valid))]["item_id_list"].size(1) == 50
-
-
-def test_seen_before_reaches_behind_the_history() -> None:
-    _, ours = split(TiledDataset, 3)
-    test = ours[2]
-    row = test.inter_feat["user_id"] == test.token2id("user_id", "u6")
-    seen = test.seen_before(test.inter_feat[row])
-    assert int((seen != 0).sum()) == 39
-    assert POSITION in test.inter_feat
 
 
 def test_split_without_train_rows_is_refused(scratch: Path) -> None:

@@ -106,19 +106,6 @@ def test_sampled_candidates_give_a_random_model_a_random_rank(rule_folder: Path)
     assert 0.15 < result["recall@10"] < 0.85
 
 
-def test_exclude_seen_leaves_out_the_history(trained: Trained) -> None:
-    chosen = {**trained.settings, "model_file": str(trained.model_file), "exclude_seen": True}
-    built = build("MSCGRec", "rule", chosen)
-    trainer = MSCGRecTrainer(built.config, built.model)
-    built.model.eval()
-    trainer.evaluated = built.test._dataset
-    for batch in built.test:
-        interaction, items, _, _ = trainer._full_sort_batch_eval(batch)
-        for history, row in zip(interaction["item_id_list"].tolist(), items.tolist(), strict=True):
-            assert not set(history) - {0} & set(row)
-            assert len(set(row)) == 10
-
-
 def weights(built: Built) -> list[torch.Tensor]:
     return [p.detach().clone() for p in built.model.parameters()]
 

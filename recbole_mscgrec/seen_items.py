@@ -1,0 +1,65 @@
+"""Rankings without what the user had before, for every model that ranks all items (`exclude_seen`).
+
+RecBole's evaluation leaves items out whose places a batch names (its `history_index`). Its loaders
+name them for models that are not sequential, and only where `repeatable` is False; here the loaders
+of every model do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from scipy.sparse import csr_matrix
+
+
+class SeenItems:
+    """Who had what, all splits together.
+
+    Args:
+        data: a data set that is not split yet, as `create_dataset` returns it.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.shape = (data.user_num, data.item_num)
+        rows = data.inter_feat
+        self.had = self._pairs(rows[data.uid_field], rows[data.iid_field])
+
+    def leave_out(self, valid_data: Any, test_data: Any) -> None:
+        """Let the loaders name the items that their users had before: those of the train split,
+        and for the test those of validation. An item that is a target stays.
+
+        Raises:
+            ValueError: loaders of sampled candidates, which name none.
+        """
+        seen = self.had
+        for loader in (test_data, valid_data):  # from the last split to the first
+            if not isinstance(loader, FullSortEvalDataLoader):
+                raise ValueError(
+                    "exclude_seen needs the ranking of all items: set eval_args mode to full, or "
+                    "leave exclude_seen out."
+                )
+            rows = loader._dataset.inter_feat
+            targets = self._pairs(rows[loader.uid_field], rows[loader.iid_field])
+            seen = seen > targets
+            loader.collate_fn = _naming(loader, seen)
+
+    def _pairs(self, users: Any, items: Any) -> csr_matrix:
+        """(users, items), True where such an interaction is."""
+        where = (np.asarray(users), np.asarray(items))
+        return csr_matrix((np.ones(len(where[0]), dtype=bool), where), shape=self.shape)
+
+
+def _naming(loader: Any, seen: csr_matrix) -> Any:
+    plain = loader.collate_fn
+
+    def collate(index: Any) -> tuple:
+        users, _, positive_u, positive_i = plain(index)
+        rows = seen[users[loader.uid_field].numpy()]
+        row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+        history_index = (torch.from_numpy(row), torch.from_numpy(rows.indices.astype(np.int64)))
+        return users, history_index, positive_u, positive_i
+
+    return collate
