@@ -22,6 +22,7 @@ from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
 from recbole_mscgrec.network import CodeNetwork, Encoded, Sizes
+from recbole_mscgrec.rescoring import SecondModel
 from recbole_mscgrec.restriction import Restriction
 from recbole_mscgrec.sparse_data import for_data
 from recbole_mscgrec.switches import check_switches
@@ -52,6 +53,7 @@ class MSCGRec(SequentialRecommender):
         self.penalty = config["soft_penalty"] if decoding == "soft" else 0.0
         # What beams and `predict` score with: a softmax over children has to be trained.
         self.over_children = self.constrained_training and self.hard
+        self.second = SecondModel(config, dataset) if config["rescore_model"] else None
         saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
         if saved:
             tokens = from_checkpoint(checkpoint.load(config[saved], key=saved), dataset)
@@ -95,15 +97,20 @@ class MSCGRec(SequentialRecommender):
         return -levels.sum(0).mean()
 
     def predict(self, interaction: Any) -> Tensor:
-        """Exact log-probability (B,) of one given item per row, as the beam scores it."""
+        """Exact log-probability (B,) of one given item per row, as the beam scores it: with
+        `rescore_model` the mean of both models'."""
         encoded, limit = self._history(interaction)
         items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
         levels = self.network.level_log_probs(encoded, limit, items, place, self.over_children)
-        return levels.sum(0)
+        if self.second is None:
+            return levels.sum(0)
+        others = self.second.log_probs(interaction).gather(1, items.unsqueeze(1)).squeeze(1)
+        return self.second.mix(levels.sum(0), others)
 
     def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
-        """What each level adds to `predict`, (L, n), for n items of given rows of a batch."""
+        """What each level adds to `predict`, without a second model: (L, n), for n items of given
+        rows of a batch."""
         encoded, limit = self._history(interaction)
         encoded = encoded.select(rows)
         place = torch.arange(len(items), device=items.device)
@@ -120,6 +127,8 @@ class MSCGRec(SequentialRecommender):
             rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
             levels = self.network.level_log_probs(*rows, self.over_children)
             scores[:, items] = levels.sum(0).view(-1, n)
+        if self.second is not None:
+            scores = self.second.mix(scores, self.second.log_probs(interaction))
         return scores
 
     def recommend(
@@ -131,7 +140,8 @@ class MSCGRec(SequentialRecommender):
         """The best items per row by constrained beam search: (B, W) ids and log-probabilities.
 
         `restriction` (AllowedItems, ExcludedItems) limits the items that a row may get. A row that
-        may get fewer than W items has a shorter list: the rest holds item 0 and -inf.
+        may get fewer than W items has a shorter list: the rest holds item 0 and -inf. With
+        `rescore_model` the W items are ranked by the mean of both models' log-probabilities.
 
         Raises:
             ValueError: a restriction where `constrained_decoding` is not hard.
@@ -139,7 +149,8 @@ class MSCGRec(SequentialRecommender):
         encoded, limit = self._history(interaction)
         width = beam_size or self.beam_size
         if self.hard:
-            return self.network.beams(encoded, limit, width, restriction, self.over_children)
+            beams = self.network.beams(encoded, limit, width, restriction, self.over_children)
+            return beams if self.second is None else self.second.rerank(beams, interaction)
         if restriction is not None:
             raise ValueError("A restriction needs constrained_decoding=hard: free beams ignore it.")
         return self.network.free_beams(encoded, limit, width, self.penalty)
