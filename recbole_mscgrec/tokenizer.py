@@ -75,6 +75,16 @@ def tokenize(config: Any, train: Any) -> Tokenization:
             for name, feature in features.items()
             if feature.present.any()
         }
+    # Where the rule for sparse data asked for them, data without vectors do without.
+    if (
+        config["history_vectors"]
+        and not vectors
+        and "history_vectors" in config.external_config_dict
+    ):
+        raise ValueError(
+            f"history_vectors=True needs vectors, and codes_file gives codes alone for "
+            f"{list(features)}: leave history_vectors out, or use vectors_file."
+        )
     if target == FUSED:
         features[FUSED] = _fused(vectors, features)
     key = cache.fingerprint(

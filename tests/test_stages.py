@@ -309,6 +309,12 @@ def test_unique_given_codes_get_no_further_level(rule_folder: Path) -> None:
     assert tokens.table.sizes["text"] == [5, 6]
 
 
+def test_history_vectors_without_any_vectors_are_refused(rule_folder: Path) -> None:
+    changes = {"modalities": ["text"], "target_modality": "text", "history_vectors": True}
+    with pytest.raises(ValueError, match=r"codes alone for \['text'\]: leave history_vectors out"):
+        tokens_of(rule_folder, **changes, codes_file={"text": write_codes(rule_folder)})
+
+
 def test_a_changed_file_counts_in_the_fingerprint(rule_folder: Path) -> None:
     config, train = made(rule_folder, codes_file={"text": write_codes(rule_folder)})
     key = stage_of("text", config, train).key
