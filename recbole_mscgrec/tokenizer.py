@@ -53,38 +53,8 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     """
     _check_settings(config, train)
     seconds: dict[str, float] = {}
-    stages: dict[str, Stage] = {}
-    # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
-    for name in config["modalities"]:
-        with timed(seconds, name):
-            stage = stage_of(name, config, train)
-        if stage is not None:
-            stages[name] = stage
-    target = config["target_modality"]
-    if target not in (*stages, FUSED):
-        raise ValueError(f"target_modality {target}: no item has it; choose another one.")
-    features: dict[str, Features] = {}
-    for name in sorted(stages, key=lambda n: n == "collaborative"):
-        with timed(seconds, name):
-            features[name] = stages[name].make()
-    features = {name: features[name] for name in stages}  # in the order of modalities again
-    vectors: dict[str, Tensor] = {}
-    if target == FUSED or config["history_vectors"]:
-        vectors = {
-            name: comparable(feature.vectors, feature.present)
-            for name, feature in features.items()
-            if feature.present.any()
-        }
-    # Where the rule for sparse data asked for them, data without vectors do without.
-    if (
-        config["history_vectors"]
-        and not vectors
-        and "history_vectors" in config.external_config_dict
-    ):
-        raise ValueError(
-            f"history_vectors=True needs vectors, and codes_file gives codes alone for "
-            f"{list(features)}: leave history_vectors out, or use vectors_file."
-        )
+    stages, features = _make_features(config, train, seconds)
+    vectors, target = _comparable_vectors(features, config), config["target_modality"]
     if target == FUSED:
         features[FUSED] = _fused(vectors, features)
     key = cache.fingerprint(
@@ -136,6 +106,47 @@ def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
     table = CodeTable.from_plain(plain["table"])
     vectors = {name: v.cpu() for name, v in plain.get("vectors", {}).items()}
     return Tokenization(table, plain["health"], {}, plain["items"], vectors)
+
+
+def _make_features(
+    config: Any, train: Any, seconds: dict[str, float]
+) -> tuple[dict[str, Stage], dict[str, Features]]:
+    """Stages and features of the modalities that items have, in the order of `modalities`."""
+    stages: dict[str, Stage] = {}
+    # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
+    for name in config["modalities"]:
+        with timed(seconds, name):
+            stage = stage_of(name, config, train)
+        if stage is not None:
+            stages[name] = stage
+    if config["target_modality"] not in (*stages, FUSED):
+        raise ValueError(
+            f"target_modality {config['target_modality']}: no item has it; choose another one."
+        )
+    features: dict[str, Features] = {}
+    for name in sorted(stages, key=lambda n: n == "collaborative"):
+        with timed(seconds, name):
+            features[name] = stages[name].make()
+    return stages, {name: features[name] for name in stages}
+
+
+def _comparable_vectors(features: dict[str, Features], config: Any) -> dict[str, Tensor]:
+    """Vectors of the modalities that have any, where the settings ask for vectors; else none."""
+    if config["target_modality"] != FUSED and not config["history_vectors"]:
+        return {}
+    vectors = {
+        name: comparable(feature.vectors, feature.present)
+        for name, feature in features.items()
+        if feature.present.any()
+    }
+    # Where the rule for sparse data asked for them, data without vectors do without.
+    asked = config["history_vectors"] and "history_vectors" in config.external_config_dict
+    if asked and not vectors:
+        raise ValueError(
+            "history_vectors=True needs vectors, and codes_file gives codes alone for "
+            f"{list(features)}: leave history_vectors out, or use vectors_file."
+        )
+    return vectors
 
 
 def _items(train: Any) -> str:
