@@ -98,7 +98,10 @@ def test_python_snippets_run(
 def test_yaml_defaults_in_the_table_of_knobs_are_the_files() -> None:
     import yaml
 
-    values = yaml.safe_load((PROJECT / "properties" / "model" / "MSCGRec.yaml").read_text())
+    files = ("overall.yaml", "model/MSCGRec.yaml")
+    values = {}
+    for file in files:
+        values |= yaml.safe_load((PROJECT / "properties" / file).read_text(encoding="utf-8"))
     for line in TEXT.splitlines():
         cells = [c.strip() for c in line.strip("|").split("|")]
         keys = re.findall(r"`(\w+)`", cells[0]) if line.startswith("| `") else []
