@@ -137,7 +137,7 @@ class MSCGRecTrainer(Trainer):
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, history_index, positive_u, positive_i = batched_data
         restriction = None
-        if history_index is not None:
+        if history_index is not None and len(history_index[1]):
             row, item = history_index
             of_rows = item.split(torch.bincount(row, minlength=len(interaction)).tolist())
             seen = pad_sequence(of_rows, batch_first=True)

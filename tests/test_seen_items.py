@@ -79,8 +79,11 @@ def test_beams_leave_them_out(trained: Trained) -> None:
     seen.leave_out(built.valid, built.test)
     trainer = get_trainer(built.config["MODEL_TYPE"], "MSCGRec")(built.config, built.model)
     built.model.eval()
-    n_users = 0
+    n_users, none = 0, torch.zeros(0, dtype=torch.long)
     for batch in built.test:
+        nobody_had_any = trainer._full_sort_batch_eval((batch[0], (none, none), *batch[2:]))[1]
+        plain = trainer._full_sort_batch_eval((batch[0], None, *batch[2:]))[1]
+        assert torch.equal(nobody_had_any, plain)
         row, item = batch[1]
         lists = trainer._full_sort_batch_eval(batch)[1]
         for place, ranked in enumerate(lists.tolist()):
