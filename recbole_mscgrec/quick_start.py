@@ -51,13 +51,7 @@ def _run(config: Config) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
     with timed(seconds, "data"):
-        check_data(config)
-        data = create_dataset(config)
-        logger.info(data)
-        seen = SeenItems(data) if config["exclude_seen"] else None  # the split changes `data`
-        train_data, valid_data, test_data = data_preparation(config, data)
-        if seen:
-            seen.leave_out(valid_data, test_data)
+        train_data, valid_data, test_data = _loaders(config)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
@@ -94,6 +88,18 @@ def _run(config: Config) -> dict[str, Any]:
     if config["result_file"]:
         cache.write_json(config["result_file"], result)
     return result
+
+
+def _loaders(config: Config) -> tuple[Any, Any, Any]:
+    """Of the train, valid and test split."""
+    check_data(config)
+    data = create_dataset(config)
+    getLogger().info(data)
+    seen = SeenItems(data) if config["exclude_seen"] else None  # the split changes `data`
+    train_data, valid_data, test_data = data_preparation(config, data)
+    if seen:
+        seen.leave_out(valid_data, test_data)
+    return train_data, valid_data, test_data
 
 
 def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:
