@@ -10,7 +10,7 @@ import torch
 from recbole.data.transform import construct_transform
 from recbole.utils import InputType, ModelType, get_model
 
-from recbole_mscgrec.config import Config
+from recbole_mscgrec.config import Config, Settings
 from recbole_mscgrec.dataset import target_list_field
 from recbole_mscgrec.tiled_sasrec import TiledSASRec
 
@@ -87,16 +87,10 @@ class TiledSource:
         return _ndcg(torch.cat(ranks))
 
 
-class _SASRecConfig(dict):
-    """The settings of the SASRec stage under the names that SASRec reads; None where unset."""
-
-    def __missing__(self, key: str) -> None:
-        return None
-
-
-def _sasrec_config(config: Any) -> _SASRecConfig:
+def _sasrec_config(config: Any) -> Settings:
+    """The settings of the SASRec stage under the names that SASRec reads."""
     fields = "USER_ID_FIELD ITEM_ID_FIELD LIST_SUFFIX ITEM_LIST_LENGTH_FIELD NEG_PREFIX".split()
-    return _SASRecConfig(
+    return Settings(
         {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH", "device"]},
         n_layers=config["collaborative_n_layers"],
         n_heads=config["collaborative_n_heads"],

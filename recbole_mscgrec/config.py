@@ -112,6 +112,14 @@ class Config(recbole.config.Config):
             check_type(key, value, self.internal_config_dict.get(key))
 
 
+class Settings(dict):
+    """Settings of a model that is built beside the run's own; None where a key is unset, as in
+    RecBole's Config."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
 def unknown_setting(key: str, known: Iterable[str], model: str) -> ValueError:
     """The error for a key that is not `known`, with the nearest that is."""
     near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)

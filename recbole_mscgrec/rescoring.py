@@ -14,6 +14,7 @@ from recbole.utils import ModelType, get_model
 
 from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
+from recbole_mscgrec.config import Settings
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
@@ -38,7 +39,7 @@ class SecondModel:
                 "item."
             )
         state = checkpoint.load(file, config["device"], key=_KEY)
-        trained = _Settings(state["config"], device=config["device"])
+        trained = Settings(state["config"], device=config["device"])
         kind = get_model(trained["model"])
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
             raise ValueError(
@@ -81,10 +82,3 @@ class SecondModel:
         others = self.log_probs(interaction).gather(1, beams.items)
         scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
         return Beams(beams.items.gather(1, order), scores, beams.n_invalid)
-
-
-class _Settings(dict):
-    """The settings that a model was trained with; None where there is none."""
-
-    def __missing__(self, key: str) -> None:
-        return None

@@ -118,23 +118,27 @@ def _blocks(lengths: list[int], group: int, per_item: int, n_heads: int) -> Iter
 
 
 def _bias_of(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> Tensor:
-    rows = slice(0, 1) if bias.size(0) == 1 else block.rows
-    if bias.size(2) == n_queries:
-        return bias[rows, :, block.queries, block.keys]
-    items = slice(block.queries.start // per_item, block.queries.stop // per_item)
-    return bias[rows, :, items, block.keys].repeat_interleave(per_item, dim=2)
+    """The bias of a block's scores."""
+    part = bias[_place_in(bias, block, n_queries, per_item)]
+    return part if bias.size(2) == n_queries else part.repeat_interleave(per_item, dim=2)
 
 
 def _add_to_bias(
     dbias: Tensor, scores: Tensor, block: _Block, n_queries: int, per_item: int
 ) -> None:
+    """Undo `_bias_of` for gradients: sum over what shares a bias, and add in place."""
     if dbias.size(0) == 1:
         scores = scores.sum(0, keepdim=True)
     if dbias.size(1) == 1:
         scores = scores.sum(1, keepdim=True)
-    rows = slice(0, 1) if dbias.size(0) == 1 else block.rows
-    queries = block.queries
     if dbias.size(2) != n_queries:
         scores = scores.unflatten(2, (-1, per_item)).sum(3)
+    dbias[_place_in(dbias, block, n_queries, per_item)] += scores
+
+
+def _place_in(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> tuple[slice, ...]:
+    """Where the block stands in a bias that its rows, heads or an item's queries may share."""
+    rows, queries = slice(0, 1) if bias.size(0) == 1 else block.rows, block.queries
+    if bias.size(2) != n_queries:
         queries = slice(queries.start // per_item, queries.stop // per_item)
-    dbias[rows, :, queries, block.keys] += scores
+    return rows, slice(None), queries, block.keys
