@@ -18,6 +18,12 @@ from recbole_mscgrec.config import Settings
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
+# Which items there are, which of their interactions train a model, and in what order.
+_DATA = (
+    "dataset user_inter_num_interval item_inter_num_interval val_interval unused_col rm_dup_inter"
+    " filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
+).split()
+_SPLIT = ("split", "order", "group_by")
 
 
 class SecondModel:
@@ -25,8 +31,8 @@ class SecondModel:
 
     Raises:
         ValueError: no such file, a model that is not sequential or gives no log-probabilities, one
-            of other items or of shorter histories, a weight that is no share, or beams that may
-            leave the real items.
+            of other data, another split or shorter histories, a weight that is no share, or beams
+            that may leave the real items.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -53,6 +59,7 @@ class SecondModel:
                 f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
                 f"histories of {length}: train it with {name}={length}."
             )
+        _check_data(file, trained, checkpoint.to_plain(config.final_config_dict))
         self.n_items = dataset.item_num
         self.model = kind(trained, dataset).to(config["device"]).eval().requires_grad_(False)
         try:
@@ -82,3 +89,17 @@ class SecondModel:
         others = self.log_probs(interaction).gather(1, beams.items)
         scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
         return Beams(beams.items.gather(1, order), scores, beams.n_invalid)
+
+
+def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise ValueError where a model was trained on other data or another split: its items would
+    have other numbers, or it would know what it is tested on."""
+    here, there = dict(ours), dict(trained)
+    for settings in (here, there):
+        settings |= {f"eval_args {part}": settings["eval_args"].get(part) for part in _SPLIT}
+    for key in (*_DATA, *(f"eval_args {part}" for part in _SPLIT)):
+        if here.get(key) != there.get(key):
+            raise ValueError(
+                f"{_KEY} ({file}) was trained with {key} {there.get(key)}, this run has "
+                f"{here.get(key)}: both need the same items and the same split."
+            )

@@ -97,10 +97,35 @@ def test_what_cannot_rank_is_refused(trained: Trained, second: Path, rule_folder
     refused("rescore_weight .1.5. must be", rescore_model=str(second), rescore_weight=1.5)
     refused("histories of 40", rescore_model=str(second), MAX_ITEM_LIST_LENGTH=40)
     refused("constrained_decoding=hard", rescore_model=str(second), constrained_decoding="none")
-    write_dataset(rule_folder / "data", "other", {f"u{u}": list("abcdefghijkl") for u in range(9)})
-    run("TiledSASRec", "other", config_dict=protocol(rule_folder))
-    (saved,) = (rule_folder / "saved").glob("TiledSASRec-other-*[0-9a-f].pth")
-    refused("does not fit the .* items", rescore_model=str(saved))
+    sequences = {f"u{u}": list("abcdefghijkl") for u in range(9)}
+    for name, match in (
+        ("other", "trained with dataset other, this run has rule"),
+        ("rule", "does not fit the .* items"),
+    ):
+        write_dataset(rule_folder / name / "data", name, sequences)
+        run("TiledSASRec", name, config_dict=protocol(rule_folder / name))
+        saved = str(best_file(rule_folder / name / "saved", "TiledSASRec"))
+        refused(match, rescore_model=saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("item_inter_num_interval", "[2,inf)", r"item_inter_num_interval \[2,inf\)"),
+        ("eval_args", {"split": {"RS": [8, 1, 1]}}, r"eval_args split .*RS.* this run has .*LS"),
+        ("eval_args", {"order": "RO"}, "eval_args order RO, this run has TO"),
+    ],
+)
+def test_a_model_of_other_items_or_another_split_is_refused(
+    trained: Trained, second: Path, tmp_path: Path, key: str, value: Any, match: str
+) -> None:
+    """Such a model has as many items, under other numbers, or has seen what it is tested on."""
+    state = checkpoint.load(second)
+    old = state["config"][key]
+    state["config"][key] = {**old, **value} if isinstance(value, dict) else value
+    checkpoint.save(tmp_path / "other.pth", state)
+    with pytest.raises(ValueError, match=match):
+        built(trained, tmp_path / "other.pth")
 
 
 NEGATIVES = {
