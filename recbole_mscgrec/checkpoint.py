@@ -71,9 +71,11 @@ def last_of(config: Any) -> Path:
 
 
 def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
-    """All that RecBole's `evaluate` and `resume_checkpoint` read, as plain values."""
+    """All that RecBole's `evaluate` and `resume_checkpoint` read, as plain values; and `chosen`,
+    the settings that the user gave."""
     return {
         "config": to_plain(trainer.config.final_config_dict),
+        "chosen": to_plain(trainer.config.external_config_dict),
         "epoch": epoch,
         "cur_step": trainer.cur_step,
         "best_valid_score": float(trainer.best_valid_score),

@@ -1,4 +1,4 @@
-"""One run: data, model, training, evaluation, result file."""
+"""One run: data, model, training, evaluation, result file; and a saved model with its data."""
 
 from __future__ import annotations
 
@@ -43,6 +43,35 @@ def run(
         return _run(config)
 
 
+def load_data_and_model(
+    model_file: str, config_dict: dict[str, Any] | None = None
+) -> tuple[Config, Any, Any, Any, Any, Any]:
+    """A saved model, ready to predict, and the data that it was trained on.
+
+    RecBole's function of this name, which today's packages cannot import, for checkpoints of plain
+    tensors. The run's settings are in the checkpoint; `config_dict` (`data_path`, `gpu_id`, ...)
+    goes over them.
+
+    Returns:
+        config, model, dataset, train_data, valid_data, test_data, as RecBole's.
+
+    Raises:
+        ValueError: not a checkpoint of this project, or data of other items than it was trained on.
+    """
+    state = checkpoint.load(model_file, required=("config", "chosen", "state_dict"))
+    trained, chosen = state["config"], state["chosen"] | (config_dict or {})
+    used_up = {"initial_model": None, "resume": False, "model_file": str(model_file)}
+    config = Config(trained["model"], trained["dataset"], None, chosen | used_up)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    dataset, *loaders = _data(config)
+    init_seed(config["seed"], config["reproducibility"])
+    model = _network(config, loaders[0])
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
+    return config, model.eval(), dataset, *loaders
+
+
 def _run(config: Config) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
@@ -51,16 +80,14 @@ def _run(config: Config) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
     with timed(seconds, "data"):
-        train_data, valid_data, test_data = _loaders(config)
+        _, train_data, valid_data, test_data = _data(config)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
-    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    network = _network(config, train_data)
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
     memory["model"] = peak_memory_mb()
-    if config["model_file"] and network.state_dict():  # without weights it shows codes only
-        check_fits(config, "model_file", network)
     if config["initial_model"]:
         begin_at(config, network)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
@@ -90,8 +117,8 @@ def _run(config: Config) -> dict[str, Any]:
     return result
 
 
-def _loaders(config: Config) -> tuple[Any, Any, Any]:
-    """Of the train, valid and test split."""
+def _data(config: Config) -> tuple[Any, Any, Any, Any]:
+    """The data set, and the loaders of its train, valid and test split."""
     check_data(config)
     data = create_dataset(config)
     getLogger().info(data)
@@ -99,7 +126,15 @@ def _loaders(config: Config) -> tuple[Any, Any, Any]:
     train_data, valid_data, test_data = data_preparation(config, data)
     if seen:
         seen.leave_out(valid_data, test_data)
-    return train_data, valid_data, test_data
+    return data, train_data, valid_data, test_data
+
+
+def _network(config: Config, train_data: Any) -> Any:
+    """The model on its device. The weights of `model_file` fit it, but are not in it yet."""
+    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    if config["model_file"] and network.state_dict():  # without weights it shows codes only
+        check_fits(config, "model_file", network)
+    return network
 
 
 def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:

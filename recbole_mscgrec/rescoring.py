@@ -75,7 +75,8 @@ class SecondModel:
     def log_probs(self, interaction: Any) -> Tensor:
         """Log-probability of every item after the histories of a batch: (B, N); -inf for 0."""
         scores = self.model.full_sort_predict(interaction)
-        scores = scores.view(len(interaction), -1)[:, : self.n_items].float()
+        n_rows = len(interaction[self.model.ITEM_SEQ_LEN])
+        scores = scores.view(n_rows, -1)[:, : self.n_items].float()
         scores[:, 0] = -torch.inf
         return scores.log_softmax(dim=1)
 

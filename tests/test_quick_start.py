@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Trained
+from recbole.utils import get_trainer
+from recbole.utils.case_study import full_sort_topk
 from tiny import best_file, protocol, rule_sequences, settings, write_dataset
 
 import recbole_mscgrec
-from recbole_mscgrec.quick_start import run
+from recbole_mscgrec import checkpoint
+from recbole_mscgrec.quick_start import load_data_and_model, run
 
 README = Path(recbole_mscgrec.__file__).resolve().parent.parent / "README.md"
 NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop", "TiledSASRec"}
@@ -58,6 +61,50 @@ def test_every_model_named_in_the_readme_trains_saves_and_loads(
     file = best_file(rule_folder / "saved", model)
     again = run(model, "rule", config_dict={**chosen, "model_file": str(file)})
     assert again["test_result"] == test
+
+
+# --- a saved model from Python --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", sorted(NAMED))
+def test_a_saved_model_comes_with_its_settings_and_data(rule_folder: Path, model: str) -> None:
+    result = run(model, "rule", config_dict=protocol(rule_folder, topk=[1, 10], exclude_seen=True))
+    file = best_file(rule_folder / "saved", model)
+    config, network, data, _, valid_data, test_data = load_data_and_model(str(file))
+    assert (config["model"], config["dataset"], config["topk"]) == (model, "rule", [1, 10])
+    assert data.item_num == network.n_items and not network.training
+    trainer = get_trainer(config["MODEL_TYPE"], model)(config, network)
+    trainer.eval_collector.data_collect(valid_data)
+    assert dict(trainer.evaluate(test_data, load_best_model=False)) == result["test_result"]
+
+
+def test_a_loaded_model_ranks_for_users_and_for_any_history(trained: Trained) -> None:
+    """By RecBole's own tools, and for a history that is in no data set: the rule's next item."""
+    _, model, data, _, _, test_data = load_data_and_model(str(trained.model_file))
+    users = data.token2id(data.uid_field, ["u0", "u1"])
+    scores, items = full_sort_topk(users, model, test_data, k=3)
+    rows = torch.cat([(test_data.dataset.inter_feat["user_id"] == u).nonzero() for u in users])
+    beams = model.recommend(test_data.dataset.inter_feat[rows.flatten()], beam_size=10)
+    assert torch.equal(items, beams.items[:, :3])
+    torch.testing.assert_close(scores, beams.log_probs[:, :3])
+    tokens = rule_sequences()["u0"]
+    history = torch.from_numpy(data.token2id("item_id", tokens[:5])).unsqueeze(0)
+    batch = {model.ITEM_SEQ: history, model.ITEM_SEQ_LEN: torch.tensor([5])}
+    best = model.recommend(batch, beam_size=10).items[0, 0]
+    assert data.id2token("item_id", best) == tokens[5]
+
+
+def test_what_cannot_be_loaded_is_named(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model_file .nowhere.pth. does not exist"):
+        load_data_and_model("nowhere.pth")
+    write_dataset(tmp_path / "data", "rule", {f"u{u}": list("abcdefghijkl") for u in range(9)})
+    with pytest.raises(ValueError, match="trained on other items"):
+        load_data_and_model(str(trained.model_file), {"data_path": str(tmp_path / "data")})
+    state = checkpoint.load(trained.model_file)
+    del state["chosen"]
+    checkpoint.save(tmp_path / "old.pth", state)
+    with pytest.raises(ValueError, match="lacks chosen"):
+        load_data_and_model(str(tmp_path / "old.pth"))
 
 
 def test_readme_names_exactly_these_models() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import settings
+from tiny import best_file, settings
 
 import recbole_mscgrec
 from recbole_mscgrec import matrix, quick_start, report
@@ -90,7 +90,16 @@ def test_python_snippets_run(
         small |= {"collaborative_batch_size": 256}
         return original(model, dataset, *args, config_dict={**small, **config_dict})
 
+    load = quick_start.load_data_and_model
+
+    def load_small(file: str) -> Any:
+        """A model of an epoch, in place of the one that the reader has."""
+        model, dataset, _ = re.fullmatch(r"saved/(\w+)-(.*)-(HASH).pth", file).groups()
+        small_run(model, dataset, config_dict={"epochs": 1, "show_progress": False})
+        return load(str(best_file(tmp_path / "saved", model)))
+
     monkeypatch.setattr(quick_start, "run", small_run)
+    monkeypatch.setattr(quick_start, "load_data_and_model", load_small)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() or "print" not in code
 
