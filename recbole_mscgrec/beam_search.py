@@ -12,11 +12,12 @@ from recbole_mscgrec.restriction import Restriction
 
 Tensor = torch.Tensor
 
-# step(level, row, codes, parents) -> logits (P, K_level) for the P beams that still have a choice:
-# `row` (P,), ascending, which of the B rows a beam belongs to, `codes` (P,) the codes just chosen,
-# `parents` (P,) which beams of the last step, counted from 0, they continue. At level 0 there is
-# one beam per row; codes and parents are None.
-Step = Callable[[int, Tensor, Tensor | None, Tensor | None], Tensor]
+# step(level, row, nodes, codes, parents) -> logits (P, K_level) for the P beams that still have a
+# choice: `row` (P,), ascending, which of the B rows a beam belongs to, `nodes` (P,) its node in the
+# tree (below 0: none), `codes` (P,) the codes just chosen, `parents` (P,) which beams of the last
+# step, counted from 0, they continue. At level 0 there is one beam per row; codes and parents are
+# None.
+Step = Callable[[int, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 class Beams(NamedTuple):
@@ -63,9 +64,10 @@ def beam_search(
         row = place // nodes.size(1)
         if codes is not None and parents is not None:
             codes, parents = codes.flatten()[place], parents.flatten()[place]
-        logits = step(level, row, codes, parents).float()  # (P, K)
+        parent_nodes = nodes.flatten()[place]
+        logits = step(level, row, parent_nodes, codes, parents).float()  # (P, K)
         log_probs, listed = _child_log_probs(
-            tree, level, nodes.flatten()[place], row, logits, restriction, over_children
+            tree, level, parent_nodes, row, logits, restriction, over_children
         )
         grown = _all_beams(log_probs, place, nodes.shape) + scores.unsqueeze(-1)  # (B, W, C)
         n_children = grown.size(-1)

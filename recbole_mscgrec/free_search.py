@@ -27,7 +27,7 @@ def free_beam_search(
     for level in range(tree.n_levels):
         width = nodes.size(1)
         row = torch.arange(batch_size, device=device).repeat_interleave(width)
-        log_probs = step(level, row, codes, parents).float().log_softmax(dim=-1)
+        log_probs = step(level, row, nodes.flatten(), codes, parents).float().log_softmax(dim=-1)
         child = _children(tree, level, nodes.flatten(), log_probs.size(1))
         leaving = (child == _OUTSIDE) & (nodes.flatten() != _OUTSIDE).unsqueeze(1)
         grown = (log_probs - penalty * leaving).view(batch_size, width, -1) + scores.unsqueeze(-1)

@@ -37,6 +37,7 @@ class HistoryTokens(nn.Module):
         item_positions, code_positions: add a learned vector per place in the history, and per
             place inside an item; instead of relative biases.
         mask_prob: chance that training hides a modality of an item; never all of them.
+        learned: add a vector of the item's own, which begins at zero; with tokens 'item'.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class HistoryTokens(nn.Module):
         code_positions: bool = False,
         mask_prob: float = 0.0,
         vectors: dict[str, Tensor] | None = None,
+        learned: bool = False,
     ) -> None:
         super().__init__()
         self.mask_prob = mask_prob
@@ -60,6 +62,7 @@ class HistoryTokens(nn.Module):
         self._lay_out(table)
         self.per_item = sum(self.columns) if tokens == CODE else 1  # G
         self.code_embedding = nn.Embedding(self.n_rows, size, padding_idx=0)
+        self.item_embedding = nn.Embedding(table.n_items, size, padding_idx=0) if learned else None
         self.item_position = nn.Embedding(max_length, size) if item_positions else None
         self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
 
@@ -157,7 +160,8 @@ class HistoryTokens(nn.Module):
             table = torch.cat([table, weight[self.mask_layout[self.first].long()]])
             masked = len(items) * len(modality) + modality
             index = torch.where(self._random_mask(item_seq), masked, index)
-        return embedding(index, table).sum(-2)
+        x = embedding(index, table).sum(-2)
+        return x if self.item_embedding is None else x + self.item_embedding(item_seq)
 
     def _random_mask(self, item_seq: Tensor) -> Tensor:
         """Which modalities (B, T, M) to mask: each at random, never all of an item's."""

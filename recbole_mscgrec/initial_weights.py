@@ -25,8 +25,16 @@ def draw_weights(network: Any) -> None:
     blocks = [*network.encoder, *network.decoder]
     n_sublayers = sum(len(block.output_layers()) for block in blocks)
     codes[0].zero_()
+    for learned in learned_vectors(network):  # what training never shows stands by its codes alone
+        learned.weight.zero_()
     for layer in [layer for block in blocks for layer in block.output_layers()]:
         layer.weight.mul_(n_sublayers**-0.5)
+
+
+def learned_vectors(network: Any) -> list[nn.Embedding]:
+    """The tables of `learned_vectors` in a CodeNetwork; none where they are off."""
+    items, nodes = network.history.item_embedding, network.node_vectors
+    return [] if nodes is None else [items, *nodes.levels]
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from recbole.utils import init_seed
 from recbole_mscgrec import checkpoint
 from recbole_mscgrec.beam_search import Beams
 from recbole_mscgrec.dataset import target_list_field
+from recbole_mscgrec.initial_weights import learned_vectors
 from recbole_mscgrec.network import CodeNetwork, Encoded, Sizes
 from recbole_mscgrec.rescoring import SecondModel
 from recbole_mscgrec.restriction import Restriction
@@ -67,6 +68,13 @@ class MSCGRec(SequentialRecommender):
         self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length, tokens.vectors)
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
             self.network.history.index_without(config["eval_drop_modality"])
+
+    def zero_at_first(self) -> frozenset[str]:
+        """Names of the weights that begin at zero: a model without them is the same model."""
+        tables = learned_vectors(self.network)
+        return frozenset(
+            n for n, weight in self.named_parameters() for t in tables if weight is t.weight
+        )
 
     def without_modality(self, name: str) -> AbstractContextManager[None]:
         """Within this block every history item lacks a modality: its mask embedding stands for it.

@@ -18,6 +18,7 @@ from recbole_mscgrec.free_search import free_beam_search
 from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
 from recbole_mscgrec.initial_weights import begin_at_vectors, draw_weights
 from recbole_mscgrec.layers import DecoderBlock, Dropout, EncoderBlock, Norm
+from recbole_mscgrec.learned_vectors import NodeVectors
 from recbole_mscgrec.neighbours import Neighbours
 from recbole_mscgrec.packing import LevelSlots, Slots
 from recbole_mscgrec.prefix_tree import PrefixTree
@@ -46,6 +47,7 @@ class Sizes(NamedTuple):
     cross_bias: bool = True
     start_token: str = "history"
     neighbour_prob: float = 0.0
+    learned_vectors: bool = False
 
 
 class Encoded(NamedTuple):
@@ -104,9 +106,11 @@ class CodeNetwork(nn.Module):
             code_positions=code_positions,
             mask_prob=sizes.modality_mask_prob,
             vectors=vectors,
+            learned=sizes.learned_vectors,
         )
         self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
+        self.node_vectors = NodeVectors(self.tree, size) if sizes.learned_vectors else None
         self.start = nn.Parameter(torch.zeros(size))
         from_history = sizes.start_token == "history"
         self.start_from_history = nn.Linear(size, size, bias=False) if from_history else None
@@ -214,15 +218,20 @@ class CodeNetwork(nn.Module):
         last_items = states.flatten(0, 1).index_select(0, row * states.size(1) + last)
         return self.start + self.start_from_history(last_items)
 
-    def level_logits(self, level: int, hidden: Tensor) -> Tensor:
-        """Scores (..., K) of all codewords of a level; weights tied to the decoder's input.
+    def level_logits(self, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
+        """Scores (P, K) of all codewords of a level after nodes (P,); weights tied to the decoder's
+        input.
 
         Always in the weights' precision: bfloat16 would make one score of many near ones.
         """
         offset = sum(self.level_sizes[:level])
         weight = self.target_embedding.weight[offset : offset + self.level_sizes[level]]
         with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.to(weight.dtype) @ weight.T
+            hidden = hidden.to(weight.dtype)
+            logits = hidden @ weight.T
+            if self.node_vectors is None:
+                return logits
+            return self.node_vectors.add_to(logits, level, hidden, nodes)
 
     def level_log_probs(
         self,
@@ -257,7 +266,7 @@ class CodeNetwork(nn.Module):
         hidden = self.decode(encoded, limit, codes, place[order], counts)
         for level, h in enumerate(hidden.split(counts)):
             n = counts[level]
-            logits, gold = self.level_logits(level, h).float(), codes[level][:n]
+            logits, gold = self.level_logits(level, h, path[level, :n]).float(), codes[level][:n]
             if constrained:
                 width = int(n_children[level, :n].max())
                 children = self.tree.children(level, path[level, :n], width)
@@ -295,7 +304,9 @@ class CodeNetwork(nn.Module):
         past: list[list[Tensor]] = [[] for _ in self.decoder]
         ancestors: list[Tensor] = []  # per level so far (P,): which of its tokens a beam comes from
 
-        def step(level: int, row: Tensor, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        def step(
+            level: int, row: Tensor, nodes: Tensor, codes: Tensor | None, parents: Tensor | None
+        ) -> Tensor:
             if codes is None or parents is None:
                 x = self._start(encoded, limit, row)  # one token per row
             else:
@@ -306,6 +317,6 @@ class CodeNetwork(nn.Module):
             for block, kept, memory in zip(self.decoder, past, memories, strict=True):
                 x = block.step(x, kept, ancestors, slots, memory, bias)
             ancestors.append(torch.arange(len(x), device=x.device))
-            return self.level_logits(level, self.decoder_norm(x))
+            return self.level_logits(level, self.decoder_norm(x), nodes)
 
         return step

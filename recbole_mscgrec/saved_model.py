@@ -8,7 +8,8 @@ from recbole_mscgrec import checkpoint
 
 
 def begin_at(config: Any, network: Any) -> None:
-    """Give the network the weights that `initial_model` holds.
+    """Give the network the weights that `initial_model` holds. It may lack those that begin at zero
+    (`learned_vectors`): without them it is the same model.
 
     Raises:
         ValueError: see `check_fits`; or `model_file` beside it.
@@ -17,13 +18,16 @@ def begin_at(config: Any, network: Any) -> None:
         raise ValueError(
             "initial_model begins a training and model_file replaces one: leave one of them out."
         )
-    state = check_fits(config, "initial_model", network)
-    network.load_state_dict(state["state_dict"])
+    at_zero = getattr(network, "zero_at_first", frozenset)()
+    state = check_fits(config, "initial_model", network, at_zero)
+    network.load_state_dict(state["state_dict"], strict=False)  # what is not at zero was checked
     network.load_other_parameter(state.get("other_parameter"))
 
 
-def check_fits(config: Any, key: str, network: Any) -> dict[str, Any]:
-    """The checkpoint that the setting `key` names.
+def check_fits(
+    config: Any, key: str, network: Any, may_lack: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The checkpoint that the setting `key` names; all of the weights `may_lack` may be absent.
 
     Raises:
         ValueError: it holds another model, or weights of other sizes than the network's.
@@ -37,7 +41,7 @@ def check_fits(config: Any, key: str, network: Any) -> dict[str, Any]:
         )
     here = {name: tensor.shape for name, tensor in ours.items()}
     there = {name: tensor.shape for name, tensor in state["state_dict"].items()}
-    if here == there:
+    if here == there or {k: v for k, v in here.items() if k not in may_lack} == there:
         return state
     settings = checkpoint.to_plain(config.final_config_dict)
     differ = [

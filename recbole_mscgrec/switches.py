@@ -34,6 +34,10 @@ _NEEDS = (
         "a token of one code has no place for the item's vectors",
     ),
     (
+        *("learned_vectors", True, "history_tokens", "item"),
+        "a token of one code has no place for the item's vector",
+    ),
+    (
         *("exclude_seen", True, "constrained_decoding", "hard"),
         "items are excluded on the prefix tree, which a free beam may leave",
     ),

@@ -27,7 +27,10 @@ class TableModel:
         }
         self.prefixes: list[tuple[int, ...]] = [()] * n_rows  # of the last step's beams
 
-    def step(self, level: int, row: Tensor, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+    def step(
+        self, level: int, row: Tensor, nodes: Tensor, codes: Tensor | None, parents: Tensor | None
+    ) -> Tensor:
+        assert nodes.shape == row.shape
         self.asked.append(len(row))
         if codes is not None and parents is not None:
             pairs = zip(codes.tolist(), parents.tolist(), strict=True)
@@ -140,7 +143,7 @@ def test_levels_without_a_choice_are_not_computed() -> None:
     tree = PrefixTree(codes, torch.arange(1, 5))
     asked: list[int] = []
 
-    def step(level: int, row: Tensor, _: Tensor | None, __: Tensor | None) -> Tensor:
+    def step(level: int, row: Tensor, *_: Tensor | None) -> Tensor:
         asked.append(level)
         return torch.arange(6.0).repeat(len(row), 1)
 

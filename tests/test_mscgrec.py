@@ -58,8 +58,9 @@ def dict_log_prob(model: object, trie: dict, codes: Tensor, history: Tensor, ite
     gold, network = codes[item].tolist(), model.network
     step = network.decoder_step(network.encode(history), torch.tensor([[history.size(1) - 1]]))
     total, given, first = 0.0, None, torch.tensor([0])
+    nodes = network.tree.path(torch.tensor([item]))
     for level, code in enumerate(gold):
-        logits = step(level, first, given, None if given is None else first)[0]
+        logits = step(level, first, nodes[level], given, None if given is None else first)[0]
         children = sorted(trie[tuple(gold[:level])])
         total += float(logits[children].log_softmax(0)[children.index(code)])
         given = torch.tensor([code])

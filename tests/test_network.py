@@ -52,18 +52,22 @@ def log_prob_by_hand(model: CodeNetwork, codes: Tensor, history: Tensor, item: i
     gold = codes[item].tolist()
     step = model.decoder_step(model.encode(history), torch.tensor([[history.size(1) - 1]]))
     total, given, first = torch.zeros(()), None, torch.tensor([0])
+    nodes = model.tree.path(torch.tensor([item]))
     for level, c in enumerate(gold):
-        logits = step(level, first, given, None if given is None else first)[0]
+        logits = step(level, first, nodes[level], given, None if given is None else first)[0]
         allowed = sorted(children[tuple(gold[:level])])
         loss = torch.nn.functional.cross_entropy(logits[allowed], torch.tensor(allowed.index(c)))
         total, given = total - loss, torch.tensor([c])
     return total
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40), (3, 2, 2, 9)], ids=str)
-def test_item_log_probs_equal_hand_made_cross_entropy(sizes: tuple[int, ...]) -> None:
+def test_item_log_probs_equal_hand_made_cross_entropy(
+    sizes: tuple[int, ...], learned: bool
+) -> None:
     codes = code_table(sizes=sizes)
-    model = network(codes)
+    model = network(codes, learned_vectors=learned)
     history, lengths = histories(codes.n_items)
     encoded = model.encode(history)
     items = torch.tensor([3, 24, 1, 17])
@@ -87,10 +91,11 @@ def test_a_window_with_a_target_at_every_position_equals_its_prefixes() -> None:
         torch.testing.assert_close(found[t], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40)], ids=str)
-def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...]) -> None:
+def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...], learned: bool) -> None:
     codes = code_table(sizes=sizes)
-    model = network(codes)
+    model = network(codes, learned_vectors=learned)
     history, lengths = histories(codes.n_items)
     items = torch.arange(1, codes.n_items)
     total = torch.zeros(4)
@@ -276,10 +281,13 @@ def test_gradients_reach_every_parameter_of_every_form(form: dict) -> None:
     assert dead == []
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40)], ids=str)
-def test_without_the_constraint_the_softmax_runs_over_all_codewords(sizes: tuple) -> None:
+def test_without_the_constraint_the_softmax_runs_over_all_codewords(
+    sizes: tuple, learned: bool
+) -> None:
     codes = code_table(sizes=sizes)
-    model = network(codes)
+    model = network(codes, learned_vectors=learned)
     history, lengths = histories(codes.n_items)
     encoded, limit = model.encode(history), (lengths - 1).unsqueeze(1)
     items = torch.tensor([3, 24, 1, 17])
@@ -288,8 +296,9 @@ def test_without_the_constraint_the_softmax_runs_over_all_codewords(sizes: tuple
         alone = history[row : row + 1, : lengths[row]]
         step = model.decoder_step(model.encode(alone), limit[row : row + 1])
         total, given, first = 0.0, None, torch.tensor([0])
+        nodes = model.tree.path(torch.tensor([item]))
         for level, code in enumerate(codes.codes["a"][item].tolist()):
-            logits = step(level, first, given, None if given is None else first)[0]
+            logits = step(level, first, nodes[level], given, None if given is None else first)[0]
             total += float(logits.log_softmax(0)[code])
             given = torch.tensor([code])
         assert float(found[row]) == pytest.approx(total, rel=1e-4)

@@ -33,6 +33,18 @@ def test_begins_at_the_saved_weights_and_codes(trained: Trained, tmp_path: Path)
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
 
 
+def test_learned_vectors_may_join_a_saved_model(trained: Trained, tmp_path: Path) -> None:
+    """They begin at zero, so with next to no learning rate it knows what it knew; but a saved
+    model is not evaluated with weights that it does not have."""
+    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, learned_vectors=True)
+    result = run("MSCGRec", "rule", config_dict=chosen)
+    assert result["test_result"]["recall@1"] == 1.0
+    assert result["n_parameters"] > trained.result["n_parameters"]
+    evaluated = {**chosen, "initial_model": None, "model_file": str(trained.model_file)}
+    with pytest.raises(ValueError, match="learned_vectors"):
+        run("MSCGRec", "rule", config_dict=evaluated)
+
+
 def test_other_models_begin_so_too(rule_folder: Path) -> None:
     chosen = protocol(rule_folder)
     run("TiledSASRec", "rule", config_dict=chosen)

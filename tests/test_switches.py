@@ -34,6 +34,10 @@ from recbole_mscgrec.quick_start import run
             {"history_vectors": True, "history_tokens": "code"},
             "history_vectors=True needs history_tokens=item, not code",
         ),
+        (
+            {"learned_vectors": True, "history_tokens": "code"},
+            "learned_vectors=True needs history_tokens=item, not code",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(
