@@ -14,7 +14,7 @@ from torch.nn.functional import embedding
 from recbole_mscgrec.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
-_DENSE = 32  # nodes of a level per child, up to which one product with all of them costs less
+_DENSE = 64  # nodes of a level per child, up to which one product with all of them costs less
 
 
 class NodeVectors(nn.Module):
