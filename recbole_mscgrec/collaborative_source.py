@@ -12,7 +12,7 @@ from recbole.utils import InputType, ModelType, get_model
 
 from recbole_mscgrec.config import Config, Settings
 from recbole_mscgrec.dataset import target_list_field
-from recbole_mscgrec.tiled_sasrec import TiledSASRec
+from recbole_mscgrec.tiled_models import TiledSASRec
 
 Tensor = torch.Tensor
 TILED = "SASRec"

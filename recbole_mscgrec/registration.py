@@ -8,7 +8,7 @@ import recbole.data.dataset
 import recbole.model.sequential_recommender
 import recbole.trainer
 
-from recbole_mscgrec import checkpoint, mscgrec, tiled_sasrec, tokenizer_model
+from recbole_mscgrec import checkpoint, mscgrec, tiled_models, tokenizer_model
 from recbole_mscgrec.dataset import TiledDataset
 from recbole_mscgrec.trainer import MSCGRecTrainer
 
@@ -17,7 +17,8 @@ from recbole_mscgrec.trainer import MSCGRecTrainer
 MODULES = {
     "MSCGRec": mscgrec,
     "MSCGRecTokenizer": tokenizer_model,
-    "TiledSASRec": tiled_sasrec,
+    "TiledSASRec": tiled_models,
+    "TiledGRU4Rec": tiled_models,
 }
 DATASETS = dict.fromkeys(MODULES, TiledDataset)
 TRAINERS = {

@@ -50,7 +50,7 @@ class SecondModel:
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
             raise ValueError(
                 f"{_KEY} ({file}) holds {trained['model']}: it has to be a sequential model that "
-                "was trained with loss_type CE, such as TiledSASRec, or its scores are no "
+                "was trained with loss_type CE, such as TiledGRU4Rec, or its scores are no "
                 "log-probabilities."
             )
         name, length = "MAX_ITEM_LIST_LENGTH", config["MAX_ITEM_LIST_LENGTH"]

@@ -19,7 +19,7 @@ from recbole_mscgrec import checkpoint
 from recbole_mscgrec.quick_start import load_data_and_model, run
 
 README = Path(recbole_mscgrec.__file__).resolve().parent.parent / "README.md"
-NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop", "TiledSASRec"}
+NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop", "TiledSASRec", "TiledGRU4Rec"}
 
 
 # --- results --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from tiny import protocol, settings
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.dataset import TiledDataset
 from recbole_mscgrec.mscgrec import MSCGRec
-from recbole_mscgrec.tiled_sasrec import TiledSASRec
+from recbole_mscgrec.tiled_models import TiledSASRec
 from recbole_mscgrec.tokenizer_model import MSCGRecTokenizer, MSCGRecTokenizerTrainer
 from recbole_mscgrec.trainer import MSCGRecTrainer
 

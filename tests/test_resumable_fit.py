@@ -13,7 +13,7 @@ from tiny import best_file, interrupt, protocol, settings
 
 from recbole_mscgrec.mscgrec import MSCGRec
 from recbole_mscgrec.quick_start import run
-from recbole_mscgrec.tiled_sasrec import TiledSASRec
+from recbole_mscgrec.tiled_models import TiledSASRec
 
 
 @pytest.mark.parametrize(

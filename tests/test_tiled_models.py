@@ -5,36 +5,38 @@ from __future__ import annotations
 import pytest
 import torch
 from recbole.data.dataset import SequentialDataset
+from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
 
 from recbole_mscgrec.dataset import TiledDataset
-from recbole_mscgrec.tiled_sasrec import TiledSASRec
+from recbole_mscgrec.tiled_models import TiledGRU4Rec, TiledSASRec
 from tests.conftest import make_config
 
+PAIRS = {
+    "SASRec": (TiledSASRec, SASRec, {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}),
+    "GRU4Rec": (TiledGRU4Rec, GRU4Rec, {"dropout_prob": 0.0}),
+}
 
-def test_loss_equals_recboles_over_all_prefixes(ring: str) -> None:
-    config = make_config("TiledSASRec", hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_loss_and_gradients_equal_recboles_over_all_prefixes(ring: str, name: str) -> None:
+    kind, stock_kind, without_dropout = PAIRS[name]
+    config = make_config(f"Tiled{name}", **without_dropout)
     tiled = TiledDataset(config).build()[0]
     prefixes = SequentialDataset(config).build()[0]
     torch.manual_seed(0)
-    model = TiledSASRec(config, tiled)
-    stock = SASRec(config, prefixes)
+    model, stock = kind(config, tiled), stock_kind(config, prefixes)
     stock.load_state_dict(model.state_dict())
-    expected = stock.calculate_loss(prefixes.inter_feat)
-    torch.testing.assert_close(model.calculate_loss(tiled.inter_feat), expected)
+    expected, loss = (
+        stock.calculate_loss(prefixes.inter_feat),
+        model.calculate_loss(tiled.inter_feat),
+    )
+    torch.testing.assert_close(loss, expected)
     cut = tiled[torch.arange(len(tiled))]  # without the columns that all rows leave empty
     assert cut["item_id_list"].size(1) < tiled.inter_feat["item_id_list"].size(1)
     torch.testing.assert_close(model.calculate_loss(cut), expected)
-
-
-def test_gradients_are_equal_too(ring: str) -> None:
-    config = make_config("TiledSASRec", hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
-    tiled, prefixes = TiledDataset(config).build()[0], SequentialDataset(config).build()[0]
-    torch.manual_seed(0)
-    model, stock = TiledSASRec(config, tiled), SASRec(config, prefixes)
-    stock.load_state_dict(model.state_dict())
-    model.calculate_loss(tiled.inter_feat).backward()
-    stock.calculate_loss(prefixes.inter_feat).backward()
+    loss.backward()
+    expected.backward()
     for mine, theirs in zip(model.parameters(), stock.parameters(), strict=True):
         if theirs.grad is not None:
             torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4)
@@ -55,7 +57,8 @@ def test_scores_equal_recboles_though_empty_columns_are_left_out(
     assert [s.size(1) for s in seen] == [longest] and longest < rows["item_id_list"].size(1)
 
 
-def test_only_cross_entropy(ring: str) -> None:
-    config = make_config("TiledSASRec", loss_type="BPR")
+@pytest.mark.parametrize("name", PAIRS)
+def test_only_cross_entropy(ring: str, name: str) -> None:
+    config = make_config(f"Tiled{name}", loss_type="BPR")
     with pytest.raises(ValueError, match="loss_type .'BPR'. must be 'CE'"):
-        TiledSASRec(config, TiledDataset(config).build()[0])
+        PAIRS[name][0](config, TiledDataset(config).build()[0])

@@ -1,21 +1,24 @@
-"""SASRec with the loss at every position of a window: one row does the work of its prefixes."""
+"""SASRec and GRU4Rec with the loss at every position of a window: one row does the work of its
+prefixes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
 from torch.nn.functional import cross_entropy
 
 from recbole_mscgrec.dataset import target_list_field
 
 
-class TiledSASRec(SASRec):
-    """RecBole's SASRec on the windows of TiledDataset.
+class TiledRows:
+    """A model of RecBole on the windows of TiledDataset.
 
-    Its attention is causal and its rows are left-aligned, so for a sequence that fits one window
-    the loss equals, up to the order of summation, RecBole's loss over all prefixes of it.
+    It looks at no later position than the one it predicts after, and its rows are left-aligned, so
+    for a sequence that fits one window the loss equals, up to the order of summation, RecBole's
+    loss over all prefixes of it.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -44,3 +47,11 @@ class TiledSASRec(SASRec):
         if len(logits) == 0:  # a small batch of windows that random_windows left empty
             return 0 * output.sum()
         return cross_entropy(logits, targets[is_target])
+
+
+class TiledSASRec(TiledRows, SASRec):
+    """RecBole's SASRec, whose attention is causal, on windows."""
+
+
+class TiledGRU4Rec(TiledRows, GRU4Rec):
+    """RecBole's GRU4Rec on windows."""
