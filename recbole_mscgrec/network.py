@@ -22,6 +22,7 @@ from recbole_mscgrec.learned_vectors import NodeVectors
 from recbole_mscgrec.neighbours import Neighbours
 from recbole_mscgrec.packing import LevelSlots, Slots
 from recbole_mscgrec.prefix_tree import PrefixTree
+from recbole_mscgrec.recurrent_encoder import RecurrentEncoder
 from recbole_mscgrec.restriction import Restriction
 from recbole_mscgrec.window_attention import Windows
 
@@ -40,6 +41,7 @@ class Sizes(NamedTuple):
     n_distance_buckets: int
     max_distance: int
     modality_mask_prob: float
+    encoder: str = "attention"
     encoder_attention: str = "item_causal"
     history_tokens: str = ITEM
     item_bias: bool = True
@@ -116,16 +118,20 @@ class CodeNetwork(nn.Module):
         self.start_from_history = nn.Linear(size, size, bias=False) if from_history else None
         self.level_embedding = nn.Embedding(self.n_levels, size)
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
-        both_ways = self.bidirectional
-        item_bias = DistanceBias(*buckets, both_ways) if sizes.item_bias else NoBias(both_ways)
-        per_item = self.history.per_item
-        self.encoder_bias = HistoryBias(item_bias, n_heads, per_item, sizes.code_bias)
-        self.decoder_bias = DistanceBias(*buckets) if sizes.cross_bias else NoBias()
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
-        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(sizes.n_encoder_layers))
+        self.dropout = Dropout(sizes.dropout_prob)
+        n_blocks, self.recurrent = sizes.n_encoder_layers, None
+        if sizes.encoder == "gru":
+            layers = (n_blocks, self.dropout, sizes.dropout_prob)
+            n_blocks, self.recurrent = 0, RecurrentEncoder(size, *layers)
+        else:
+            both_ways, per_item = self.bidirectional, self.history.per_item
+            item_bias = DistanceBias(*buckets, both_ways) if sizes.item_bias else NoBias(both_ways)
+            self.encoder_bias = HistoryBias(item_bias, n_heads, per_item, sizes.code_bias)
+        self.decoder_bias = DistanceBias(*buckets) if sizes.cross_bias else NoBias()
+        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(n_blocks))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
-        self.dropout = Dropout(sizes.dropout_prob)
         draw_weights(self)
         if self.history.vector_parts:
             begin_at_vectors(self, table.target_codes)
@@ -144,13 +150,15 @@ class CodeNetwork(nn.Module):
         if self.training and self.neighbours is not None:
             item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
+        windows = None
+        if torch.is_grad_enabled() and not self.bidirectional:
+            windows = Windows.where_faster(item_seq, self.history.per_item)
+        if self.recurrent is not None:
+            return Encoded(self.encoder_norm(self.recurrent(x)), keep, windows)
         real = item_seq != 0 if keep is None else keep
         if self.bidirectional:
             keep = real
         slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep)
-        windows = None
-        if torch.is_grad_enabled() and not self.bidirectional:
-            windows = Windows.where_faster(item_seq, self.history.per_item)
         x = self.dropout(slots.pack(x))
         for block in self.encoder:
             x = block(x, slots, bias, windows)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 CHOICES = {
+    "encoder": ("attention", "gru"),
     "encoder_attention": ("item_causal", "bidirectional"),
     "history_tokens": ("item", "code"),
     "train_rows": ("tiled", "prefix"),
@@ -20,6 +21,14 @@ _NEEDS = (
     (
         *("encoder_attention", "bidirectional", "train_rows", "prefix"),
         "in a tiled window an encoder that sees all items would see the targets",
+    ),
+    (
+        *("encoder", "gru", "encoder_attention", "item_causal"),
+        "a recurrent encoder reads a history in its order",
+    ),
+    (
+        *("encoder", "gru", "history_tokens", "item"),
+        "a recurrent encoder reads one token per item",
     ),
     (
         *("random_windows", True, "train_rows", "tiled"),

@@ -195,9 +195,10 @@ def test_linear_maps_of_the_encoder_see_no_padding(form: dict) -> None:
     assert float(states[1, model.history.per_item :].abs().sum()) == 0
 
 
-def test_the_history_and_its_order_matter() -> None:
+@pytest.mark.parametrize("encoder", ["attention", "gru"])
+def test_the_history_and_its_order_matter(encoder: str) -> None:
     codes = code_table()
-    model = network(codes)
+    model = network(codes, encoder=encoder)
     rows = torch.tensor([[5, 9, 2], [9, 5, 2], [5, 10, 2]])
     limit = torch.full((3, 1), 2)
     log_probs = item_log_probs(
@@ -229,8 +230,13 @@ FORMS = [
     {"history_tokens": "code", "code_bias": True},
     {"history_tokens": "code", "item_bias": False, "start_token": "learned"},
     {"history_tokens": "code", "code_bias": True, "cross_bias": False},
+    {"learned_vectors": True},
 ]
 BIDIRECTIONAL = [{**form, "encoder_attention": "bidirectional"} for form in FORMS]
+FORMS += [
+    {"encoder": "gru"},
+    {"encoder": "gru", "learned_vectors": True, "item_bias": False, "start_token": "learned"},
+]
 
 
 def form_id(form: dict) -> str:

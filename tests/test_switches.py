@@ -35,6 +35,14 @@ from recbole_mscgrec.quick_start import run
             "history_vectors=True needs history_tokens=item, not code",
         ),
         (
+            {"encoder": "gru", "encoder_attention": "bidirectional", "train_rows": "prefix"},
+            "encoder=gru needs encoder_attention=item_causal, not bidirectional",
+        ),
+        (
+            {"encoder": "gru", "history_tokens": "code"},
+            "encoder=gru needs history_tokens=item, not code",
+        ),
+        (
             {"learned_vectors": True, "history_tokens": "code"},
             "learned_vectors=True needs history_tokens=item, not code",
         ),
@@ -73,6 +81,8 @@ PAPER = {
         {"neighbour_prob": 0.3},
         {"target_modality": "fused"},
         {"history_vectors": True, "modality_mask_prob": 0.3, "shuffle_codes": True},
+        {"encoder": "gru", "n_encoder_layers": 2, "learned_vectors": True, "random_windows": True},
+        {"encoder": "gru", "train_rows": "prefix", "history_vectors": True},
         {"history_vectors": True, "train_rows": "prefix", "item_bias": False},
     ],
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()),

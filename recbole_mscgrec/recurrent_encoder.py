@@ -1,0 +1,27 @@
+"""A recurrent encoder of histories in place of attention (`encoder: gru`); not in the paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+Tensor = torch.Tensor
+
+
+class RecurrentEncoder(nn.Module):
+    """GRU layers over item tokens, whose output is added to them through a linear map.
+
+    Causal, so every position of a window is a target, as with item-causal attention. Order comes
+    from the recurrence: no position bias is needed.
+    """
+
+    def __init__(self, size: int, n_layers: int, dropout: nn.Module, dropout_prob: float) -> None:
+        super().__init__()
+        between = dropout_prob if n_layers > 1 else 0.0
+        self.layers = nn.GRU(size, size, n_layers, batch_first=True, dropout=between)
+        self.out = nn.Linear(size, size, bias=False)
+        self.dropout = dropout
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D), where position t has seen the tokens up to t."""
+        return tokens + self.out(self.layers(self.dropout(tokens))[0])
