@@ -122,7 +122,8 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     check_data(config)
     data = create_dataset(config)
     getLogger().info(data)
-    seen = SeenItems(data) if config["exclude_seen"] else None  # the split changes `data`
+    # Before the split, which changes `data`.
+    seen = SeenItems(data, config["seen_items"]) if config["exclude_seen"] else None
     train_data, valid_data, test_data = data_preparation(config, data)
     if seen:
         seen.leave_out(valid_data, test_data)

@@ -14,15 +14,25 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from scipy.sparse import csr_matrix
 
+ALL, HISTORY = "all", "history"
+
 
 class SeenItems:
     """Who had what, all splits together.
 
     Args:
         data: a data set that is not split yet, as `create_dataset` returns it.
+        which: 'all' that a user had before, or 'history', those of them that the model reads, which
+            is what the authors of HSTU leave out.
+
+    Raises:
+        ValueError: another `which`.
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, which: str = ALL) -> None:
+        if which not in (ALL, HISTORY):
+            raise ValueError(f"seen_items ({which!r}) must be {ALL!r} or {HISTORY!r}.")
+        self.which = which
         self.shape = (data.user_num, data.item_num)
         rows = data.inter_feat
         self.had = self._pairs(rows[data.uid_field], rows[data.iid_field])
@@ -32,7 +42,8 @@ class SeenItems:
         and for the test those of validation. An item that is a target stays.
 
         Raises:
-            ValueError: loaders of sampled candidates, which name none.
+            ValueError: loaders of sampled candidates, which name none; or of a model that reads no
+                history, where that is to be left out.
         """
         seen = self.had
         for loader in (test_data, valid_data):  # from the last split to the first
@@ -42,9 +53,15 @@ class SeenItems:
                     "leave exclude_seen out."
                 )
             rows = loader._dataset.inter_feat
+            history = getattr(loader._dataset, f"{loader.iid_field}_list_field", None)
+            if self.which == HISTORY and history not in rows:
+                raise ValueError(
+                    f"seen_items={HISTORY} needs a sequential model, which reads a history: use "
+                    f"seen_items={ALL}."
+                )
             targets = self._pairs(rows[loader.uid_field], rows[loader.iid_field])
             seen = seen > targets
-            loader.collate_fn = _naming(loader, seen)
+            loader.collate_fn = _naming(loader, seen, history if self.which == HISTORY else None)
 
     def _pairs(self, users: Any, items: Any) -> csr_matrix:
         """(users, items), True where such an interaction is."""
@@ -52,14 +69,23 @@ class SeenItems:
         return csr_matrix((np.ones(len(where[0]), dtype=bool), where), shape=self.shape)
 
 
-def _naming(loader: Any, seen: csr_matrix) -> Any:
+def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
     plain = loader.collate_fn
 
     def collate(index: Any) -> tuple:
         users, _, positive_u, positive_i = plain(index)
         rows = seen[users[loader.uid_field].numpy()]
+        if history is not None:
+            rows = rows.multiply(_read(users[history].numpy(), rows.shape)).tocsr()
         row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         history_index = (torch.from_numpy(row), torch.from_numpy(rows.indices.astype(np.int64)))
         return users, history_index, positive_u, positive_i
 
     return collate
+
+
+def _read(histories: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
+    """(rows, items), True where a row of histories (rows, T) has the item; 0 is padding."""
+    row, place = histories.nonzero()
+    where = (row, histories[row, place])
+    return csr_matrix((np.ones(len(row), dtype=bool), where), shape=shape)

@@ -27,12 +27,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def loaders(model: str, folder: Path, **changes: Any) -> tuple[Config, Any, Any, Any]:
+def loaders(
+    model: str, folder: Path, which: str = "all", **changes: Any
+) -> tuple[Config, Any, Any, Any]:
     chosen = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "eval_batch_size": 4}
     chosen |= {"MAX_ITEM_LIST_LENGTH": 2, **changes}
     config = Config(model, "seen", config_dict=protocol(folder, **chosen))
     data = create_dataset(config)
-    seen = SeenItems(data)
+    seen = SeenItems(data, which)
     _, valid, test = data_preparation(config, data)
     seen.leave_out(valid, test)
     return config, data, valid, test
@@ -54,6 +56,23 @@ def test_loaders_name_all_that_users_had_before_the_target(model: str, folder: P
     _, data, valid, test = loaders(model, folder)
     assert named(valid, data) == {u: set(items[:-2]) - {items[-1]} for u, items in HAD.items()}
     assert named(test, data) == {u: set(items[:-1]) - {items[-1]} for u, items in HAD.items()}
+
+
+@pytest.mark.parametrize("model", ["TiledSASRec", "SASRec"])
+def test_loaders_name_what_the_model_reads(model: str, folder: Path) -> None:
+    """Of the last two items, here the history; u3 comes back to an item that it does not read."""
+    _, data, valid, test = loaders(model, folder, "history")
+    assert named(valid, data) == {u: set(items[-4:-2]) for u, items in HAD.items()}
+    assert named(test, data) == {u: set(items[-3:-1]) for u, items in HAD.items()}
+    longer = loaders(model, folder, "history", MAX_ITEM_LIST_LENGTH=9)[3]
+    assert named(longer, data) == {u: set(items[:-1]) - {items[-1]} for u, items in HAD.items()}
+
+
+def test_a_model_without_a_history_has_none_to_leave_out(folder: Path) -> None:
+    with pytest.raises(ValueError, match="seen_items=history needs a sequential model"):
+        loaders("Pop", folder, "history")
+    with pytest.raises(ValueError, match="seen_items .'some'. must be 'all' or 'history'"):
+        loaders("TiledSASRec", folder, "some")
 
 
 @pytest.mark.parametrize("model", ["TiledSASRec", "SASRec"])
