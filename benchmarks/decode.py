@@ -69,9 +69,8 @@ def free_beams(network: CodeNetwork, encoded: torch.Tensor, limit: torch.Tensor,
     step, row = network.decoder_step(encoded, limit), torch.arange(len(encoded))
     scores, codes, parents = torch.zeros(len(encoded), 1), None, None
     for level in range(N_LEVELS):
-        log_probs = step(level, row, torch.zeros_like(row), codes, parents).log_softmax(
-            -1
-        )  # (B*W, K)
+        nodes = torch.zeros_like(row)  # a free beam stands at none, and no node has a vector here
+        log_probs = step(level, row, nodes, codes, parents).log_softmax(-1)  # (B*W, K)
         grown = (log_probs + scores.view(-1, 1)).view(len(encoded), -1)
         scores, chosen = grown.topk(min(beam, grown.size(1)), dim=1)
         width = len(row) // len(encoded)

@@ -95,12 +95,15 @@ class SecondModel:
 def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raise ValueError where a model was trained on other data or another split: its items would
     have other numbers, or it would know what it is tested on."""
-    here, there = dict(ours), dict(trained)
-    for settings in (here, there):
-        settings |= {f"eval_args {part}": settings["eval_args"].get(part) for part in _SPLIT}
-    for key in (*_DATA, *(f"eval_args {part}" for part in _SPLIT)):
-        if here.get(key) != there.get(key):
+    there = _data_settings(trained)
+    for key, value in _data_settings(ours).items():
+        if value != there[key]:
             raise ValueError(
-                f"{_KEY} ({file}) was trained with {key} {there.get(key)}, this run has "
-                f"{here.get(key)}: both need the same items and the same split."
+                f"{_KEY} ({file}) was trained with {key} {there[key]}, this run has {value}: both "
+                "need the same items and the same split."
             )
+
+
+def _data_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    split = {f"eval_args {part}": settings["eval_args"].get(part) for part in _SPLIT}
+    return {key: settings.get(key) for key in _DATA} | split

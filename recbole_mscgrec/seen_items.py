@@ -35,7 +35,7 @@ class SeenItems:
         self.which = which
         self.shape = (data.user_num, data.item_num)
         rows = data.inter_feat
-        self.had = self._pairs(rows[data.uid_field], rows[data.iid_field])
+        self.had = _pairs(rows[data.uid_field], rows[data.iid_field], self.shape)
 
     def leave_out(self, valid_data: Any, test_data: Any) -> None:
         """Let the loaders name the items that their users had before: those of the train split,
@@ -53,20 +53,27 @@ class SeenItems:
                     "leave exclude_seen out."
                 )
             rows = loader._dataset.inter_feat
-            history = getattr(loader._dataset, f"{loader.iid_field}_list_field", None)
-            if self.which == HISTORY and history not in rows:
-                raise ValueError(
-                    f"seen_items={HISTORY} needs a sequential model, which reads a history: use "
-                    f"seen_items={ALL}."
-                )
-            targets = self._pairs(rows[loader.uid_field], rows[loader.iid_field])
+            targets = _pairs(rows[loader.uid_field], rows[loader.iid_field], self.shape)
             seen = seen > targets
-            loader.collate_fn = _naming(loader, seen, history if self.which == HISTORY else None)
+            history = _history_field(loader) if self.which == HISTORY else None
+            loader.collate_fn = _naming(loader, seen, history)
 
-    def _pairs(self, users: Any, items: Any) -> csr_matrix:
-        """(users, items), True where such an interaction is."""
-        where = (np.asarray(users), np.asarray(items))
-        return csr_matrix((np.ones(len(where[0]), dtype=bool), where), shape=self.shape)
+
+def _pairs(rows: Any, items: Any, shape: tuple[int, int]) -> csr_matrix:
+    """A matrix that is True where a row (a user, or one of a batch) has the item."""
+    where = (np.asarray(rows), np.asarray(items))
+    return csr_matrix((np.ones(len(where[0]), dtype=bool), where), shape=shape)
+
+
+def _history_field(loader: Any) -> str:
+    """The field of the items that the model reads."""
+    field = getattr(loader._dataset, f"{loader.iid_field}_list_field", None)
+    if field not in loader._dataset.inter_feat:
+        raise ValueError(
+            f"seen_items={HISTORY} needs a sequential model, which reads a history: use "
+            f"seen_items={ALL}."
+        )
+    return field
 
 
 def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
@@ -76,16 +83,11 @@ def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
         users, _, positive_u, positive_i = plain(index)
         rows = seen[users[loader.uid_field].numpy()]
         if history is not None:
-            rows = rows.multiply(_read(users[history].numpy(), rows.shape)).tocsr()
+            items = users[history].numpy()
+            row, place = items.nonzero()  # 0 is padding
+            rows = rows.multiply(_pairs(row, items[row, place], rows.shape)).tocsr()
         row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         history_index = (torch.from_numpy(row), torch.from_numpy(rows.indices.astype(np.int64)))
         return users, history_index, positive_u, positive_i
 
     return collate
-
-
-def _read(histories: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
-    """(rows, items), True where a row of histories (rows, T) has the item; 0 is padding."""
-    row, place = histories.nonzero()
-    where = (row, histories[row, place])
-    return csr_matrix((np.ones(len(row), dtype=bool), where), shape=shape)
