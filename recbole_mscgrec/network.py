@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from recbole_mscgrec.attention_bias import DistanceBias, HistoryBias, NoBias, hide
 from recbole_mscgrec.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.codes import CodeTable
+from recbole_mscgrec.constrained_loss import Targets
 from recbole_mscgrec.free_search import free_beam_search
 from recbole_mscgrec.history import CODE, ITEM, HistoryTokens
 from recbole_mscgrec.initial_weights import begin_at_vectors, draw_weights
@@ -250,39 +250,19 @@ class CodeNetwork(nn.Module):
         constrained: bool = True,
     ) -> Tensor:
         """What each level adds to the log-probability of n items, (L, n); their sum is the
-        exact log p(item | history). The constrained softmax runs over the children of the item's
-        prefix (paper: constrained sequence learning). A level with one child adds nothing; behind
-        the last choice nothing is computed.
-
-        Not `constrained`, the softmax runs over all codewords of a level. Arguments as in `decode`.
+        exact log p(item | history). The softmax runs over the children of the item's prefix, or,
+        not `constrained`, over all codewords of a level. Other arguments as in `decode`.
         """
-        path = torch.stack(self.tree.path(items))  # (L+1, n)
-        levels = torch.arange(1, self.n_levels + 1, device=path.device)[:, None]
-        n_children = torch.stack(
-            [self.tree.n_children(level, path[level]) for level in range(self.n_levels)]
-        )
-        needed = n_children > 1 if constrained else n_children > 0
-        depth = (needed * levels).amax(0)
-        order = depth.argsort(descending=True)  # (n,) most levels first
-        counts = [int((depth > level).sum()) for level in range(self.n_levels)]
-        counts = [n for n in counts if n > 0]
-        log_probs = [torch.zeros(len(items), device=path.device) for _ in range(self.n_levels)]
-        if not counts:  # a catalogue of one item
+        targets = Targets(self.tree, items, constrained)
+        log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
+        if not targets.counts:  # a catalogue of one item
             return torch.stack(log_probs)
-        path, n_children = path[:, order], n_children[:, order]
-        codes = [code[node].long() for code, node in zip(self.tree.code, path[1:], strict=True)]
-        hidden = self.decode(encoded, limit, codes, place[order], counts)
-        for level, h in enumerate(hidden.split(counts)):
-            n = counts[level]
-            logits, gold = self.level_logits(level, h, path[level, :n]).float(), codes[level][:n]
-            if constrained:
-                width = int(n_children[level, :n].max())
-                children = self.tree.children(level, path[level, :n], width)
-                logits = logits.gather(1, children.codes)
-                logits = logits.masked_fill(~children.valid, -torch.inf)
-                gold = (path[level + 1, :n] - children.nodes[:, 0]).long()
-            loss = cross_entropy(logits, gold, reduction="none")
-            log_probs[level] = log_probs[level].index_put((order[:n],), -loss)
+        place = place[targets.order]
+        hidden = self.decode(encoded, limit, targets.codes, place, targets.counts)
+        for level, h in enumerate(hidden.split(targets.counts)):
+            logits = self.level_logits(level, h, targets.prefixes(level)).float()
+            added = targets.log_probs(level, logits)
+            log_probs[level] = log_probs[level].index_put((targets.order[: len(h)],), added)
         return torch.stack(log_probs)
 
     def beams(
