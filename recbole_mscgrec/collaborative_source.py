@@ -1,5 +1,5 @@
-"""What the collaborative vectors are learned by: SASRec on tiled rows, or any sequential model of
-RecBole that has an item embedding, on RecBole's rows."""
+"""What the collaborative vectors are learned by: SASRec or GRU4Rec on tiled rows, or any sequential
+model of RecBole that has an item embedding, on RecBole's rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from recbole.utils import InputType, ModelType, get_model
 
 from recbole_mscgrec.config import Config, Settings
 from recbole_mscgrec.dataset import target_list_field
-from recbole_mscgrec.tiled_models import TiledSASRec
+from recbole_mscgrec.tiled_models import TiledGRU4Rec, TiledSASRec
 
 Tensor = torch.Tensor
-TILED = "SASRec"
+OURS = "SASRec"  # has its settings collaborative_*; every other model its own YAML file
 _HELD_OUT_USERS = 1000  # users whose last train target measures when to stop
 _SCORED_AT_ONCE = 256  # users
 
@@ -39,25 +39,33 @@ def source_of(config: Any, train: Any) -> Source:
         ValueError: no model of RecBole, not a sequential one, one that needs negative samples or
             item features, or one without an item embedding.
     """
-    if config["collaborative_source"] == TILED:
+    name = config["collaborative_source"]
+    if name == OURS:
         if config["collaborative_settings"]:
             raise ValueError(
                 f"collaborative_settings ({config['collaborative_settings']}) are for another "
-                f"collaborative_source than {TILED}, which has its own (collaborative_size)."
+                f"collaborative_source than {OURS}, which has its own (collaborative_size)."
             )
-        return TiledSource(config, train)
+        return TiledSource(TiledSASRec(_sasrec_config(config), train), config, train)
+    if name == "GRU4Rec":
+        return TiledSource(TiledGRU4Rec(_config_of(config), train), config, train)
+    if name in ("TiledSASRec", "TiledGRU4Rec"):
+        raise ValueError(
+            f"collaborative_source ({name}) is written {name.removeprefix('Tiled')}: this stage "
+            "trains it on tiled rows anyway."
+        )
     return PrefixSource(config, train)
 
 
-# --- SASRec on tiled rows -------------------------------------------------------------------------
+# --- on tiled rows --------------------------------------------------------------------------------
 
 
 class TiledSource:
-    """TiledSASRec with the settings collaborative_*."""
+    """A model of tiled_models.py, one row per window."""
 
-    def __init__(self, config: Any, train: Any) -> None:
+    def __init__(self, model: Any, config: Any, train: Any) -> None:
         self.device, self.batch_size = config["device"], config["collaborative_batch_size"]
-        self.model = TiledSASRec(_sasrec_config(config), train).to(self.device)
+        self.model = model.to(self.device)
         rows = train.windows()
         self.history = rows[self.model.ITEM_SEQ]
         self.targets = rows[target_list_field(config)].clone()
@@ -121,7 +129,7 @@ def _hold_out(
     return held, items, position + 1
 
 
-# --- any sequential model of RecBole --------------------------------------------------------------
+# --- on a row per prefix --------------------------------------------------------------------------
 
 
 class PrefixSource:

@@ -145,6 +145,17 @@ def test_another_model_of_recbole_gives_its_item_embedding(rule_folder: Path, na
     assert torch.equal(found, again)
 
 
+def test_gru4rec_trains_on_tiled_rows(rule_folder: Path) -> None:
+    changed = settings(
+        rule_folder, collaborative_source="GRU4Rec", collaborative_settings=SMALL["GRU4Rec"]
+    )
+    config = Config("MSCGRec", "rule", config_dict=changed)
+    source = collaborative_source.source_of(config, create_dataset(config).build()[0])
+    assert isinstance(source, collaborative_source.TiledSource)
+    assert source.model.embedding_size == 8
+
+
+NO_DROPOUT = {"GRU4Rec": {"dropout_prob": 0.0}, "NARM": {"dropout_probs": [0.0, 0.0]}}
 SMALL = {
     "GRU4Rec": {"embedding_size": 8, "hidden_size": 8},
     "BERT4Rec": {"hidden_size": 8, "inner_size": 8},
@@ -152,13 +163,16 @@ SMALL = {
 }
 
 
-def test_another_model_learns_the_rule(rule_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["GRU4Rec", "NARM"])
+def test_another_model_learns_the_rule(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     caplog.set_level("INFO")
-    chosen = {"embedding_size": 16, "hidden_size": 32, "dropout_prob": 0.0}
+    chosen = {"embedding_size": 16, "hidden_size": 32, **NO_DROPOUT[name]}
     vectors(
         rule_folder,
         "rule",
-        collaborative_source="GRU4Rec",
+        collaborative_source=name,
         collaborative_settings=chosen,
         collaborative_epochs=25,
         collaborative_learning_rate=0.01,
@@ -174,6 +188,7 @@ def test_another_model_learns_the_rule(rule_folder: Path, caplog: pytest.LogCapt
         ("FPMC", {}, "collaborative_source .FPMC. trains with negative samples"),
         ("GRU4Rec", {"hiden_size": 3}, "hiden_size .*did you mean hidden_size"),
         ("SASRec", {"n_layers": 3}, "collaborative_settings .* are for another"),
+        ("TiledGRU4Rec", {}, "collaborative_source .TiledGRU4Rec. is written GRU4Rec"),
         ("RepeatNet", {}, "collaborative_source .RepeatNet. has no table"),
         ("FDSA", {}, "collaborative_source .FDSA. cannot be built on histories of items alone"),
     ],
