@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recbole_mscgrec.ablation import Row, read_rows, rows_of_models, select_rows
-from recbole_mscgrec.config import Config, properties_folder
+from recbole_mscgrec.config import Config, properties_folder, read_settings
 
 SHIPPED = sorted((properties_folder() / "ablation").glob("*.yaml"))
 
@@ -93,6 +93,13 @@ def test_no_row_of_the_components_repeats_the_default() -> None:
         assert any(default[key] != value for key, value in row.settings.items()), row.name
     every = [sorted(row.settings.items(), key=str) for row in rows]
     assert all(every.count(settings) == 1 for settings in every)
+
+
+def test_the_row_of_the_paper_is_its_file_but_for_the_batches() -> None:
+    paper = read_settings(properties_folder() / "model" / "MSCGRec-paper.yaml")
+    del paper["train_batch_size"]  # a row goes over the command line; batches are its business
+    (row,) = select_rows(read_rows("components", "MSCGRec"), "form of the paper")
+    assert row.settings == paper
 
 
 def test_rows_chosen_by_name_keep_the_order_of_the_file() -> None:
