@@ -89,9 +89,7 @@ class CodeNetwork(nn.Module):
         vectors: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        size, n_heads = sizes.hidden_size, sizes.n_heads
-        if size % n_heads:
-            raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
+        size = sizes.hidden_size
         self.bidirectional = sizes.encoder_attention == "bidirectional"
         self.level_sizes = table.sizes[table.target]
         self.n_levels = len(self.level_sizes)
@@ -117,6 +115,16 @@ class CodeNetwork(nn.Module):
         from_history = sizes.start_token == "history"
         self.start_from_history = nn.Linear(size, size, bias=False) if from_history else None
         self.level_embedding = nn.Embedding(self.n_levels, size)
+        self._add_blocks(sizes)
+        draw_weights(self)
+        if self.history.vector_parts:
+            begin_at_vectors(self, table.target_codes)
+
+    def _add_blocks(self, sizes: Sizes) -> None:
+        """What runs over tokens: the blocks of encoder and decoder, with their biases and norms."""
+        size, n_heads = sizes.hidden_size, sizes.n_heads
+        if size % n_heads:
+            raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.dropout = Dropout(sizes.dropout_prob)
@@ -132,9 +140,6 @@ class CodeNetwork(nn.Module):
         self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(n_blocks))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
-        draw_weights(self)
-        if self.history.vector_parts:
-            begin_at_vectors(self, table.target_codes)
 
     def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
         """`Module.to`, which here moves the prefix tree as well."""
