@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_mscgrec import time_order
+
 
 def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
@@ -22,6 +24,7 @@ def apply() -> None:
     _restore_numpy_aliases()
     _fill_missing_values()
     _remap_sequences()
+    time_order.install()
     _keep_plain_evaluation_data()
     _look_tail_items_up()
     _import_models_without_anomaly_detection()

@@ -32,7 +32,12 @@ class TiledDataset(SequentialDataset):
     histories first: a batch is encoded as far as its longest. Built without a Python loop over
     rows. Windows are cut from the end of a sequence, so the latest targets have the
     longest history, as in evaluation. With `train_rows: prefix` train rows are like the others.
+
+    `sequence_times`, float64 (S,), holds the exact time of every interaction, user by user and in
+    the order of time; a row's `POSITION` is its target's place there.
     """
+
+    sequence_times: np.ndarray
 
     _shifting = False  # random_windows, on the train split only
 
@@ -48,6 +53,7 @@ class TiledDataset(SequentialDataset):
         first_of_user = np.r_[True, users[1:] != users[:-1]]
         starts = np.maximum.accumulate(np.where(first_of_user, np.arange(len(users)), 0))
         self._sequence = self.inter_feat[self.iid_field].numpy()
+        self.sequence_times = self.inter_feat[self.time_field].numpy()
         self._sequence_start = starts
         targets = torch.from_numpy(np.flatnonzero(~first_of_user))
         rows = self.inter_feat[targets]
