@@ -41,7 +41,7 @@ setup(
     py_modules=["run_recbole_mscgrec"],
     install_requires=[
         *RECBOLE,
-        "torch",
+        "torch>=2.6",  # before, RecBole's own torch.load unpickles
         "transformers",
         "timm",
         "numpy",

@@ -28,7 +28,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 
 Tensor = torch.Tensor
 N_NEIGHBOURS = 10
@@ -257,8 +256,7 @@ def main() -> None:
         if options.plot:
             plot(report, options.plot)
         return
-    given = dict(argument.removeprefix("--").split("=", 1) for argument in rest)
-    settings = {key: yaml.safe_load(value) for key, value in given.items()}
+    settings = dict(argument.removeprefix("--").split("=", 1) for argument in rest)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.argv = sys.argv[:1]
     from recbole.data import create_dataset

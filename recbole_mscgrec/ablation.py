@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_mscgrec.config import check_model_name, properties_folder, read_settings
+from recbole_mscgrec.config import check_model_name, properties_folder
+from recbole_mscgrec.parsing import read_settings
 
 _KEYS = {"name", "model", "settings", "note"}
 # Given by the table itself, so neither the command line nor a row may set them.

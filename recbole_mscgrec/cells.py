@@ -1,7 +1,7 @@
 """One cell of a table: a run of one row with one seed, in a process of its own.
 
 A process of its own makes peak memory and seconds the cell's own, and contains a crash. The cell is
-an ordinary command, so its log says how to repeat it alone.
+an ordinary command with its settings in a YAML file, so its log says how to repeat it alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 import recbole_mscgrec
-from recbole_mscgrec import checkpoint
+from recbole_mscgrec import cache, checkpoint
 from recbole_mscgrec.ablation import Row
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.result import chosen_settings
@@ -59,8 +61,7 @@ class Cell(NamedTuple):
 
     def config(self) -> Config:
         """The cell's Config, made as the cell's own process makes it. Raises ValueError."""
-        texts = {key: str(value) for key, value in self.all_settings().items()}
-        return Config(self.row.model, self.dataset, config_dict=texts)
+        return Config(self.row.model, self.dataset, typed=self.all_settings())
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
@@ -101,11 +102,11 @@ def run_cell(cell: Cell) -> str | None:
         None, or the error that ended it, in one line.
     """
     last = checkpoint.last_of(cell.config())
-    settings = {**cell.all_settings(), **({"resume": True} if last.is_file() else {})}
-    options = [f"--{key}={value}" for key, value in settings.items()]
-    options = [f"--model={cell.row.model}", f"--dataset={cell.dataset}", *options]
-    log = cell.file(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    file, log = cell.file(".yaml"), cell.file(".log")
+    # A file, because a value that is typed as text would have to be parsed again.
+    cache.write_text(file, yaml.safe_dump(checkpoint.to_plain(cell.all_settings())))
+    options = [f"--model={cell.row.model}", f"--dataset={cell.dataset}"]
+    options += ["--config_files", str(file), *(["--resume=True"] if last.is_file() else [])]
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"python run_recbole_mscgrec.py {shlex.join(options)}\n")
         stream.flush()

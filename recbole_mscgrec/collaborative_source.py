@@ -176,7 +176,8 @@ def _config_of(config: Any) -> Config:
     shared += "ITEM_LIST_LENGTH_FIELD MAX_ITEM_LIST_LENGTH load_col seed gpu_id use_gpu".split()
     settings = {key: config[key] for key in shared}
     settings["data_path"] = str(settings["data_path"])
-    theirs = Config(name, config["dataset"], [], {**settings, **config["collaborative_settings"]})
+    typed = {**settings, **config["collaborative_settings"]}
+    theirs = Config(name, config["dataset"], typed=typed)
     if theirs["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         raise ValueError(f"collaborative_source ({name}) must be a sequential model of RecBole.")
     if theirs["MODEL_INPUT_TYPE"] == InputType.PAIRWISE or theirs["loss_type"] == "BPR":

@@ -26,7 +26,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     matrix.add_options(parser)
     known, rest = parser.parse_known_args(argv)
-    files = [f for value in known.config_files for f in value.split()]
+    # RecBole's way to name several is one text with spaces; a name of one file may hold spaces too.
+    files = [
+        file
+        for text in known.config_files
+        for file in ([text] if Path(text).is_file() else text.split())
+    ]
     settings: dict[str, str] = {}
     for argument in rest:
         key, equals, value = argument.removeprefix("--").partition("=")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_mscgrec import time_order
+from recbole_mscgrec import parsing, time_order
 
 
 def apply() -> None:
@@ -29,6 +29,7 @@ def apply() -> None:
     _look_tail_items_up()
     _import_models_without_anomaly_detection()
     _count_every_interaction()
+    _evaluate_no_strings()
 
 
 def _require_recbole() -> None:
@@ -54,6 +55,31 @@ def _restore_numpy_aliases() -> None:
     ):
         if name not in np.__dict__:
             setattr(np, name, value)
+
+
+def _evaluate_no_strings() -> None:
+    """RecBole calls `eval` on every string among its settings, on the teacher's name of KD_DAGFM
+    and on the choices in HyperTuning's files: a setting could run code."""
+    from recbole.config import Config
+    from recbole.model.context_aware_recommender import kd_dagfm
+    from recbole.trainer import hyper_tuning
+
+    if Config._convert_config_dict(None, {"sum": "1-1"}) == {"sum": "1-1"}:
+        return
+
+    def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
+        config_dict.update(parsing.parse_values(config_dict))
+        return config_dict
+
+    def teacher(name: str) -> Any:
+        if not isinstance(getattr(kd_dagfm, name, None), type):
+            raise ValueError(f"teacher ({name}) must be CrossNet or CIN.")
+        return getattr(kd_dagfm, name)
+
+    Config._convert_config_dict = _convert_config_dict
+    # A module's own name comes before Python's function of that name.
+    kd_dagfm.eval = teacher
+    hyper_tuning.eval = lambda text: parsing.parse_value("", text)
 
 
 class _PandasFillingSequences:

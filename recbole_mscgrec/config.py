@@ -15,8 +15,9 @@ from typing import Any
 
 import recbole
 import recbole.config
-import yaml
 from recbole.utils import ModelType, argument_list
+
+from recbole_mscgrec import parsing
 
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
@@ -48,9 +49,40 @@ def properties_folder() -> Path:
 class Config(recbole.config.Config):
     """RecBole's Config plus this project's properties.
 
+    Args:
+        model, dataset, config_file_list, config_dict: as RecBole's.
+        typed: settings that are taken as they are, whereas a text in `config_dict` may stand for a
+            number, a list and so on (`parsing.parse_value`). `config_dict` goes over them.
+
     Raises:
         ValueError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dataset: str | None = None,
+        config_file_list: list[str] | None = None,
+        config_dict: dict[str, Any] | None = None,
+        typed: dict[str, Any] | None = None,
+    ) -> None:
+        self._typed = typed or {}
+        super().__init__(model, dataset, config_file_list, config_dict)
+
+    def _build_yaml_loader(self) -> type:
+        return parsing.Loader
+
+    def _load_config_files(self, file_list: list[str] | None) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        for file in file_list or []:
+            content = parsing.read_settings(file) or {}
+            if not isinstance(content, dict):
+                raise ValueError(f"{file} must hold settings, one `key: value` a line.")
+            settings |= content
+        return settings
+
+    def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
+        return self._typed | parsing.parse_values(config_dict or {})
 
     def _load_cmd_line(self) -> dict[str, Any]:
         """Nothing: `command_line.main` reads the command line, and a program that calls `run` may
@@ -74,7 +106,7 @@ class Config(recbole.config.Config):
             if path.is_file():
                 self._update_internal_config_dict(str(path))
         self._known |= set(self.internal_config_dict)
-        self._known |= set(_all_project_keys(folder, self.yaml_loader))
+        self._known |= set(_all_project_keys(folder))
         if (
             self.internal_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
             and self._get_final_config_dict().get("loss_type") == "CE"
@@ -132,19 +164,6 @@ def known_settings(model: str, dataset: str) -> frozenset[str]:
     return frozenset(Config(model, dataset)._known)
 
 
-def read_settings(file: str | Path) -> Any:
-    """Content of a YAML file, numbers such as 1e-3 read as RecBole reads them.
-
-    Raises:
-        ValueError: not YAML.
-    """
-    try:
-        loader = recbole.config.Config._build_yaml_loader(None)
-        return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
-
-
 def check_model_name(name: str) -> None:
     """Raise ValueError for a model that neither RecBole nor a plugin has."""
     families = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
@@ -200,9 +219,9 @@ def _recbole_keys(config: recbole.config.Config) -> list[str]:
     return keys
 
 
-def _all_project_keys(folder: Path, loader: type) -> list[str]:
+def _all_project_keys(folder: Path) -> list[str]:
     """Keys of overall.yaml and of every data set file: those describe data, whatever its name."""
     keys: list[str] = []
     for path in (folder / "overall.yaml", *sorted(folder.glob("dataset/*.yaml"))):
-        keys += yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        keys += parsing.read_settings(path)
     return keys

@@ -10,8 +10,9 @@ from typing import Any
 from recbole_mscgrec import cache, per_user, report
 from recbole_mscgrec.ablation import Row, check_reserved, read_rows, rows_of_models, select_rows
 from recbole_mscgrec.cells import Cell, finished, run_cell
-from recbole_mscgrec.config import known_settings, read_settings, unknown_setting
+from recbole_mscgrec.config import known_settings, unknown_setting
 from recbole_mscgrec.data_check import check_data
+from recbole_mscgrec.parsing import parse_values, read_settings
 from recbole_mscgrec.run_lock import taken
 from recbole_mscgrec.trainer import check_test_metrics
 
@@ -86,7 +87,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
     common: dict[str, Any] = {}
     for file in options.config_files:
         common |= read_settings(file) or {}
-    common |= {k: v for k, v in settings.items() if k != "seed"}
+    common |= parse_values({k: v for k, v in settings.items() if k != "seed"})
     check_reserved(common)
     kept = _settings_of_rows(rows, common, options.dataset)
     folder = Path(options.table_dir or _default_folder(options, common))

@@ -59,9 +59,10 @@ def load_data_and_model(
         ValueError: not a checkpoint of this project, or data of other items than it was trained on.
     """
     state = checkpoint.load(model_file, required=("config", "chosen", "state_dict"))
-    trained, chosen = state["config"], state["chosen"] | (config_dict or {})
+    trained = state["config"]
     used_up = {"initial_model": None, "resume": False, "model_file": str(model_file)}
-    config = Config(trained["model"], trained["dataset"], None, chosen | used_up)
+    typed = state["chosen"] | used_up
+    config = Config(trained["model"], trained["dataset"], None, config_dict, typed=typed)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     dataset, *loaders = _data(config)

@@ -19,7 +19,9 @@ from tiny import interrupt, protocol, settings
 from recbole_mscgrec import cells, command_line, per_user
 from recbole_mscgrec.ablation import Row
 from recbole_mscgrec.cells import Cell, finished, read_result, run_cell
+from recbole_mscgrec.config import Config
 from recbole_mscgrec.mscgrec import MSCGRec
+from recbole_mscgrec.parsing import read_settings
 
 
 def cell(folder: Path, model: str = "Pop", seed: int = 3, **changes: Any) -> Cell:
@@ -59,19 +61,37 @@ def test_a_cell_leaves_its_result_its_ranks_and_its_command(
         result["test_result"]["ndcg@10"], abs=1e-6
     )
     command = one.file(".log").read_text().splitlines()[0]
-    assert command.startswith("python run_recbole_mscgrec.py --model=Pop --dataset=rule ")
-    assert "--seed=3" in command and "--resume" not in command
+    settings_file = rule_folder / "table" / "Pop_3.yaml"
+    assert command == (
+        f"python run_recbole_mscgrec.py --model=Pop --dataset=rule --config_files {settings_file}"
+    )
+    assert read_settings(settings_file)["seed"] == 3
 
 
-def test_every_kind_of_value_reaches_the_cell_as_it_is(rule_folder: Path) -> None:
-    changes = {"text_columns": None, "modalities": ["text"], "learning_rate": 1e-4}
+def test_every_kind_of_value_reaches_the_cell_as_it_is(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"text_columns": None, "modalities": ["text"], "learning_rate": 1e-5}
     changes |= {
         "vectors_file": {"text": "a.npz"},
         "exclude_seen": True,
         "user_inter_num_interval": "[5,inf)",
+        "cache_dir": "1/0",  # texts that stand for something else on a command line
+        "text_encoder": "None",
+        "image_backbone": "5",
     }
-    one = cell(rule_folder, "MSCGRec", **changes)
+    one = cell(rule_folder, "MSCGRec", **changes)._replace(folder=rule_folder / "a table")
     assert one.config().external_config_dict.items() >= changes.items()
+    seen = []
+
+    def parse_only(command: list[str], stream: Any) -> int:
+        known, chosen = command_line.parse(command[3:])
+        seen.append(Config(known.model, known.dataset, known.config_files, chosen))
+        return 1
+
+    monkeypatch.setattr(cells, "_run", parse_only)
+    run_cell(one)
+    assert seen[0].external_config_dict == one.config().external_config_dict
 
 
 def test_an_interrupted_cell_goes_on_and_equals_one_in_one_go(

@@ -23,10 +23,10 @@ from recbole_mscgrec.config import (
     check_type,
     known_settings,
     properties_folder,
-    read_settings,
 )
 from recbole_mscgrec.dino_settings import DinoSettings
 from recbole_mscgrec.network import Sizes
+from recbole_mscgrec.parsing import read_settings
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 OURS = {p.name: p.read_text(encoding="utf-8") for p in (PROJECT / "recbole_mscgrec").glob("*.py")}

@@ -180,8 +180,8 @@ def test_a_model_gets_the_settings_that_it_knows(
     mine, pop = planned(
         *argv(rule_folder, "--model_list=MSCGRec,Pop", "--codebook_size=5", "--beam_size=12")
     )
-    assert mine.settings["codebook_size"] == "5" and "codebook_size" not in pop.settings
-    assert mine.settings["epochs"] == pop.settings["epochs"] == "1"
+    assert mine.settings["codebook_size"] == 5 and "codebook_size" not in pop.settings
+    assert mine.settings["epochs"] == pop.settings["epochs"] == 1
     left_out = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
     (line,) = [text for text in left_out if text.startswith("Pop ")]
     assert "codebook_size=5" in line and "beam_size=12" in line
