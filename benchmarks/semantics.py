@@ -101,13 +101,13 @@ def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
     """Features and history of the image stage with some settings changed, and what it took now:
     next to nothing where it was in the cache."""
     from recbole_mscgrec import cache
-    from recbole_mscgrec.stages import stage_of
+    from recbole_mscgrec.stages import Absent, stage_of
 
     for key, value in changes.items():
         config[key] = value
     stage = stage_of("image", config, train)
-    if stage is None:
-        raise SystemExit("No item has an image.")
+    if isinstance(stage, Absent):
+        raise SystemExit(f"No item has {stage.reason}.")
     wall, cpu = time.perf_counter(), time.process_time()
     features = stage.make()
     took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

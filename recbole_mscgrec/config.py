@@ -17,7 +17,7 @@ import recbole
 import recbole.config
 from recbole.utils import ModelType, argument_list
 
-from recbole_mscgrec import parsing
+from recbole_mscgrec import data_fields, parsing
 
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
@@ -113,17 +113,44 @@ class Config(recbole.config.Config):
         ):
             # Cross-entropy over all items needs no negatives; RecBole's default samples one.
             self.internal_config_dict["train_neg_sample_args"] = None
-        described = _RECBOLE_PROPERTIES / "dataset" / f"{dataset}.yaml"
-        if not described.is_file() and not (folder / "dataset" / f"{dataset}.yaml").is_file():
-            self._load_columns_by_role()
         self._check_external_keys(model)
         self._check_valid_metric()
 
-    def _load_columns_by_role(self) -> None:
-        """For a data set that no file describes: load user, item and time of each interaction."""
-        names = self._get_final_config_dict()
-        roles = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
-        self.internal_config_dict["load_col"] = {"inter": [names[role] for role in roles]}
+    def _set_default_parameters(self) -> None:
+        super()._set_default_parameters()
+        self._find_fields()
+
+    def _find_fields(self) -> None:
+        """Name the columns of user, item and time, where the user of this package did not and the
+        .inter file has other ones than RecBole's default; for a data set that no file describes,
+        load these columns."""
+        settings, chosen = self.final_config_dict, self.external_config_dict
+        wanted = {key: settings[key] for key in data_fields.NAMES}
+        columns = self._inter_columns()
+        open_ones = {key: name for key, name in wanted.items() if key not in chosen}
+        self.found_fields = data_fields.find_fields(columns, open_ones)
+        settings.update(self.found_fields)
+        name = f"{self.dataset}.yaml"
+        described = any(
+            (folder / "dataset" / name).is_file()
+            for folder in (_RECBOLE_PROPERTIES, properties_folder())
+        )
+        if not described and "load_col" not in chosen:
+            *fields, time = (settings[key] for key in wanted)
+            if time in columns or not columns or "TIME_FIELD" in chosen:
+                fields.append(time)  # else rows keep the order of the file
+            settings["load_col"] = {"inter": fields}
+
+    def _inter_columns(self) -> list[str]:
+        """The columns of the .inter file, or of the first part of one; none where there is none."""
+        settings = self.final_config_dict
+        folder, parts = Path(settings["data_path"]), settings["benchmark_filename"] or [""]
+        suffix = f".{parts[0]}.inter" if parts[0] else ".inter"
+        file = folder / f"{self.dataset}{suffix}"
+        if not file.is_file():
+            return []
+        encoding = settings.get("encoding")
+        return list(data_fields.header_of(file, settings["field_separator"], encoding))
 
     def _check_valid_metric(self) -> None:
         settings = self._get_final_config_dict()

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from logging import getLogger
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import yaml
-from recbole.utils import ModelType, url
+from recbole.utils import ModelType
+
+from recbole_mscgrec.data_fields import header_of
 
 
 def check_data(config: Any) -> None:
-    """Fetch a data set that RecBole knows and is not here; check its columns.
+    """Check that the data set is there and has the columns that its settings name.
 
     Raises:
-        ValueError: no such data set, no network, or no timestamp, item or user column.
+        ValueError: no .inter file, or no user, item or time column.
     """
     folder, name = Path(config["data_path"]), config["dataset"]
     inter = folder / f"{name}.inter"
-    if not folder.exists():
-        _download(folder, name)
     if config["benchmark_filename"] is not None:
         return
     if not inter.is_file():
         raise ValueError(f"{inter} does not exist: put the data set's atomic files into {folder}.")
-    with inter.open(encoding=config["encoding"] or "utf-8") as file:
-        header = file.readline().rstrip("\n")
-    columns = [c.split(":")[0] for c in header.split(config["field_separator"])]
-    needed = ["USER_ID_FIELD", "ITEM_ID_FIELD"]
-    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO":
-        needed.append("TIME_FIELD")
+    columns = list(header_of(inter, config["field_separator"], config["encoding"]))
+    if config.found_fields:
+        found = ", ".join(f"{key} {column}" for key, column in config.found_fields.items())
+        getLogger().info(f"{inter.name} has other columns than RecBole's default names: {found}.")
+    needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
+    ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
+    if ordered and (time in columns or "TIME_FIELD" in config.external_config_dict):
+        needed.append("TIME_FIELD")  # a file without any keeps the order of its rows
     for key in needed:
         if config[key] not in columns:
             raise ValueError(
@@ -39,34 +38,8 @@ def check_data(config: Any) -> None:
                 f"Name the right one with --{key}=..., or add the column."
             )
     loaded = (config["load_col"] or {}).get("inter", columns)
-    if config["TIME_FIELD"] not in loaded and "TIME_FIELD" in needed:
+    if time not in loaded and "TIME_FIELD" in needed:
         raise ValueError(
-            f"load_col reads {loaded} of {inter} but not {config['TIME_FIELD']!r} (TIME_FIELD), "
+            f"load_col reads {loaded} of {inter} but not {time!r} (TIME_FIELD), "
             "which orders the sequences: add it to load_col."
         )
-
-
-def _download(folder: Path, name: str) -> None:
-    links = Path(url.__file__).parent.parent / "properties" / "dataset" / "url.yaml"
-    known = yaml.safe_load(links.read_text(encoding="utf-8"))
-    beside = sorted(p.name for p in folder.parent.glob("*") if p.is_dir()) or ["nothing"]
-    where = (
-        f"Data set {name!r} is not in {folder.parent} (there: {', '.join(beside)}). "
-        f"Put {name}.inter and {name}.item into {folder} or point data_path at the folder that "
-        f"holds {name}/; ml-100k comes with RecBole and needs no file."
-    )
-    if name not in known:
-        raise ValueError(f"{where} RecBole knows no download for this name.")
-    try:
-        if not url.decide_download(known[name]):
-            raise ValueError(f"{where} The download was declined.")
-        url.makedirs(str(folder))
-        archive = url.download_url(known[name], str(folder))
-    except (URLError, RuntimeError, OSError) as error:
-        if folder.exists() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise ValueError(f"{where} Downloading it from {known[name]} failed: {error}.") from error
-    url.extract_zip(archive, str(folder))
-    os.unlink(archive)
-    url.rename_atomic_files(str(folder), Path(archive).stem, name)
-    getLogger().info(f"Downloaded {name} into {folder}.")

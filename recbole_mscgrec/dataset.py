@@ -39,6 +39,11 @@ class TiledDataset(SequentialDataset):
 
     sequence_times: np.ndarray
 
+    @property
+    def history_field(self) -> str:
+        """Name of the (B, T) field of history items."""
+        return f"{self.iid_field}{self.config['LIST_SUFFIX']}"
+
     _shifting = False  # random_windows, on the train split only
 
     def data_augmentation(self) -> None:
@@ -96,7 +101,7 @@ class TiledDataset(SequentialDataset):
         end = rows[POSITION].numpy()  # (R,) index of the target in the sorted sequence
         start = np.maximum(self._sequence_start[end], end - self.max_item_list_len)
         fields = {name: rows[name] for name in (self.uid_field, self.iid_field, POSITION)}
-        fields[self.item_id_list_field] = self._gather(start, end - start)
+        fields[self.history_field] = self._gather(start, end - start)
         fields[self.item_list_length_field] = torch.from_numpy(end - start)
         return Interaction(fields)
 
@@ -136,7 +141,7 @@ class TiledDataset(SequentialDataset):
         targets = target_list_field(self.config)
         if targets in rows and rows[targets].dim() == 2 and len(rows):
             longest = max(int(rows[self.item_list_length_field].max()), 1)
-            for field in (self.item_id_list_field, targets):
+            for field in (self.history_field, targets):
                 rows.interaction[field] = rows[field][:, :longest]
         return rows
 
@@ -149,7 +154,7 @@ class TiledDataset(SequentialDataset):
         return Interaction(
             {
                 self.uid_field: torch.from_numpy(self._window_user[rows]),
-                self.item_id_list_field: self._gather(begin - 1, length),
+                self.history_field: self._gather(begin - 1, length),
                 self.item_list_length_field: torch.from_numpy(length),
                 target_list_field(self.config): self._gather(begin, length, keep=self._is_target),
             }
@@ -178,6 +183,6 @@ class TiledDataset(SequentialDataset):
     def items_seen(self) -> torch.Tensor:
         """Ids of all items that this train split shows, as history or as target, ascending."""
         rows = self.windows()
-        shown = [rows[self.item_id_list_field], rows[target_list_field(self.config)]]
+        shown = [rows[self.history_field], rows[target_list_field(self.config)]]
         ids = torch.cat([s.flatten() for s in shown]).unique()
         return ids[ids != 0]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from recbole_mscgrec.images import find_images, n_workers
 from recbole_mscgrec.text import read_items
+from recbole_mscgrec.text_columns import clean_text
 
 _POSTER_SIZE = (128, 64)  # pixels at most, width and height
 _POSTER_QUALITY = 60
@@ -48,13 +49,14 @@ def item_cards(config: Any, train: Any) -> Cards:
     popularity = [int(count[i]) for i in range(1, train.item_num)]
     titles, words = tokens, [[] for _ in tokens]
     title = labels = None
-    frame, types = read_items(config) or (pd.DataFrame(), {})
+    items = read_items(config, train)
+    types = items.types if items else {}
     for key in ("codes_title_column", "codes_words_column"):
         if config[key] is not None and config[key] not in types:
             raise ValueError(f"{key} ({config[key]}) is no .item column; there are {list(types)}.")
-    if train.iid_field in types:
-        rows = frame.drop_duplicates(train.iid_field, keep="last").set_index(train.iid_field)
-        rows = rows.reindex(tokens, fill_value="")
+    if items:
+        rows = items.frame.drop_duplicates(items.key, keep="last").set_index(items.key)
+        rows = rows.reindex(tokens, fill_value="").map(clean_text)
         title = config["codes_title_column"] or title_column(types)
         labels = config["codes_words_column"] or words_column(rows, types, title)
         if title:
@@ -66,9 +68,13 @@ def item_cards(config: Any, train: Any) -> Cards:
 
 
 def title_column(types: dict[str, str]) -> str | None:
-    """The first token_seq column whose name contains 'title' or 'name', else the first one."""
+    """The first column whose name contains 'title' or 'name', else the first token_seq column."""
+    named = [
+        name
+        for name, kind in types.items()
+        if kind.startswith("token") and ("title" in name.lower() or "name" in name.lower())
+    ]
     columns = [name for name, kind in types.items() if kind == "token_seq"]
-    named = [c for c in columns if "title" in c.lower() or "name" in c.lower()]
     return next(iter(named + columns), None)
 
 

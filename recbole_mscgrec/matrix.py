@@ -12,6 +12,7 @@ from recbole_mscgrec.ablation import Row, check_reserved, read_rows, rows_of_mod
 from recbole_mscgrec.cells import Cell, finished, run_cell
 from recbole_mscgrec.config import known_settings, unknown_setting
 from recbole_mscgrec.data_check import check_data
+from recbole_mscgrec.download import fetch
 from recbole_mscgrec.parsing import parse_values, read_settings
 from recbole_mscgrec.run_lock import taken
 from recbole_mscgrec.trainer import check_test_metrics
@@ -170,6 +171,8 @@ def _checked(cells: list[Cell]) -> list[Cell]:
             try:
                 config = cell._replace(ranked=False).config()
                 check_test_metrics(config)
+                if fetch(Path(config["data_path"]), config["dataset"]):
+                    config = cell._replace(ranked=False).config()
                 check_data(config)
             except ValueError as error:
                 raise ValueError(f"{cell.row.name}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 from recbole.data import create_dataset, data_preparation
@@ -11,6 +12,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_co
 from recbole_mscgrec import cache, checkpoint, per_user
 from recbole_mscgrec.config import Config
 from recbole_mscgrec.data_check import check_data
+from recbole_mscgrec.download import fetch
 from recbole_mscgrec.per_user import KeepingEvaluator
 from recbole_mscgrec.precision import matmul_precision
 from recbole_mscgrec.result import peak_memory_mb, result_of
@@ -36,7 +38,7 @@ def run(
         stage, n_parameters, versions, code_health; with `eval_drop_modality` also test_without:
         that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells of the test.
     """
-    config = Config(model, dataset, config_file_list, config_dict)
+    config = _config(model, dataset, config_file_list, config_dict)
     per_user.check_per_user(config)
     check_test_metrics(config)
     with alone(config), matmul_precision(config["matmul_precision"]):
@@ -62,9 +64,8 @@ def load_data_and_model(
     trained = state["config"]
     used_up = {"initial_model": None, "resume": False, "model_file": str(model_file)}
     typed = state["chosen"] | used_up
-    config = Config(trained["model"], trained["dataset"], None, config_dict, typed=typed)
+    config = _config(trained["model"], trained["dataset"], None, config_dict, typed=typed)
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
     dataset, *loaders = _data(config)
     init_seed(config["seed"], config["reproducibility"])
     model = _network(config, loaders[0])
@@ -73,9 +74,18 @@ def load_data_and_model(
     return config, model.eval(), dataset, *loaders
 
 
+def _config(*settings: Any, **more: Any) -> Config:
+    """A Config whose data set is there and was checked: what its files hold is known to it."""
+    config = Config(*settings, **more)
+    if fetch(Path(config["data_path"]), config["dataset"]):
+        config = Config(*settings, **more)
+    init_logger(config)
+    check_data(config)
+    return config
+
+
 def _run(config: Config) -> dict[str, Any]:
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
     logger = getLogger()
     logger.info(config)
     seconds: dict[str, float] = {}
@@ -120,7 +130,6 @@ def _run(config: Config) -> dict[str, Any]:
 
 def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
-    check_data(config)
     data = create_dataset(config)
     getLogger().info(data)
     # Before the split, which changes `data`.

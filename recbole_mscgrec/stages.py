@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from recbole_mscgrec.codes import MISSING
 from recbole_mscgrec.collaborative import collaborative_vectors
 from recbole_mscgrec.images import ItemImages, expected_folder, find_images, n_workers
 from recbole_mscgrec.item_vectors import FUSED
-from recbole_mscgrec.text import TFIDF, item_texts, text_vectors
+from recbole_mscgrec.text import TFIDF, item_file, item_texts, text_vectors
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
@@ -37,9 +36,14 @@ class Stage(NamedTuple):
     make: Callable[[], Features]
 
 
-def stage_of(name: str, config: Any, train: Any) -> Stage | None:
-    """The stage of one modality, its inputs read and checked. None, and one warning, where no item
-    of the data set `train` has it.
+class Absent(NamedTuple):
+    """A modality that no item of a data set has, and why."""
+
+    reason: str
+
+
+def stage_of(name: str, config: Any, train: Any) -> Stage | Absent:
+    """The stage of one modality, its inputs read and checked.
 
     Files of `vectors_file`, `codes_file` and `image_features` take the place of a stage's own work.
     """
@@ -129,11 +133,11 @@ def _collaborative_stage(config: Any, train: Any) -> Stage:
     return _kept(config, "collaborative", key, make)
 
 
-def _text_stage(config: Any, train: Any) -> Stage | None:
+def _text_stage(config: Any, train: Any) -> Stage | Absent:
     texts = item_texts(config, train)
     if not any(texts):
-        getLogger().warning("text: no item has it, so this modality is left out.")
-        return None
+        file = item_file(config)
+        return Absent(f"{file} {'has no text' if file.is_file() else 'does not exist'}")
     encoder = config["text_encoder"]
     tfidf = encoder == TFIDF
     used = ["text_tfidf_size", "seed"] if tfidf else ["text_max_length", "matmul_precision"]
@@ -143,17 +147,14 @@ def _text_stage(config: Any, train: Any) -> Stage | None:
     return _kept(config, "text", key, lambda: Features(*text_vectors(texts, config)))
 
 
-def _image_stage(config: Any, train: Any) -> Stage | None:
+def _image_stage(config: Any, train: Any) -> Stage | Absent:
     kind = config["image_tokenizer"]
     if kind not in (RQ_DINO, FEATURES):
         raise ValueError(f"image_tokenizer ({kind!r}) must be {RQ_DINO!r} or {FEATURES!r}.")
     images = find_images(config, train)
     if not images:
-        getLogger().warning(
-            "image: no item has it, so this modality is left out. Images are expected as "
-            f"{expected_folder(config).resolve() / 'ITEM.jpg'} (any format; or set image_dir)."
-        )
-        return None
+        expected = expected_folder(config).resolve() / "ITEM.jpg"
+        return Absent(f"no image as {expected}, in any format; image_dir names another folder")
     from recbole_mscgrec.dino import DinoSettings  # timm takes seconds to import
 
     settings = DinoSettings(**{name: config[f"image_{name}"] for name in DinoSettings._fields})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,44 +12,82 @@ import torch
 from recbole.utils import set_color
 from tqdm import tqdm
 
+from recbole_mscgrec.data_fields import NAMES, header_of
+from recbole_mscgrec.text_columns import clean_text, text_columns_of
+
 Tensor = torch.Tensor
 TFIDF = "tfidf"
+
+
+class ItemFile(NamedTuple):
+    """A data set's .item file as strings, '' where a value is missing."""
+
+    path: Path
+    frame: pd.DataFrame
+    types: dict[str, str]  # column -> type in the header
+    key: str  # the column of the items' tokens
 
 
 def item_texts(config: Any, dataset: Any) -> list[str]:
     """Text of every item (N,), row 0 being the padding item; '' where an item has none.
 
-    Columns: `text_columns`, or else every `token_seq` column of the .item file. Read from the file
-    itself, as RecBole would split sentences into remapped token ids.
+    Columns: `text_columns`, or those that `text_columns_of` finds. Of columns that a properties
+    file of this project names, those are taken that are there. Read from the file itself, as
+    RecBole would split sentences into remapped token ids.
 
     Raises:
-        ValueError: a named column that the file lacks, or a file that names none of the items.
+        ValueError: a column named by the user that the file lacks, no column of those that a
+            properties file names, or a file that names none of the items.
     """
-    path, read = _item_file(config), read_items(config)
-    if read is None:
-        getLogger().warning(f"text: {path} does not exist, so no item has text.")
+    items = read_items(config, dataset)
+    if items is None:
         return [""] * dataset.item_num
-    frame, types = read
-    columns = config["text_columns"]
-    if columns is None:
-        columns = [c for c, kind in types.items() if kind == "token_seq"]
-        getLogger().info(f"text: text_columns is not set; using the token_seq columns {columns}.")
-    columns = [columns] if isinstance(columns, str) else list(columns)
-    unknown = [c for c in columns + [dataset.iid_field] if c not in types]
-    if unknown:
-        raise ValueError(f"{path} has no column {unknown} (text_columns); it has {list(types)}.")
-    return _aligned(frame, dataset, columns, path)
+    texts = [""] * dataset.item_num
+    columns = _columns(config, items)
+    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
+    ids = dataset.field2token_id[dataset.iid_field]
+    if not columns:
+        return texts
+    for token, text in zip(items.frame[items.key], joined, strict=True):
+        if token in ids:
+            texts[ids[token]] = text
+    return texts
 
 
-def read_items(config: Any) -> tuple[pd.DataFrame, dict[str, str]] | None:
-    """The data set's .item file as strings ('' where a value is missing), and its columns' types.
-    None where there is no such file."""
-    path, encoding = _item_file(config), config["encoding"] or "utf-8"
+def _columns(config: Any, items: ItemFile) -> list[str]:
+    named, there = config["text_columns"], list(items.types)
+    if named is None:
+        columns = text_columns_of(items.frame, items.types, items.key)
+        rest = [column for column in there if column not in columns]
+        getLogger().info(
+            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; "
+            "text_columns names others."
+        )
+        return columns
+    columns = [named] if isinstance(named, str) else list(named)
+    unknown = [column for column in columns if column not in items.types]
+    by_user = "text_columns" in config.external_config_dict
+    if unknown and (by_user or len(unknown) == len(columns)):
+        raise ValueError(
+            f"{items.path} has no column {unknown} (text_columns); it has {there}. Name others, or "
+            "--text_columns=None to let the text columns be found."
+        )
+    return [column for column in columns if column in items.types]
+
+
+def read_items(config: Any, dataset: Any) -> ItemFile | None:
+    """The data set's .item file; None where there is no such file.
+
+    The items' tokens are in the column of the .inter file's name, or else in the one with the name
+    of an id that holds the most tokens of the data set (steam has `product_id` and `id`).
+
+    Raises:
+        ValueError: none of the data set's items is in the file.
+    """
+    path, encoding = item_file(config), config["encoding"] or "utf-8"
     if not path.is_file():
         return None
-    with path.open(encoding=encoding) as file:
-        header = file.readline().rstrip("\n")
-    types = dict(c.split(":") for c in header.split(config["field_separator"]))
+    types = header_of(path, config["field_separator"], encoding)
     frame = pd.read_csv(
         path,
         sep=config["field_separator"],
@@ -59,30 +97,30 @@ def read_items(config: Any) -> tuple[pd.DataFrame, dict[str, str]] | None:
         quoting=3,  # csv.QUOTE_NONE: atomic files do not quote, and a title may hold one quote
     )
     frame.columns = list(types)
-    return frame, types
+    return ItemFile(path, frame, types, _key(path, frame, types, dataset))
 
 
-def _item_file(config: Any) -> Path:
+def item_file(config: Any) -> Path:
+    """Where the .item file of a data set is expected."""
     return Path(config["data_path"]) / f"{config['dataset']}.item"
 
 
-def _aligned(frame: pd.DataFrame, dataset: Any, columns: list[str], path: Path) -> list[str]:
-    ids = dataset.field2token_id[dataset.iid_field]
-    texts = [""] * dataset.item_num
-    joined = frame[columns].agg(" ".join, axis=1).str.strip() if columns else [""] * len(frame)
-    known = 0
-    for token, text in zip(frame[dataset.iid_field], joined, strict=True):
-        if token in ids:
-            texts[ids[token]] = text
-            known += 1
-    if known == 0:
+def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -> str:
+    field, tokens = dataset.iid_field, dataset.field2token_id[dataset.iid_field]
+    likely = (
+        [field] if field in types else [c for c in types if c.lower() in NAMES["ITEM_ID_FIELD"]]
+    )
+    shared = {column: int(frame[column].isin(tokens.keys()).sum()) for column in likely}
+    key = max(shared, key=lambda column: shared[column], default=None)
+    if key is None:
+        raise ValueError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {list(types)}.")
+    if not shared[key]:
         raise ValueError(
             f"{path} describes {len(frame)} items and none of them is among the data set's "
-            f"{dataset.item_num - 1}: its first ids are "
-            f"{frame[dataset.iid_field].head(3).tolist()}, the data set's are "
-            f"{[str(t) for t in list(ids)[1:4]]}."
+            f"{dataset.item_num - 1}: its first ids are {frame[key].head(3).tolist()}, the data "
+            f"set's are {[str(token) for token in list(tokens)[1:4]]}."
         )
-    return texts
+    return key
 
 
 def text_vectors(texts: list[str], config: Any) -> tuple[Tensor, Tensor]:
@@ -102,7 +140,7 @@ def text_vectors(texts: list[str], config: Any) -> tuple[Tensor, Tensor]:
 
 
 def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
-    """TF-IDF of words and word pairs, reduced to `size` numbers by truncated SVD, unit length."""
+    """TF-IDF of words, reduced to `size` numbers by truncated SVD, unit length."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize

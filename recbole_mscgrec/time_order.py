@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from functools import wraps
+from logging import getLogger
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+
+from recbole_mscgrec.data_fields import header_of
 
 _EXACT_INTEGERS = 2.0**53  # float64 holds every whole number below
 _SHOWN = 3  # rows named by an error
@@ -74,15 +78,20 @@ def _read_exact_times(dataset_class: Any) -> None:
     @wraps(original)
     def _load_feat(self: Any, filepath: str, source: Any) -> Any:
         frame = original(self, filepath, source)
-        field = self.time_field
-        if source != FeatureSource.INTERACTION or frame is None or field not in frame:
+        field, by_time = self.time_field, self.config["eval_args"]["order"] == "TO"
+        if source != FeatureSource.INTERACTION or frame is None or field is None:
+            return frame
+        if field not in frame:
+            if by_time and _has_no_times(self.config, filepath):
+                self.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+                frame[field] = np.arange(len(frame), dtype=np.float64)
             return frame
         if self.field2type[field] not in (FeatureType.FLOAT, FeatureType.TOKEN):
             raise ValueError(
                 f"{filepath}: {field} (TIME_FIELD) is of type {self.field2type[field].value}; a "
                 f"time is one number per row: write {field}:float in the header."
             )
-        if self.config["eval_args"]["order"] == "TO":
+        if by_time:
             _refuse_missing(frame[field], field, filepath)
         if self.field2type[field] == FeatureType.TOKEN:
             frame[field] = _times(frame[field], field, filepath)
@@ -95,6 +104,20 @@ def _read_exact_times(dataset_class: Any) -> None:
 
     _load_feat.keeps_time_order = True
     dataset_class._load_feat = _load_feat
+
+
+def _has_no_times(config: Any, filepath: str) -> bool:
+    """Whether the file has no time column and the user named none: then the order of its rows is
+    taken as that of time, and a warning says so."""
+    field = config["TIME_FIELD"]
+    columns = header_of(Path(filepath), config["field_separator"], config["encoding"])
+    if field in columns or "TIME_FIELD" in config.external_config_dict:
+        return False
+    getLogger().warning(
+        f"{filepath} has no time column ({field}): the order of its rows is taken as the order of "
+        "time. If another column holds the time, name it with --TIME_FIELD=..."
+    )
+    return True
 
 
 def _exact(times: np.ndarray) -> bool:

@@ -17,7 +17,14 @@ from recbole_mscgrec.codes import MISSING, CodeTable
 from recbole_mscgrec.collisions import add_collision_level, redistribute
 from recbole_mscgrec.item_vectors import FUSED, comparable, side_by_side
 from recbole_mscgrec.quantizers import ResidualQuantizer
-from recbole_mscgrec.stages import Features, Stage, check_modalities, level_sizes, stage_of
+from recbole_mscgrec.stages import (
+    Absent,
+    Features,
+    Stage,
+    check_modalities,
+    level_sizes,
+    stage_of,
+)
 from recbole_mscgrec.switches import check_switches
 
 Tensor = torch.Tensor
@@ -113,12 +120,19 @@ def _make_features(
 ) -> tuple[dict[str, Stage], dict[str, Features]]:
     """Stages and features of the modalities that items have, in the order of `modalities`."""
     stages: dict[str, Stage] = {}
+    absent: list[str] = []
     # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
     for name in config["modalities"]:
         with timed(seconds, name):
             stage = stage_of(name, config, train)
-        if stage is not None:
+        if isinstance(stage, Absent):
+            absent.append(f"{name} ({stage.reason})")
+        else:
             stages[name] = stage
+    if absent:
+        getLogger().warning(
+            f"Modalities: {', '.join(stages) or 'none'}. No item has {'; nor '.join(absent)}."
+        )
     if config["target_modality"] not in (*stages, FUSED):
         raise ValueError(
             f"target_modality {config['target_modality']}: no item has it; choose another one."

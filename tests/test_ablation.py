@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from recbole_mscgrec.ablation import Row, read_rows, rows_of_models, select_rows
-from recbole_mscgrec.config import Config, properties_folder, read_settings
+from recbole_mscgrec.config import Config, properties_folder
+from recbole_mscgrec.parsing import read_settings
 
 SHIPPED = sorted((properties_folder() / "ablation").glob("*.yaml"))
 

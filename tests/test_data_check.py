@@ -30,7 +30,7 @@ def test_good_data_pass(rule_folder: Path) -> None:
 
 def test_unknown_data_set_names_its_neighbours_and_where_to_put_files(rule_folder: Path) -> None:
     with pytest.raises(ValueError) as error:
-        check(rule_folder, "mine")
+        run("TiledSASRec", "mine", config_dict=protocol(rule_folder))
     for part in ("'mine' is not in", "there: rule", "mine.inter", "data_path", "ml-100k"):
         assert part in str(error.value)
 
@@ -41,8 +41,8 @@ def test_no_network(rule_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(ValueError, match=r"'ml-1m' is not in.*there: rule.*no route to host"):
-        check(rule_folder, "ml-1m")
-    assert not (rule_folder / "data" / "ml-1m").exists()  # nothing left that looks like data
+        run("TiledSASRec", "ml-1m", config_dict=protocol(rule_folder))
+    assert [p.name for p in (rule_folder / "data").iterdir()] == ["rule"]  # nothing is left
 
 
 def test_folder_without_the_file(tmp_path: Path) -> None:
@@ -56,13 +56,20 @@ def test_folder_without_the_file(tmp_path: Path) -> None:
     [
         ("user_id:token\ttimestamp:float", "item_id", "ITEM_ID_FIELD"),
         ("item_id:token\ttimestamp:float", "user_id", "USER_ID_FIELD"),
-        ("user_id:token\titem_id:token", "timestamp", "TIME_FIELD"),
     ],
 )
 def test_missing_column(tmp_path: Path, header: str, missing: str, key: str) -> None:
     write_header(tmp_path, header)
     with pytest.raises(ValueError, match=rf"d.inter has no column '{missing}' \({key}\)"):
         check(tmp_path)
+
+
+def test_a_time_column_that_the_user_names_has_to_be_there(tmp_path: Path) -> None:
+    """One that nobody names may be absent: then the rows keep their order (test_time_order.py)."""
+    write_header(tmp_path, "user_id:token\titem_id:token")
+    with pytest.raises(ValueError, match=r"d.inter has no column 'when' \(TIME_FIELD\)"):
+        check(tmp_path, TIME_FIELD="when")
+    check(tmp_path)
 
 
 def test_timestamp_under_another_name_can_be_named(tmp_path: Path) -> None:

@@ -39,8 +39,9 @@ def cards_of(folder: Path, **changes: Any) -> Cards:
     [
         ({"id": "token", "plot": "token_seq", "movie_Title": "token_seq"}, "movie_Title"),
         ({"brand_name": "token_seq", "title": "token_seq"}, "brand_name"),
-        ({"title": "token", "plot": "token_seq"}, "plot"),
-        ({"title": "token"}, None),
+        ({"title": "token", "plot": "token_seq"}, "title"),
+        ({"brand": "token", "plot": "token_seq"}, "plot"),
+        ({"brand": "token", "title": "float"}, None),
     ],
 )
 def test_which_column_is_the_title(types: dict[str, str], title: str | None) -> None:

@@ -176,7 +176,7 @@ def test_no_images_are_one_line_that_says_where_they_belong(
         tokens = tokens_of(rule_folder)
     assert tokens.table.modalities == ["collaborative", "text"]
     (line,) = [r.message for r in caplog.records if "image" in r.message]
-    assert "image: no item has it, so this modality is left out" in line
+    assert line.startswith("Modalities: collaborative, text. No item has image (no image as ")
     assert str(rule_folder / "data" / "rule" / "images" / "ITEM.jpg") in line
     with pytest.raises(ValueError, match="target_modality image: no item has it; choose another"):
         tokens_of(rule_folder, target_modality="image")
@@ -187,7 +187,7 @@ def test_only_unusable_images_leave_the_modality_out(
 ) -> None:
     (paint(rule_folder, range(0)) / "i3.png").write_bytes(b"")
     assert tokens_of(rule_folder).table.modalities == ["collaborative", "text"]
-    assert "i3.png: empty file" in caplog.text and "image: no item has it" in caplog.text
+    assert "i3.png: empty file" in caplog.text and "No item has image" in caplog.text
     assert dino == []
 
 

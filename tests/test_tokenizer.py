@@ -244,7 +244,7 @@ def test_no_text_at_all_leaves_the_modality_out(
     (rule_folder / "data" / "rule" / "rule.item").unlink()
     tokens = tokens_of(rule_folder)
     assert tokens.table.modalities == ["collaborative"]
-    assert "text: no item has it" in caplog.text
+    assert "Modalities: collaborative. No item has text (" in caplog.text
     with pytest.raises(ValueError, match="target_modality text: no item has it"):
         tokens_of(rule_folder, target_modality="text")
 
