@@ -2,7 +2,7 @@
 
 import sys
 
-from recbole_mscgrec.command_line import main
+from recbole_mscgrec.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

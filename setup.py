@@ -1,8 +1,9 @@
 """Packaging. The top-level properties/ folder is installed as recbole_mscgrec/properties."""
 
+import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # RecBole 1.2.1 asks for ray<=2.6.3, which has no wheel for Python 3.12 and later. Nothing here
 # imports ray, so there its other requirements are listed one by one and RecBole itself is
@@ -24,21 +25,26 @@ RECBOLE = ["recbole==1.2.1; python_version < '3.12'"] + [
     )
 ]
 
+INIT = Path(__file__).with_name("recbole_mscgrec").joinpath("__init__.py").read_text()
+VERSION = re.search(r'__version__ = "(.+)"', INIT)[1]
+
 setup(
     name="recbole-mscgrec",
-    version="0.1.0",
+    version=VERSION,
     description="MSCGRec, a multimodal generative sequential recommender, as a RecBole plugin",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    packages=["recbole_mscgrec", "recbole_mscgrec.properties"],
+    packages=[*find_packages(include=["recbole_mscgrec*"]), "recbole_mscgrec.properties"],
     package_dir={"recbole_mscgrec.properties": "properties"},
     package_data={
-        "recbole_mscgrec": ["templates/*"],
+        "recbole_mscgrec": ["py.typed"],
+        "recbole_mscgrec.tokenizer": ["templates/*"],
         "recbole_mscgrec.properties": ["*.yaml", "*/*.yaml"],
     },
     py_modules=["run_recbole_mscgrec"],
+    entry_points={"console_scripts": ["recbole-mscgrec = recbole_mscgrec.cli:main"]},
     install_requires=[
         *RECBOLE,
         "torch>=2.6",  # before, RecBole's own torch.load unpickles
@@ -49,6 +55,7 @@ setup(
         "jinja2",
         "pillow>=10.1",
         "pyyaml",
+        "safetensors",
         "scikit-learn",
     ],
     extras_require={

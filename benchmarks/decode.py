@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from recbole_mscgrec.codes import CodeTable
-from recbole_mscgrec.network import CodeNetwork, Sizes
-from recbole_mscgrec.prefix_tree import PrefixTree
-from recbole_mscgrec.restriction import AllowedItems, ExcludedItems
+from recbole_mscgrec.network.model import CodeNetwork, Sizes
+from recbole_mscgrec.semantic_ids.code_table import CodeTable
+from recbole_mscgrec.semantic_ids.item_filter import AllowedItems, ExcludedItems
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 N_LEVELS, N_CODEWORDS, LENGTH = 4, 256, 50
 SIZES = Sizes(128, 256, 4, 2, 2, 0.0, 32, 128, 0.0)

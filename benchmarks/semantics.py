@@ -88,7 +88,7 @@ def bootstrap(part: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def codes_health(codes: Tensor, sizes: list[int]) -> list[dict[str, float]]:
-    from recbole_mscgrec.dino_quantizer import perplexities
+    from recbole_mscgrec.rq_dino.quantizer import perplexities
 
     counts = [torch.bincount(codes[:, i], minlength=size) for i, size in enumerate(sizes)]
     return [
@@ -100,8 +100,8 @@ def codes_health(codes: Tensor, sizes: list[int]) -> list[dict[str, float]]:
 def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
     """Features and history of the image stage with some settings changed, and what it took now:
     next to nothing where it was in the cache."""
-    from recbole_mscgrec import cache
-    from recbole_mscgrec.stages import Absent, stage_of
+    from recbole_mscgrec.storage import cache
+    from recbole_mscgrec.tokenizer.modalities import Absent, stage_of
 
     for key, value in changes.items():
         config[key] = value
@@ -118,8 +118,8 @@ def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
 
 def compare(config: Any, dataset: Any, column: str) -> dict[str, Any]:
     """All four kinds of codes on the items that have an image."""
-    from recbole_mscgrec.quantizers import ResidualQuantizer
-    from recbole_mscgrec.stages import level_sizes
+    from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+    from recbole_mscgrec.tokenizer.modalities import level_sizes
 
     sizes, seed = level_sizes(config), config["seed"]
     runs = {
@@ -261,7 +261,7 @@ def main() -> None:
     sys.argv = sys.argv[:1]
     from recbole.data import create_dataset
 
-    from recbole_mscgrec.config import Config
+    from recbole_mscgrec.config.config import Config
 
     config = Config("MSCGRecTokenizer", options.dataset, config_dict=settings)
     torch.set_float32_matmul_precision(config["matmul_precision"])

@@ -31,7 +31,7 @@ def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> di
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
-    from recbole_mscgrec.config import Config, properties_folder
+    from recbole_mscgrec.config.config import Config, properties_folder
 
     logging.disable(logging.WARNING)
     sys.argv = sys.argv[:1]

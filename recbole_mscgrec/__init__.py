@@ -1,11 +1,45 @@
-"""MSCGRec for RecBole: importing this package makes its models known to RecBole."""
+"""MSCGRec for RecBole.
 
-from recbole_mscgrec import compat
+Importing this package makes its models known to RecBole. The names below are imported when they are
+first used, so that the import itself takes no time.
+"""
 
-compat.apply()  # before RecBole is imported by anything below
+from __future__ import annotations
 
-from recbole_mscgrec.registration import register  # noqa: E402
+import importlib
+from typing import Any
 
-register()
+from recbole_mscgrec.plugin import registration
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
+
+# Public name -> the module that it is in.
+_PUBLIC = {
+    "run": "recbole_mscgrec.runner.quick_start",
+    "load_data_and_model": "recbole_mscgrec.runner.quick_start",
+    "MSCGRec": "recbole_mscgrec.plugin.mscgrec",
+    "CodeTable": "recbole_mscgrec.semantic_ids.code_table",
+    "PrefixTree": "recbole_mscgrec.semantic_ids.prefix_tree",
+    "AllowedItems": "recbole_mscgrec.semantic_ids.item_filter",
+    "ExcludedItems": "recbole_mscgrec.semantic_ids.item_filter",
+    "ResidualQuantizer": "recbole_mscgrec.semantic_ids.residual_kmeans",
+    "beam_search": "recbole_mscgrec.network.beam_search",
+    "Config": "recbole_mscgrec.config.config",
+}
+__all__ = ["__version__", "rq_dino", *_PUBLIC]
+
+registration.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "rq_dino":  # the package: recbole_mscgrec.rq_dino.api
+        return importlib.import_module("recbole_mscgrec.rq_dino")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'recbole_mscgrec' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,7 @@
 """Everything RecBole 1.2.1 needs to run on today's numpy, pandas and torch, in one place.
 
-`apply()` must run before anything else of RecBole is imported; `recbole_mscgrec/__init__.py` does
-so. Each fix looks for the missing feature, never for a version number, and does nothing where it
-exists.
+`plugin.registration` calls `apply()` right after RecBole is imported. Each fix looks for the
+missing feature, never for a version number, and does nothing where it exists.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_mscgrec import parsing, time_order
+from recbole_mscgrec.config import parsing
+from recbole_mscgrec.data import time_order
 
 
 def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
-    _require_recbole()
     _restore_numpy_aliases()
     _fill_missing_values()
     _remap_sequences()
@@ -30,15 +29,6 @@ def apply() -> None:
     _import_models_without_anomaly_detection()
     _count_every_interaction()
     _evaluate_no_strings()
-
-
-def _require_recbole() -> None:
-    if importlib.util.find_spec("recbole") is None:
-        raise ImportError(
-            "RecBole is not installed. On Python 3.12 and later its requirement ray<=2.6.3 has no "
-            "wheel, so it is installed without its requirements (this package brings the others): "
-            "pip install --no-deps recbole==1.2.1"
-        )
 
 
 def _restore_numpy_aliases() -> None:

@@ -14,8 +14,8 @@ import tiny
 import torch
 from tiny import Built, build, item_texts, randomize, rule_sequences, settings
 
-from recbole_mscgrec.config import Config
-from recbole_mscgrec.quick_start import run
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.runner.quick_start import run
 
 
 def write_dataset(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from recbole.data import create_dataset
 from recbole.evaluator import Collector
 from tiny import build, protocol, rule_sequences, write_dataset
 
 from recbole_mscgrec import compat
-from recbole_mscgrec.config import Config
+from recbole_mscgrec.config.config import Config
 
 
 def test_numpy_names_are_there() -> None:
@@ -31,12 +29,6 @@ def test_applying_it_twice_changes_nothing_more() -> None:
 
 def test_anomaly_detection_stays_off() -> None:
     assert not torch.is_anomaly_enabled()
-
-
-def test_missing_recbole_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install --no-deps recbole==1.2.1"):
-        compat.apply()
 
 
 def test_missing_values_of_items_are_filled(tmp_path: Path) -> None:

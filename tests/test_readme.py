@@ -10,9 +10,10 @@ import pytest
 from tiny import best_file, settings
 
 import recbole_mscgrec
-from recbole_mscgrec import matrix, quick_start, report
-from recbole_mscgrec.command_line import parse
-from recbole_mscgrec.config import Config
+from recbole_mscgrec.cli import parse
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.experiments import grid, report
+from recbole_mscgrec.runner import quick_start
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -45,8 +46,8 @@ def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> Non
             ours = PROJECT / name
             name.write_text(ours.read_text() if ours.is_file() else "{}")
     known, chosen = parse(argv)
-    if matrix.asked_for(known):
-        assert matrix.plan(known, dict(chosen))
+    if grid.asked_for(known):
+        assert grid.plan(known, dict(chosen))
         return
     Config(known.model, known.dataset, known.config_files, dict(chosen))
 
@@ -54,7 +55,9 @@ def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> Non
 def test_the_report_of_existing_results_is_made(
     tmp_path: Path,
 ) -> None:
-    (line,) = re.findall(r"python -m recbole_mscgrec.report (.*)", "\n".join(blocks("bash")))
+    (line,) = re.findall(
+        r"python -m recbole_mscgrec.experiments.report (.*)", "\n".join(blocks("bash"))
+    )
     words = [w for w in line.split() if not w.startswith("--table_dir")]
     files = [str(p) for w in words for p in sorted(PROJECT.glob(w)) if not w.startswith("--")]
     options = [w for w in words if w.startswith("--")]
@@ -71,7 +74,7 @@ def test_every_inline_option_is_a_known_setting() -> None:
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_rows_of_a_table_are_valid(text: str) -> None:
     Path("rows.yaml").write_text(text)
-    assert matrix.plan(parse(["--ablation=rows.yaml"])[0], {})
+    assert grid.plan(parse(["--ablation=rows.yaml"])[0], {})
 
 
 @pytest.mark.skipif(not blocks("python"), reason="README.md shows no Python yet")
@@ -98,8 +101,8 @@ def test_python_snippets_run(
         small_run(model, dataset, config_dict={"epochs": 1, "show_progress": False})
         return load(str(best_file(tmp_path / "saved", model)))
 
-    monkeypatch.setattr(quick_start, "run", small_run)
-    monkeypatch.setattr(quick_start, "load_data_and_model", load_small)
+    monkeypatch.setattr(recbole_mscgrec, "run", small_run)
+    monkeypatch.setattr(recbole_mscgrec, "load_data_and_model", load_small)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() or "print" not in code
 

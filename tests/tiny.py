@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
-from recbole_mscgrec.codes import MISSING, CodeTable
-from recbole_mscgrec.config import Config
-from recbole_mscgrec.dino_settings import DinoSettings
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 
 N_ITEMS = 30
 Sequences = dict[str, list[str]]

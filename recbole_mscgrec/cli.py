@@ -1,0 +1,88 @@
+"""The command line: one run, or a table of runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recbole_mscgrec.experiments import grid
+from recbole_mscgrec.runner.quick_start import run
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Split the command line into model, dataset, config files and `--key=value` settings."""
+    parser = argparse.ArgumentParser(
+        description="Run MSCGRec or any RecBole model; every setting is --key=value.",
+        allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
+    )
+    parser.add_argument("--model", "-m", default=grid.DEFAULT_MODEL, help="name of the model")
+    parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
+    parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    grid.add_options(parser)
+    known, rest = parser.parse_known_args(argv)
+    # RecBole's way to name several is one text with spaces; a name of one file may hold spaces too.
+    files = [
+        file
+        for text in known.config_files
+        for file in ([text] if Path(text).is_file() else text.split())
+    ]
+    settings: dict[str, str] = {}
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and equals:
+            settings[key] = value
+        elif files and argument.endswith((".yaml", ".yml")):
+            files.append(argument)
+        else:
+            parser.error(f"{argument}: a setting is written --key=value")
+    known.config_files = files
+    for file in files:
+        if not Path(file).is_file():
+            parser.error(f"config file {file} does not exist")
+    return known, settings
+
+
+@contextmanager
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Within this block SIGTERM is taken for Ctrl-C: batch systems send it, and a process in the
+    background of a script gets no other."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread, where no signal arrives either
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
+    known, settings = parse(sys.argv[1:] if argv is None else argv)
+    # RecBole's own use of numpy, pandas and torch warns on every run; nothing a user can act on.
+    warnings.filterwarnings("ignore", module=r"recbole\.")
+    # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
+    program, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        with ended_like_ctrl_c():
+            if grid.asked_for(known):
+                logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+                table = grid.run(known, dict(settings))
+                return 0 if any(row["seeds"] for row in table["rows"]) else 1
+            run(known.model, known.dataset, known.config_files, dict(settings))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(stop or "Stopped.", file=sys.stderr)
+        return 130
+    finally:
+        sys.argv = program
+    return 0

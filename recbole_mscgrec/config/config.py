@@ -1,0 +1,254 @@
+"""Config: RecBole's, with this project's properties applied over RecBole's and every key checked.
+
+Order of precedence, later wins: RecBole's internal files < properties/overall.yaml <
+properties/model/<model>.yaml < properties/dataset/<dataset>.yaml < config files < config_dict <
+command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import recbole
+import recbole.config
+from recbole.utils import ModelType, argument_list
+
+from recbole_mscgrec.config import data_fields, parsing
+
+_RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
+
+# Models that share the YAML file of another one.
+_YAML_OF = {"MSCGRecTokenizer": "MSCGRec"}
+
+# Keys that RecBole's code reads although none of its YAML files names them.
+_RECBOLE_READS = (
+    "benchmark_filename config_file config_files dataset encoding entity_embedding_size"
+    " fields_in_same_table item_fields local_rank loss_type model mask_ratio neg_sampling nproc"
+    " numerical_features offset pre_model_path preload_weight reg_weight seq_len transform"
+    " user_fields training_neg_sample_num world_size ip port LABEL_FIELD MASK_ITEM_SEQ ITEM_SEQ"
+    " POS_ITEMS NEG_ITEMS MASK_INDEX"
+).split()
+
+
+def properties_folder() -> Path:
+    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent.parent  # the package
+    for folder in (here / "properties", here.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"properties/overall.yaml is neither in {here} nor beside it: the installation is "
+        "incomplete, reinstall with `pip install .`"
+    )
+
+
+class Config(recbole.config.Config):
+    """RecBole's Config plus this project's properties.
+
+    Args:
+        model, dataset, config_file_list, config_dict: as RecBole's.
+        typed: settings that are taken as they are, whereas a text in `config_dict` may stand for a
+            number, a list and so on (`parsing.parse_value`). `config_dict` goes over them.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        dataset: str | None = None,
+        config_file_list: list[str] | None = None,
+        config_dict: dict[str, Any] | None = None,
+        typed: dict[str, Any] | None = None,
+    ) -> None:
+        self._typed = typed or {}
+        super().__init__(model, dataset, config_file_list, config_dict)
+
+    def _build_yaml_loader(self) -> type:
+        return parsing.Loader
+
+    def _load_config_files(self, file_list: list[str] | None) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        for file in file_list or []:
+            content = parsing.read_settings(file) or {}
+            if not isinstance(content, dict):
+                raise ValueError(f"{file} must hold settings, one `key: value` a line.")
+            settings |= content
+        return settings
+
+    def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
+        return self._typed | parsing.parse_values(config_dict or {})
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        """Nothing: `command_line.main` reads the command line, and a program that calls `run` may
+        have options of its own."""
+        return {}
+
+    def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
+        if isinstance(model, str):
+            check_model_name(model)
+        return super()._get_model_and_dataset(model, dataset)
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        folder = properties_folder()
+        self._known = set(self.internal_config_dict) | set(_recbole_keys(self))
+        for path in (
+            folder / "overall.yaml",
+            folder / "model" / f"{_YAML_OF.get(model, model)}.yaml",
+            folder / "dataset" / f"{dataset}.yaml",
+        ):
+            if path.is_file():
+                self._update_internal_config_dict(str(path))
+        self._known |= set(self.internal_config_dict)
+        self._known |= set(_all_project_keys(folder))
+        if (
+            self.internal_config_dict["MODEL_TYPE"] == ModelType.SEQUENTIAL
+            and self._get_final_config_dict().get("loss_type") == "CE"
+        ):
+            # Cross-entropy over all items needs no negatives; RecBole's default samples one.
+            self.internal_config_dict["train_neg_sample_args"] = None
+        self._check_external_keys(model)
+        self._check_valid_metric()
+
+    def _set_default_parameters(self) -> None:
+        super()._set_default_parameters()
+        self._find_fields()
+
+    def _find_fields(self) -> None:
+        """Name the columns of user, item and time, where the user of this package did not and the
+        .inter file has other ones than RecBole's default; for a data set that no file describes,
+        load these columns."""
+        settings, chosen = self.final_config_dict, self.external_config_dict
+        wanted = {key: settings[key] for key in data_fields.NAMES}
+        columns = self._inter_columns()
+        open_ones = {key: name for key, name in wanted.items() if key not in chosen}
+        self.found_fields = data_fields.find_fields(columns, open_ones)
+        settings.update(self.found_fields)
+        name = f"{self.dataset}.yaml"
+        described = any(
+            (folder / "dataset" / name).is_file()
+            for folder in (_RECBOLE_PROPERTIES, properties_folder())
+        )
+        if not described and "load_col" not in chosen:
+            *fields, time = (settings[key] for key in wanted)
+            if time in columns or not columns or "TIME_FIELD" in chosen:
+                fields.append(time)  # else rows keep the order of the file
+            settings["load_col"] = {"inter": fields}
+
+    def _inter_columns(self) -> list[str]:
+        """The columns of the .inter file, or of the first part of one; none where there is none."""
+        settings = self.final_config_dict
+        folder, parts = Path(settings["data_path"]), settings["benchmark_filename"] or [""]
+        suffix = f".{parts[0]}.inter" if parts[0] else ".inter"
+        file = folder / f"{self.dataset}{suffix}"
+        if not file.is_file():
+            return []
+        encoding = settings.get("encoding")
+        return list(data_fields.header_of(file, settings["field_separator"], encoding))
+
+    def _check_valid_metric(self) -> None:
+        settings = self._get_final_config_dict()
+        name, _, k = str(settings["valid_metric"]).partition("@")
+        metrics, topk = settings["metrics"], settings["topk"]
+        metrics = [metrics] if isinstance(metrics, str) else metrics
+        topk = [topk] if isinstance(topk, int) else topk
+        if name.lower() not in [m.lower() for m in metrics] or (k and int(k) not in topk):
+            raise ValueError(
+                f"valid_metric ({settings['valid_metric']}) is not measured: metrics are {metrics} "
+                f"at {topk}. Add it there or choose one of them."
+            )
+
+    def _check_external_keys(self, model: str) -> None:
+        for key, value in self.external_config_dict.items():
+            if key not in self._known:
+                raise unknown_setting(key, self._known, model)
+            check_type(key, value, self.internal_config_dict.get(key))
+
+
+class Settings(dict):
+    """Settings of a model that is built beside the run's own; None where a key is unset, as in
+    RecBole's Config."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def unknown_setting(key: str, known: Iterable[str], model: str) -> ValueError:
+    """The error for a key that is not `known`, with the nearest that is."""
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    hint = f": did you mean {near[0]}?" if near else "."
+    return ValueError(f"{key} is not a setting of RecBole or of {model}{hint}")
+
+
+def known_settings(model: str, dataset: str) -> frozenset[str]:
+    """Every key that a run of this model accepts. Raises ValueError for an unknown model."""
+    return frozenset(Config(model, dataset)._known)
+
+
+def check_model_name(name: str) -> None:
+    """Raise ValueError for a model that neither RecBole nor a plugin has."""
+    families = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
+    for family in families:
+        module = f"recbole.model.{family}_recommender"
+        try:
+            if importlib.util.find_spec(f"{module}.{name.lower()}") is not None:
+                return
+        except ModuleNotFoundError:  # a family whose own requirements are not installed
+            continue
+    folders = (
+        _RECBOLE_PROPERTIES / "model",
+        properties_folder() / "model",
+    )
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")} | set(_YAML_OF)
+    if name not in known:
+        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see RecBole's list of models."
+        raise ValueError(f"model {name!r} is not known: {hint}")
+
+
+def check_type(key: str, value: Any, default: Any) -> None:
+    """Raise ValueError where `value` has another type than the key's default."""
+    if default is None or value is None:
+        return
+    allowed: tuple[type, ...]
+    if isinstance(default, bool):
+        allowed = (bool,)
+    elif isinstance(default, int):
+        # One number or a list of them (per level, per k): the key's reader validates which.
+        allowed = (int, list, tuple)
+    elif isinstance(default, float):
+        allowed = (int, float)
+    elif isinstance(default, (list, tuple)):
+        allowed = (list, tuple, str, int)
+    elif isinstance(default, dict):
+        allowed = (dict,)
+    elif key == "gpu_id":
+        allowed = (int, str, tuple)
+    else:
+        allowed = (str,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise ValueError(
+            f"{key} must be {' or '.join(t.__name__ for t in allowed)} (default {default!r}), "
+            f"not {type(value).__name__} {value!r}."
+        )
+
+
+def _recbole_keys(config: recbole.config.Config) -> list[str]:
+    keys = [*_RECBOLE_READS, *config.parameters["Dataset"]]
+    for name in ("general", "training", "evaluation", "dataset"):
+        keys += getattr(argument_list, f"{name}_arguments")
+    return keys
+
+
+def _all_project_keys(folder: Path) -> list[str]:
+    """Keys of overall.yaml and of every data set file: those describe data, whatever its name."""
+    keys: list[str] = []
+    for path in (folder / "overall.yaml", *sorted(folder.glob("dataset/*.yaml"))):
+        keys += parsing.read_settings(path)
+    return keys

@@ -1,0 +1,1 @@
+"""Data sets: download, checks, the order of time, tiled rows, seen items."""

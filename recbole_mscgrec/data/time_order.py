@@ -1,0 +1,204 @@
+"""Interactions in the true order of time, for every model.
+
+RecBole keeps times as float32 and sorts by them. A float32 near 1.7e9 seconds moves in steps of
+128 s, so the events of one session come in an arbitrary order. Here a data set keeps its times as
+float64 until it is split; rows of equal times keep the order of the file.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from functools import wraps
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from recbole_mscgrec.config.data_fields import header_of
+
+_EXACT_INTEGERS = 2.0**53  # float64 holds every whole number below
+_SHOWN = 3  # rows named by an error
+
+
+def install() -> None:
+    """Make RecBole's Dataset read, sort and split by exact times."""
+    from recbole.data.dataset.dataset import Dataset
+
+    if getattr(Dataset._load_feat, "keeps_time_order", False):
+        return
+    _read_exact_times(Dataset)
+    _remove_duplicates_in_order(Dataset)
+    _hold_times_as_float64(Dataset)
+
+
+def ordered_times(texts: pd.Series) -> np.ndarray:
+    """Times as float64 (n,) whose order is that of the numbers as they are written.
+
+    A float64 is the nearest to its number, unless two different numbers have the same nearest one
+    (nanoseconds since 1970): then each later one gets the next larger float64.
+
+    Raises:
+        ValueError: a text that is not a finite number; names it.
+    """
+    codes, distinct = pd.factorize(texts)
+    try:
+        exact = [Decimal(text.strip()) for text in distinct]
+    except InvalidOperation:
+        exact = []
+    if not exact or not all(number.is_finite() for number in exact):
+        wrong = next(text for text in distinct if not _is_finite_number(text))
+        raise ValueError(f"{wrong!r} is not a number")
+    order = sorted(range(len(exact)), key=exact.__getitem__)
+    values = np.empty(len(exact))
+    before, value = None, -np.inf
+    for place in order:
+        if exact[place] != before:
+            before, value = exact[place], max(float(exact[place]), np.nextafter(value, np.inf))
+        values[place] = value
+    return values[codes]
+
+
+def _is_finite_number(text: str) -> bool:
+    try:
+        return Decimal(text.strip()).is_finite()
+    except InvalidOperation:
+        return False
+
+
+def _read_exact_times(dataset_class: Any) -> None:
+    """Times that float64 cannot tell apart, or that a column of type token holds, are read again as
+    text. A missing time is refused where times decide the order."""
+    from recbole.utils import FeatureSource, FeatureType
+
+    original = dataset_class._load_feat
+
+    @wraps(original)
+    def _load_feat(self: Any, filepath: str, source: Any) -> Any:
+        frame = original(self, filepath, source)
+        field, by_time = self.time_field, self.config["eval_args"]["order"] == "TO"
+        if source != FeatureSource.INTERACTION or frame is None or field is None:
+            return frame
+        if field not in frame:
+            if by_time and _has_no_times(self.config, filepath):
+                self.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+                frame[field] = np.arange(len(frame), dtype=np.float64)
+            return frame
+        if self.field2type[field] not in (FeatureType.FLOAT, FeatureType.TOKEN):
+            raise ValueError(
+                f"{filepath}: {field} (TIME_FIELD) is of type {self.field2type[field].value}; a "
+                f"time is one number per row: write {field}:float in the header."
+            )
+        if by_time:
+            _refuse_missing(frame[field], field, filepath)
+        if self.field2type[field] == FeatureType.TOKEN:
+            frame[field] = _times(frame[field], field, filepath)
+            self.field2type[field] = FeatureType.FLOAT
+            self.field2bucketnum[field] = 2
+        elif not _exact(frame[field].to_numpy()):
+            texts = _column(self.config, filepath, f"{field}:float")
+            frame.loc[texts.notna().to_numpy(), field] = _times(texts, field, filepath)
+        return frame
+
+    _load_feat.keeps_time_order = True
+    dataset_class._load_feat = _load_feat
+
+
+def _has_no_times(config: Any, filepath: str) -> bool:
+    """Whether the file has no time column and the user named none: then the order of its rows is
+    taken as that of time, and a warning says so."""
+    field = config["TIME_FIELD"]
+    columns = header_of(Path(filepath), config["field_separator"], config["encoding"])
+    if field in columns or "TIME_FIELD" in config.external_config_dict:
+        return False
+    getLogger().warning(
+        f"{filepath} has no time column ({field}): the order of its rows is taken as the order of "
+        "time. If another column holds the time, name it with --TIME_FIELD=..."
+    )
+    return True
+
+
+def _exact(times: np.ndarray) -> bool:
+    """Whether different texts cannot have become the same float64."""
+    return bool((np.nan_to_num(times) == np.rint(np.nan_to_num(times))).all()) and bool(
+        (np.abs(np.nan_to_num(times)) < _EXACT_INTEGERS).all()
+    )
+
+
+def _column(config: Any, filepath: str, column: str) -> pd.Series:
+    """One column of an atomic file as text, read as RecBole reads it."""
+    frame = pd.read_csv(
+        filepath,
+        sep=config["field_separator"],
+        usecols=[column],
+        dtype=str,
+        encoding=config["encoding"],
+        engine="python",
+    )
+    return frame[column]
+
+
+def _times(texts: pd.Series, field: str, filepath: str) -> np.ndarray:
+    try:
+        return ordered_times(texts.dropna())
+    except ValueError as error:
+        raise ValueError(
+            f"{filepath}: {field} (TIME_FIELD) holds {error}: times must be numbers, such as "
+            "seconds since 1970."
+        ) from error
+
+
+def _refuse_missing(times: pd.Series, field: str, filepath: str) -> None:
+    missing = np.flatnonzero(times.isna())
+    if len(missing):
+        lines = ", ".join(str(row + 2) for row in missing[:_SHOWN])  # line 1 is the header
+        raise ValueError(
+            f"{filepath}: {len(missing)} of {len(times)} rows have no {field} (TIME_FIELD), which "
+            f"orders the interactions; the first are lines {lines}. Fill them in or leave these "
+            "rows out."
+        )
+
+
+def _remove_duplicates_in_order(dataset_class: Any) -> None:
+    """`rm_dup_inter` sorts by time with an unstable sort: it gets times without ties."""
+    original = dataset_class._remove_duplication
+
+    @wraps(original)
+    def _remove_duplication(self: Any) -> None:
+        if self.config["rm_dup_inter"] is None or self.time_field not in self.inter_feat:
+            original(self)
+            return
+        times = self.inter_feat[self.time_field]
+        self.inter_feat[self.time_field] = times.rank(method="first")
+        original(self)  # keeps the index, by which the times come back to their rows
+        self.inter_feat[self.time_field] = times
+
+    dataset_class._remove_duplication = _remove_duplication
+
+
+def _hold_times_as_float64(dataset_class: Any) -> None:
+    """From the data frame to the split, times are float64; what models get is float32, as ever."""
+    to_interaction, build = dataset_class._dataframe_to_interaction, dataset_class.build
+
+    @wraps(to_interaction)
+    def _dataframe_to_interaction(self: Any, data: pd.DataFrame) -> Any:
+        interaction = to_interaction(self, data)
+        if self.time_field in data:
+            times = data[self.time_field].tolist()  # (n,), or (n, 2) as a numerical feature
+            times = torch.tensor(times, dtype=torch.float64)
+            interaction.interaction[self.time_field] = times
+        return interaction
+
+    @wraps(build)
+    def build_in_order(self: Any) -> list:
+        splits = build(self)
+        for split in splits:
+            for field, values in split.inter_feat.interaction.items():
+                if values.dtype == torch.float64:
+                    split.inter_feat.interaction[field] = values.float()
+        return splits
+
+    dataset_class._dataframe_to_interaction = _dataframe_to_interaction
+    dataset_class.build = build_in_order

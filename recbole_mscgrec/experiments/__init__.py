@@ -1,0 +1,1 @@
+"""Tables over models and seeds."""

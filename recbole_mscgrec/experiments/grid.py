@@ -1,0 +1,231 @@
+"""Rows times seeds: plan and check all cells, run those without a result, write the table."""
+
+from __future__ import annotations
+
+import argparse
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole_mscgrec.config.config import known_settings, unknown_setting
+from recbole_mscgrec.config.parsing import parse_values, read_settings
+from recbole_mscgrec.data.checks import check_data
+from recbole_mscgrec.data.download import fetch
+from recbole_mscgrec.experiments import report
+from recbole_mscgrec.experiments.job import Cell, finished, run_cell
+from recbole_mscgrec.experiments.variants import (
+    Row,
+    check_reserved,
+    read_rows,
+    rows_of_models,
+    select_rows,
+)
+from recbole_mscgrec.plugin.evaluation import check_test_metrics
+from recbole_mscgrec.runner import user_ranks
+from recbole_mscgrec.runner.lock import taken
+from recbole_mscgrec.storage import cache
+
+# What a cell gets unless the command line says otherwise.
+DEFAULTS = {
+    "test_metrics": ["ItemCoverage", "GiniIndex", "TailPercentage"],
+    "show_progress": False,
+}
+DEFAULT_MODEL = "MSCGRec"
+_ELSEWHERE = "another process runs it"
+_OPTIONS = ("model_list", "seed_list", "ablation", "rows", "table_dir")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that ask for a table in place of one run."""
+    group = parser.add_argument_group("tables over models and seeds")
+    group.add_argument("--model_list", help="models, comma-separated; the first meets each other")
+    group.add_argument("--seed_list", help="seeds, comma-separated")
+    group.add_argument("--ablation", help="YAML file of named overrides, one row each")
+    group.add_argument("--rows", help="only these rows of the ablation, comma-separated")
+    group.add_argument("--table_dir", help="folder of the table and of its cells' results")
+
+
+def asked_for(options: argparse.Namespace) -> bool:
+    """Whether the command line asks for a table."""
+    return any(getattr(options, name) is not None for name in _OPTIONS)
+
+
+def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """Run every cell that has no result yet, and write table.md and table.json.
+
+    A cell that fails is reported in the table. The same command in several processes shares the
+    cells out among them; the last to end writes the whole table. Returns the content of table.json.
+
+    Raises:
+        ValueError: before anything runs: a model, seed, row or setting that cannot be, or results
+            in the folder that were made with other settings.
+        KeyboardInterrupt: after the table of what is there was written; its text says how to go on.
+    """
+    cells = plan(options, settings)
+    todo = [cell for cell in cells if finished(cell) is None]
+    folder, n_done = cells[0].folder, len(cells) - len(todo)
+    getLogger().info(f"{folder}: {n_done} cells are finished, {len(todo)} are to run.")
+    errors: dict[tuple[str, int], str] = {}
+    try:
+        for n, cell in enumerate(todo, 1):
+            getLogger().info(
+                f"{n} of {len(todo)}: {cell.row.name}, seed {cell.seed} ({cell.file('.log')})"
+            )
+            error = _run(cell)
+            if error is not None:
+                errors[cell.row.name, cell.seed] = error
+            getLogger().info(f"{n} of {len(todo)}: {_outcome(cell, error)}")
+    except KeyboardInterrupt:
+        _write(cells, errors)
+        raise KeyboardInterrupt(
+            f"Stopped. What is finished is in {folder / 'table.md'}; repeat the same command to go "
+            "on with the rest."
+        ) from None
+    n_failed = sum(error != _ELSEWHERE for error in errors.values())
+    if n_failed:
+        getLogger().warning(f"{n_failed} of {len(cells)} cells failed; the table says why.")
+    return _write(cells, errors)
+
+
+# --- planning -------------------------------------------------------------------------------------
+
+
+def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
+    """All cells of a table, seed by seed, every one of them checked. Raises ValueError."""
+    rows, seeds = _rows(options), _seeds(options, settings)
+    common: dict[str, Any] = {}
+    for file in options.config_files:
+        common |= read_settings(file) or {}
+    common |= parse_values({k: v for k, v in settings.items() if k != "seed"})
+    check_reserved(common)
+    kept = _settings_of_rows(rows, common, options.dataset)
+    folder = Path(options.table_dir or _default_folder(options, common))
+    cells = []
+    for seed in seeds:
+        for row in rows:
+            chosen = {**DEFAULTS, **kept[row.name]}
+            cells.append(Cell(row, seed, options.dataset, chosen, folder))
+    return _checked(cells)
+
+
+def _rows(options: argparse.Namespace) -> list[Row]:
+    if options.ablation is not None:
+        if options.model_list is not None:
+            raise ValueError("model_list and ablation both name rows: give the rows of one table.")
+        rows = read_rows(options.ablation, options.model)
+        return rows if options.rows is None else select_rows(rows, options.rows)
+    if options.rows is not None:
+        raise ValueError(f"rows ({options.rows}) needs --ablation: it names rows of that file.")
+    if options.model_list is not None:
+        models = [m.strip() for m in options.model_list.split(",") if m.strip()]
+        if models and options.model not in (*models, DEFAULT_MODEL):
+            raise ValueError(f"model ({options.model}) is not in model_list ({models}): add it.")
+        return rows_of_models(models)
+    return rows_of_models([options.model])
+
+
+def _seeds(options: argparse.Namespace, settings: dict[str, Any]) -> list[int]:
+    if options.seed_list is not None and "seed" in settings:
+        raise ValueError("seed and seed_list are both given: keep seed_list.")
+    text = settings.get("seed", "2020") if options.seed_list is None else options.seed_list
+    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        raise ValueError(f"seed_list ({text}) must be whole numbers: --seed_list=2020,2021,2022.")
+    seeds = [int(part) for part in parts]
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seed_list ({text}) names a seed twice: a repetition shows no spread.")
+    return seeds
+
+
+def _settings_of_rows(
+    rows: list[Row], common: dict[str, Any], dataset: str
+) -> dict[str, dict[str, Any]]:
+    """Row name -> the common settings that its model knows, then its own.
+
+    Raises:
+        ValueError: a common key that no model knows, or a row's key that its model does not.
+    """
+    models = [row.model for row in rows]
+    known = {model: known_settings(model, dataset) for model in dict.fromkeys(models)}
+    for key in common:
+        if not any(key in keys for keys in known.values()):
+            raise unknown_setting(key, frozenset().union(*known.values()), " or ".join(known))
+    for row in rows:
+        for key in row.settings:
+            if key not in known[row.model]:
+                error = unknown_setting(key, known[row.model], row.model)
+                raise ValueError(f"row {row.name!r}: {error}")
+    for model, keys in known.items():
+        left_out = [f"{key}={value}" for key, value in common.items() if key not in keys]
+        if left_out:
+            getLogger().info(f"{model} does not know {', '.join(left_out)}: left out there.")
+    return {
+        row.name: {k: v for k, v in common.items() if k in known[row.model]} | row.settings
+        for row in rows
+    }
+
+
+def _default_folder(options: argparse.Namespace, common: dict[str, Any]) -> Path:
+    """A folder that the same command finds again, also with more models or seeds."""
+    kind = Path(options.ablation).stem if options.ablation is not None else "models"
+    return Path("saved", "tables", f"{options.dataset}-{kind}-{cache.fingerprint(**common)[:8]}")
+
+
+def _checked(cells: list[Cell]) -> list[Cell]:
+    """The cells, after all that can be known before a run; without ranks where there are none."""
+    checked, reasons, ranked = [], set(), {}
+    for cell in cells:
+        if cell.row.name not in ranked:  # seeds change nothing here
+            try:
+                config = cell._replace(ranked=False).config()
+                check_test_metrics(config)
+                if fetch(Path(config["data_path"]), config["dataset"]):
+                    config = cell._replace(ranked=False).config()
+                check_data(config)
+            except ValueError as error:
+                raise ValueError(f"{cell.row.name}: {error}") from error
+            reason = user_ranks.why_not_per_user(config)
+            ranked[cell.row.name] = not reason
+            if reason and reason not in reasons:
+                getLogger().warning(f"No significance is computed: {reason}.")
+                reasons.add(reason)
+        checked.append(cell._replace(ranked=ranked[cell.row.name]))
+    return checked
+
+
+# --- running --------------------------------------------------------------------------------------
+
+
+def _run(cell: Cell) -> str | None:
+    """Run a cell unless another process has it or has finished it meanwhile. None or an error."""
+    if finished(cell) is not None:
+        return None
+    return _ELSEWHERE if taken(cell.config()) else run_cell(cell)
+
+
+def _outcome(cell: Cell, error: str | None) -> str:
+    if error is not None:
+        return error if error == _ELSEWHERE else f"failed: {error}"
+    result = finished(cell) or {}
+    metric = cell.config()["valid_metric"].lower()
+    seconds = sum(result["seconds"].values())
+    return f"test {metric} {result['test_result'].get(metric)}, {seconds:.0f} s"
+
+
+def _write(cells: list[Cell], errors: dict[tuple[str, int], str]) -> dict[str, Any]:
+    rows: dict[str, report.Measured] = {}
+    for cell in cells:
+        name, model, _, note = cell.row
+        row = rows.setdefault(name, report.Measured(name, model, note, {}, {}, {}))
+        result = finished(cell)
+        if result is not None:
+            row.results[cell.seed] = result
+            if cell.ranks_file.is_file():
+                row.ranks[cell.seed] = user_ranks.load(cell.ranks_file)
+        else:
+            row.errors[cell.seed] = errors.get((name, cell.seed), "not run yet")
+    valid_metric = cells[0].config()["valid_metric"].lower()
+    table = report.table(list(rows.values()), valid_metric)
+    report.write(table, cells[0].folder)
+    getLogger().info(f"The table is {cells[0].folder / 'table.md'}, as data table.json.")
+    return table

@@ -1,0 +1,162 @@
+"""One cell of a table: a run of one row with one seed, in a process of its own.
+
+A process of its own makes peak memory and seconds the cell's own, and contains a crash. The cell is
+an ordinary command with its settings in a YAML file, so its log says how to repeat it alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from logging import getLogger
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+import recbole_mscgrec
+from recbole_mscgrec.config import run_id
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.experiments.variants import Row
+from recbole_mscgrec.runner.result import chosen_settings
+from recbole_mscgrec.storage import cache, checkpoint
+
+_SECONDS_TO_STOP = 10  # that a cell gets to end by itself after Ctrl-C
+
+
+class Cell(NamedTuple):
+    """A row with a seed; `settings` are all that the run gets, the row's among them."""
+
+    row: Row
+    seed: int
+    dataset: str
+    settings: dict[str, Any]
+    folder: Path
+    ranked: bool = True  # whether its evaluation gives a rank per user
+
+    def file(self, suffix: str) -> Path:
+        """A file of this cell in the table's folder."""
+        return self.folder / f"{self.row.slug}_{self.seed}{suffix}"
+
+    @property
+    def result_file(self) -> Path:
+        """Where the result lies once the cell is finished."""
+        return self.file(".json")
+
+    @property
+    def ranks_file(self) -> Path:
+        """Where the rank per user lies once the cell is finished."""
+        return self.file(".npz")
+
+    def all_settings(self) -> dict[str, Any]:
+        """Settings with those that make this cell."""
+        mine = {"seed": self.seed, "result_file": str(self.result_file)}
+        if self.ranked:
+            mine["per_user_file"] = str(self.ranks_file)
+        return {"checkpoint_dir": str(self.folder / "checkpoints"), **self.settings, **mine}
+
+    def config(self) -> Config:
+        """The cell's Config, made as the cell's own process makes it. Raises ValueError."""
+        return Config(self.row.model, self.dataset, typed=self.all_settings())
+
+
+def finished(cell: Cell) -> dict[str, Any] | None:
+    """The result of a cell that has one.
+
+    Raises:
+        ValueError: the result was made with other settings, or is no result.
+    """
+    if not cell.result_file.is_file():
+        return None
+    way_out = "Choose another --table_dir, or move this file away to run the cell again."
+    result = read_result(cell.result_file, way_out)
+    stored, wanted = result.get("settings"), chosen_settings(cell.config())
+    if stored is None or (result["model"], result["dataset"]) != (cell.row.model, cell.dataset):
+        raise ValueError(f"{cell.result_file} is not a result of this table. {way_out}")
+    differ = sorted(k for k in stored.keys() | wanted.keys() if stored.get(k) != wanted.get(k))
+    if differ:
+        had = ", ".join(f"{k} was {stored.get(k)!r} and is {wanted.get(k)!r}" for k in differ)
+        raise ValueError(f"{cell.result_file} was made with other settings: {had}. {way_out}")
+    return result
+
+
+def read_result(file: Path, way_out: str = "") -> dict[str, Any]:
+    """Content of a result file. Raises ValueError where it is none."""
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if {"model", "dataset", "seed", "test_result"} <= set(result):
+            return result
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(f"{file} is not a result file. {way_out}".strip())
+
+
+def run_cell(cell: Cell) -> str | None:
+    """Train and test a cell, from its last finished epoch on where it was interrupted.
+
+    Returns:
+        None, or the error that ended it, in one line.
+    """
+    last = run_id.last_of(cell.config())
+    file, log = cell.file(".yaml"), cell.file(".log")
+    # A file, because a value that is typed as text would have to be parsed again.
+    cache.write_text(file, yaml.safe_dump(checkpoint.to_plain(cell.all_settings())))
+    options = [f"--model={cell.row.model}", f"--dataset={cell.dataset}"]
+    options += ["--config_files", str(file), *(["--resume=True"] if last.is_file() else [])]
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write(f"python run_recbole_mscgrec.py {shlex.join(options)}\n")
+        stream.flush()
+        begin = stream.tell()
+        status = _run([sys.executable, "-m", "recbole_mscgrec", *options], stream)
+    if status == 0 and cell.result_file.is_file():
+        last.unlink(missing_ok=True)  # of use only to a cell that is not finished
+        return None
+    return f"{_last_words(log, begin, status)} (log: {log})"
+
+
+def _run(command: list[str], stream: Any) -> int:
+    """The command's status, its output in `stream`. Ctrl-C ends it before it ends us."""
+    package = str(Path(recbole_mscgrec.__file__).resolve().parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+    )
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """Wait for a process that a terminal's Ctrl-C has reached; else ask it, then make it stop.
+
+    At most the epoch under way is lost: files are written beside their place and renamed.
+    """
+    # SIGTERM, as our command line takes it for Ctrl-C also where that is ignored.
+    for ask in (None, signal.SIGTERM, signal.SIGKILL):
+        if ask is not None:
+            process.send_signal(ask)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(2 if ask is None else _SECONDS_TO_STOP)
+            return
+    getLogger().warning(f"process {process.pid} does not end.")
+
+
+def _last_words(log: Path, begin: int, status: int) -> str:
+    """The last line of a failed cell's log, which holds its error."""
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        stream.seek(begin)
+        lines = [line.strip() for line in stream if line.strip()]
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = ": out of memory?" if name == "SIGKILL" else ""
+        return f"ended by {name}{hint}"
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"ended with status {status}"])[-1]

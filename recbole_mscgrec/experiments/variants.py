@@ -1,0 +1,125 @@
+"""Rows of a table: models by name, or named overrides out of a YAML file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole_mscgrec.config.config import check_model_name, properties_folder
+from recbole_mscgrec.config.parsing import read_settings
+
+_KEYS = {"name", "model", "settings", "note"}
+# Given by the table itself, so neither the command line nor a row may set them.
+RESERVED = {
+    "seed": "name the seeds with --seed_list",
+    "result_file": "results lie in --table_dir",
+    "per_user_file": "ranks lie in --table_dir",
+    "resume": "repeat the command without it: every cell goes on where it stopped",
+    "model_file": "evaluate a saved model in a run of its own",
+}
+
+
+class Row(NamedTuple):
+    """One row: a model, the settings that make it this row, and what it shows."""
+
+    name: str
+    model: str
+    settings: dict[str, Any]
+    note: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name."""
+        return re.sub(r"[^\w.+-]+", "-", self.name).strip("-")
+
+
+def rows_of_models(models: list[str]) -> list[Row]:
+    """One row per model, as it comes.
+
+    Raises:
+        ValueError: no model, one twice, or an unknown one.
+    """
+    if not models:
+        raise ValueError("model_list is empty: name models, as in --model_list=MSCGRec,SASRec.")
+    rows = [Row(model, model, {}) for model in models]
+    _check_rows(rows, "model_list")
+    return rows
+
+
+def read_rows(file: str | Path, model: str) -> list[Row]:
+    """Rows of a YAML list of {name, model, settings, note}; `model` where a row names none.
+
+    A name that is no file here is looked for among the files that come with this project.
+
+    Raises:
+        ValueError: what cannot be a row, with its place in the list.
+    """
+    path = _find(file)
+    content = read_settings(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"ablation: {path} must hold a list of rows; the first is the base.")
+    rows = [_row(entry, f"{path}, row {n}", model) for n, entry in enumerate(content, 1)]
+    _check_rows(rows, str(path))
+    return rows
+
+
+def select_rows(rows: list[Row], names: str) -> list[Row]:
+    """Those of the rows that a comma-separated list names, in the order of `rows`. A row whose name
+    holds a comma goes by its name in file names.
+
+    Raises:
+        ValueError: a name that no row has.
+    """
+    wanted = {name.strip().lower() for name in names.split(",") if name.strip()}
+    chosen = [row for row in rows if wanted & {row.name.lower(), row.slug.lower()}]
+    found = {name.lower() for row in chosen for name in (row.name, row.slug)}
+    if wanted - found or not chosen:
+        strange = ", ".join(sorted(wanted - found)) or "nothing"
+        there = ", ".join(row.slug if "," in row.name else row.name for row in rows)
+        raise ValueError(f"rows ({names}): {strange} is no row; there are {there}.")
+    return chosen
+
+
+def _find(file: str | Path) -> Path:
+    ours = properties_folder() / "ablation"
+    for path in (Path(file), ours / Path(file).name, ours / f"{file}.yaml"):
+        if path.is_file():
+            return path
+    there = ", ".join(sorted(p.stem for p in ours.glob("*.yaml")))
+    raise ValueError(f"ablation: {file} does not exist, here or in {ours} (there: {there}).")
+
+
+def _row(entry: Any, place: str, model: str) -> Row:
+    if not isinstance(entry, dict) or not entry.get("name"):
+        raise ValueError(f"ablation: {place} must be a mapping with a name, not {entry!r}.")
+    unknown = sorted(set(entry) - _KEYS)
+    if unknown:
+        raise ValueError(f"ablation: {place} has {unknown}; a row holds {sorted(_KEYS)}.")
+    settings = entry.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise ValueError(f"ablation: {place}: settings must be a mapping, not {settings!r}.")
+    check_reserved(settings, f"ablation: {place}: ")
+    note = str(entry.get("note") or "")
+    return Row(str(entry["name"]), str(entry.get("model") or model), dict(settings), note)
+
+
+def check_reserved(settings: Iterable[str], place: str = "") -> None:
+    """Raise ValueError for a key that a table gives its cells itself."""
+    for key in settings:
+        if key in RESERVED:
+            raise ValueError(f"{place}{key} cannot be set for a table: {RESERVED[key]}.")
+
+
+def _check_rows(rows: list[Row], place: str) -> None:
+    for field in ("name", "slug"):
+        counts = Counter(getattr(row, field).lower() for row in rows)
+        twice = [name for name, n in counts.items() if n > 1]
+        if twice:
+            raise ValueError(f"{place}: {', '.join(twice)} stands there twice; one row each.")
+    for row in rows:
+        if not row.slug:
+            raise ValueError(f"{place}: the name {row.name!r} holds no letter or digit.")
+        check_model_name(row.model)

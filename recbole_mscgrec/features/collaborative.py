@@ -1,0 +1,103 @@
+"""Collaborative vectors: the item embeddings of a sequential recommender trained on the train split
+only; of SASRec, or of the RecBole model that `collaborative_source` names."""
+
+from __future__ import annotations
+
+import copy
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import init_seed, set_color
+from tqdm import tqdm
+
+from recbole_mscgrec.features.collaborative_source import source_of
+from recbole_mscgrec.storage import checkpoint
+
+Tensor = torch.Tensor
+
+
+def collaborative_vectors(config: Any, train: Any, partial: Path) -> tuple[Tensor, Tensor]:
+    """Item embeddings (N, D), and which items the train split shows: bool (N,).
+
+    Sees `train` only. The last target of up to 1,000 users is held out from it to stop early, so no
+    number depends on the valid or test split. Deterministic for a seed. After every epoch the state
+    goes to the file `partial`, from which an interrupted stage goes on; it is removed at the end.
+
+    Raises:
+        ValueError: a `collaborative_source` that cannot be one (see `source_of`).
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    source, name = source_of(config, train), config["collaborative_source"]
+    optimizer = torch.optim.Adam(
+        source.model.parameters(), lr=config["collaborative_learning_rate"]
+    )
+    progress = _Progress(source.model, optimizer, partial)
+    bar = tqdm(
+        range(progress.epoch, config["collaborative_epochs"]),
+        ncols=100,
+        desc=set_color(f"{name:10}", "pink"),
+        disable=not config["show_progress"],
+    )
+    for _ in bar:
+        if progress.waited > config["collaborative_patience"]:
+            break
+        source.model.train()
+        loss = source.train_epoch(optimizer)
+        source.model.eval()
+        score = source.score()
+        bar.set_postfix_str(f"loss {loss:.3f}, held-out NDCG@10 {score:.4f}")
+        progress.update(score)
+    bar.close()
+    getLogger().info(
+        f"collaborative: {name} stopped after {progress.epoch} epochs, "
+        f"best held-out NDCG@10 {progress.best_score:.4f}"
+    )
+    source.model.load_state_dict(progress.best)
+    partial.unlink(missing_ok=True)
+    present = torch.zeros(train.item_num, dtype=torch.bool)
+    present[train.items_seen()] = True
+    vectors = source.model.item_embedding.weight[: train.item_num]
+    return vectors.detach().cpu().float(), present
+
+
+class _Progress:
+    """Best weights so far, patience, and the file that an interrupted stage goes on from."""
+
+    def __init__(self, model: Any, optimizer: Any, file: Path) -> None:
+        self.model, self.optimizer, self.file = model, optimizer, file
+        self.best, self.best_score = copy.deepcopy(model.state_dict()), -1.0
+        self.epoch = self.waited = 0
+        if not file.is_file():
+            return
+        try:
+            state = checkpoint.load(
+                file, next(model.parameters()).device, ("model", "best", "random")
+            )
+        except ValueError as error:
+            getLogger().warning(f"collaborative: starting anew, because {error}")
+            return
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        checkpoint.set_random_state(state["random"])
+        self.best, self.best_score = state["best"], state["best_score"]
+        self.epoch, self.waited = state["epoch"], state["waited"]
+        getLogger().info(f"collaborative: going on after epoch {self.epoch}, from {file}")
+
+    def update(self, score: float) -> None:
+        """Take the score of a finished epoch into account and write the file."""
+        self.epoch, self.waited = self.epoch + 1, self.waited + 1
+        if score > self.best_score:
+            self.best, self.best_score = copy.deepcopy(self.model.state_dict()), score
+            self.waited = 0
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "best_score": self.best_score,
+            "epoch": self.epoch,
+            "waited": self.waited,
+            "random": checkpoint.random_state(),
+        }
+        checkpoint.save(self.file, state)

@@ -1,0 +1,203 @@
+"""Vectors and codes made elsewhere: files with one row per item token, checked and put in the order
+of RecBole's item ids.
+
+| file | rows | tokens |
+|---|---|---|
+| .json | {token: [numbers]} | its keys |
+| .npz | array `vectors` or `codes` (n, D) | array `tokens` (n,) |
+| .npy | the array (n, D) | NAME.tokens.txt beside NAME.npy, one a line |
+| .safetensors | tensor `vectors` or `codes` (n, D) | NAME.tokens.txt beside it |
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from recbole_mscgrec.semantic_ids.code_table import MISSING
+
+Tensor = torch.Tensor
+_LARGEST_CODEBOOK = 1 << 16  # more is an item number or a hash, not a code
+_READABLE = (".json", ".npz", ".npy", ".safetensors")
+_DAMAGED = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
+_NAMED = 3  # offenders that an error names
+
+
+def given_vectors(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]:
+    """Vectors float32 (N, D) of a file, and which items have one: bool (N,).
+
+    Raises:
+        ValueError: a file that is not as the table above says, names an item twice or no item of
+            the data set, or holds NaN or infinity.
+    """
+    where = f"vectors of {modality} ({path})"
+    tokens, rows = _read(Path(path), "vectors", where)
+    items, tokens, rows = _known(tokens, rows, dataset, where)
+    rows = rows.float()
+    _refuse(~torch.isfinite(rows).all(1), tokens, where, "hold NaN or infinity")
+    table = torch.zeros(dataset.item_num, rows.size(1))
+    table[items] = rows
+    present = torch.zeros(dataset.item_num, dtype=torch.bool)
+    present[items] = True
+    return table, present
+
+
+def given_codes(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]:
+    """Codes long (N, L) of a file, MISSING for items that it does not name, and the codewords of
+    each level (L,): one more than the largest code there.
+
+    Raises:
+        ValueError: as `given_vectors`, or a code that is not an integer from 0 to 65,535.
+    """
+    where = f"codes of {modality} ({path})"
+    tokens, rows = _read(Path(path), "codes", where)
+    if rows.is_floating_point():
+        raise ValueError(f"{where} must be integers, not {rows.dtype}: codes number codewords.")
+    items, tokens, rows = _known(tokens, rows.long(), dataset, where)
+    outside = ((rows < 0) | (rows >= _LARGEST_CODEBOOK)).any(1)
+    rule = f"have a code outside 0 to {_LARGEST_CODEBOOK - 1}; leave out items that have none"
+    _refuse(outside, tokens, where, rule)
+    table = torch.full((dataset.item_num, rows.size(1)), MISSING)
+    table[items] = rows
+    return table, rows.amax(0) + 1
+
+
+def _refuse(wrong: Tensor, tokens: list[str], where: str, what: str) -> None:
+    if wrong.any():
+        named = ", ".join(tokens[i] for i in wrong.nonzero().flatten()[:_NAMED].tolist())
+        raise ValueError(f"{where}: {int(wrong.sum())} items {what}: first {named}.")
+
+
+def _known(
+    tokens: list[str], rows: Tensor, dataset: Any, where: str
+) -> tuple[Tensor, list[str], Tensor]:
+    """Ids, tokens and rows of the items that the data set has."""
+    twice = [token for token, n in Counter(tokens).items() if n > 1]
+    if twice:
+        named = ", ".join(twice[:_NAMED])
+        raise ValueError(f"{where}: {len(twice)} items stand there more than once: first {named}.")
+    ids = dataset.field2token_id[dataset.iid_field]
+    items = torch.tensor([ids.get(token, 0) for token in tokens])  # 0: padding, never a row's item
+    known = items > 0
+    n_known, n_items = int(known.sum()), dataset.item_num - 1
+    if n_known == 0:
+        raise ValueError(
+            f"{where} describe none of the data set's {n_items} items: the first tokens there are "
+            f"{tokens[:_NAMED]}, the data set's are {[str(t) for t in list(ids)[1 : 1 + _NAMED]]}."
+        )
+    getLogger().info(
+        f"{where}: {n_known} of {n_items} items; {len(tokens) - n_known} tokens are of no item."
+    )
+    return items[known], [t for t, k in zip(tokens, known.tolist(), strict=True) if k], rows[known]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
+    """Tokens (n) and rows (n, D) of a file, as it holds them."""
+    if not path.is_file() or path.suffix not in _READABLE:
+        what = f"must be one of {', '.join(_READABLE)}" if path.is_file() else "does not exist"
+        raise ValueError(f"{where}: the file {what}.")
+    try:
+        if path.suffix == ".json":
+            tokens, rows = _from_json(path, where)
+        elif path.suffix == ".npz":
+            tokens, rows = _from_npz(path, part, where)
+        else:
+            tokens, rows = _tokens_beside(path, where), _array(path, part, where)
+    except (OSError, EOFError, *_DAMAGED) as error:
+        raise ValueError(f"{where}: the file is damaged ({error}).") from error
+    if rows.dim() != 2 or len(rows) != len(tokens) or rows.numel() == 0:
+        raise ValueError(
+            f"{where} must be one row for each of its {len(tokens)} tokens, (n, numbers), "
+            f"but their shape is {tuple(rows.shape)}."
+        )
+    return tokens, rows
+
+
+def _from_json(path: Path, where: str) -> tuple[list[str], Tensor]:
+    try:  # pairs, not a dict: a dict would forget an item that stands there twice
+        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
+    except ValueError as error:
+        raise ValueError(f"{where}: the file is no JSON ({error}).") from error
+    if not isinstance(pairs, tuple) or not pairs:
+        raise ValueError(f"{where} must be a JSON object of item token: [numbers].")
+    tokens, rows = [token for token, _ in pairs], [row for _, row in pairs]
+    width = len(rows[0]) if isinstance(rows[0], list) else 0
+    wrong = [not _is_row(row, width) for row in rows]
+    if any(wrong):
+        first = [f"{t}: {r}" for t, r, w in zip(tokens, rows, wrong, strict=True) if w][:_NAMED]
+        raise ValueError(
+            f"{where}: {sum(wrong)} items do not have a list of {width or 'some'} numbers, as the "
+            f"first item should and all others with it: {'; '.join(first)[:200]}."
+        )
+    return tokens, _tensor(np.array(rows), where)
+
+
+def _is_row(row: Any, width: int) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == width > 0
+        and all(type(number) in (int, float) for number in row)
+    )
+
+
+def _from_npz(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise zipfile.BadZipFile("it is no .npz archive")
+    with np.load(path, allow_pickle=False) as stored:
+        lacking = {"tokens", part} - set(stored.files)
+        if lacking:
+            raise ValueError(f"{where} lacks {sorted(lacking)}; it holds {sorted(stored.files)}.")
+        tokens = _unpickled(stored, "tokens", where)
+        rows = _tensor(_unpickled(stored, part, where), where)
+    if tokens.dtype.kind == "S":
+        tokens = np.char.decode(tokens, "utf-8")
+    return [str(token) for token in tokens.ravel().tolist()], rows
+
+
+def _unpickled(stored: Any, name: str, where: str) -> np.ndarray:
+    try:
+        return stored[name]
+    except ValueError as error:  # an array of Python objects: loading it could run code
+        raise ValueError(
+            f"{where}: `{name}` holds Python objects; save it as np.array(..., dtype=str) or as "
+            "an array of numbers."
+        ) from error
+
+
+def _array(path: Path, part: str, where: str) -> Tensor:
+    if path.suffix == ".npy":
+        try:
+            return _tensor(np.load(path, allow_pickle=False), where)
+        except ValueError as error:
+            raise ValueError(f"{where}: the file is no array of numbers ({error}).") from error
+    with safetensors.safe_open(path, framework="pt") as stored:
+        if part not in stored.keys():
+            raise ValueError(f"{where} lacks the tensor {part!r}; it holds {stored.keys()}.")
+        return stored.get_tensor(part)
+
+
+def _tensor(array: np.ndarray, where: str) -> Tensor:
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{where} must be numbers, not {array.dtype}.")
+    kind = np.int64 if array.dtype.kind in "iu" else np.float32
+    return torch.from_numpy(array.astype(kind))
+
+
+def _tokens_beside(path: Path, where: str) -> list[str]:
+    file = path.with_suffix(".tokens.txt")
+    if not file.is_file():
+        raise ValueError(f"{where}: {file} with one item token a line is missing.")
+    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -1,0 +1,201 @@
+"""Text vectors: an item's text columns through TF-IDF + SVD or a frozen transformers encoder."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.utils import set_color
+from tqdm import tqdm
+
+from recbole_mscgrec.config.data_fields import NAMES, header_of
+from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
+
+Tensor = torch.Tensor
+TFIDF = "tfidf"
+
+
+class ItemFile(NamedTuple):
+    """A data set's .item file as strings, '' where a value is missing."""
+
+    path: Path
+    frame: pd.DataFrame
+    types: dict[str, str]  # column -> type in the header
+    key: str  # the column of the items' tokens
+
+
+def item_texts(config: Any, dataset: Any) -> list[str]:
+    """Text of every item (N,), row 0 being the padding item; '' where an item has none.
+
+    Columns: `text_columns`, or those that `text_columns_of` finds. Of columns that a properties
+    file of this project names, those are taken that are there. Read from the file itself, as
+    RecBole would split sentences into remapped token ids.
+
+    Raises:
+        ValueError: a column named by the user that the file lacks, no column of those that a
+            properties file names, or a file that names none of the items.
+    """
+    items = read_items(config, dataset)
+    if items is None:
+        return [""] * dataset.item_num
+    texts = [""] * dataset.item_num
+    columns = _columns(config, items)
+    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
+    ids = dataset.field2token_id[dataset.iid_field]
+    if not columns:
+        return texts
+    for token, text in zip(items.frame[items.key], joined, strict=True):
+        if token in ids:
+            texts[ids[token]] = text
+    return texts
+
+
+def _columns(config: Any, items: ItemFile) -> list[str]:
+    named, there = config["text_columns"], list(items.types)
+    if named is None:
+        columns = text_columns_of(items.frame, items.types, items.key)
+        rest = [column for column in there if column not in columns]
+        getLogger().info(
+            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; "
+            "text_columns names others."
+        )
+        return columns
+    columns = [named] if isinstance(named, str) else list(named)
+    unknown = [column for column in columns if column not in items.types]
+    by_user = "text_columns" in config.external_config_dict
+    if unknown and (by_user or len(unknown) == len(columns)):
+        raise ValueError(
+            f"{items.path} has no column {unknown} (text_columns); it has {there}. Name others, or "
+            "--text_columns=None to let the text columns be found."
+        )
+    return [column for column in columns if column in items.types]
+
+
+def read_items(config: Any, dataset: Any) -> ItemFile | None:
+    """The data set's .item file; None where there is no such file.
+
+    The items' tokens are in the column of the .inter file's name, or else in the one with the name
+    of an id that holds the most tokens of the data set (steam has `product_id` and `id`).
+
+    Raises:
+        ValueError: none of the data set's items is in the file.
+    """
+    path, encoding = item_file(config), config["encoding"] or "utf-8"
+    if not path.is_file():
+        return None
+    types = header_of(path, config["field_separator"], encoding)
+    frame = pd.read_csv(
+        path,
+        sep=config["field_separator"],
+        dtype=str,
+        keep_default_na=False,
+        encoding=encoding,
+        quoting=3,  # csv.QUOTE_NONE: atomic files do not quote, and a title may hold one quote
+    )
+    frame.columns = list(types)
+    return ItemFile(path, frame, types, _key(path, frame, types, dataset))
+
+
+def item_file(config: Any) -> Path:
+    """Where the .item file of a data set is expected."""
+    return Path(config["data_path"]) / f"{config['dataset']}.item"
+
+
+def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -> str:
+    field, tokens = dataset.iid_field, dataset.field2token_id[dataset.iid_field]
+    likely = (
+        [field] if field in types else [c for c in types if c.lower() in NAMES["ITEM_ID_FIELD"]]
+    )
+    shared = {column: int(frame[column].isin(tokens.keys()).sum()) for column in likely}
+    key = max(shared, key=lambda column: shared[column], default=None)
+    if key is None:
+        raise ValueError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {list(types)}.")
+    if not shared[key]:
+        raise ValueError(
+            f"{path} describes {len(frame)} items and none of them is among the data set's "
+            f"{dataset.item_num - 1}: its first ids are {frame[key].head(3).tolist()}, the data "
+            f"set's are {[str(token) for token in list(tokens)[1:4]]}."
+        )
+    return key
+
+
+def text_vectors(texts: list[str], config: Any) -> tuple[Tensor, Tensor]:
+    """Unit-length float32 vectors (N, D) of N texts, and which of them are there: bool (N,)."""
+    present = torch.tensor([bool(t) for t in texts])
+    rows = present.nonzero().flatten()
+    if len(rows) == 0:
+        return torch.zeros(len(texts), 1), present
+    given = [texts[i] for i in rows]
+    if config["text_encoder"] == TFIDF:
+        encoded = tfidf_vectors(given, config["text_tfidf_size"], config["seed"])
+    else:
+        encoded = encoder_vectors(given, config)
+    vectors = torch.zeros(len(texts), encoded.size(1))
+    vectors[rows] = encoded
+    return vectors, present
+
+
+def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
+    """TF-IDF of words, reduced to `size` numbers by truncated SVD, unit length."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    try:
+        matrix = TfidfVectorizer(
+            sublinear_tf=True, stop_words="english", max_df=0.5 if len(texts) > 20 else 1.0
+        ).fit_transform(texts)
+    except ValueError as error:
+        raise ValueError(
+            f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check "
+            "text_columns, or leave text out of `modalities`."
+        ) from error
+    size = min(size, min(matrix.shape) - 1)
+    if size < 1:
+        return torch.from_numpy(matrix.toarray().astype(np.float32))
+    reduced = TruncatedSVD(size, random_state=seed).fit_transform(matrix)
+    return torch.from_numpy(normalize(reduced).astype(np.float32))
+
+
+def encoder_vectors(texts: list[str], config: Any) -> Tensor:
+    """Mean-pooled last hidden states of a transformers encoder, unit length: (N, D)."""
+    tokenizer, encoder = _load_encoder(config["text_encoder"])
+    encoder = encoder.to(config["device"]).eval()
+    step, vectors = config["text_batch_size"], []
+    starts = range(0, len(texts), step)
+    bar = tqdm(
+        starts, ncols=100, desc=set_color("Text      ", "pink"), disable=not config["show_progress"]
+    )
+    with torch.inference_mode():
+        for start in bar:
+            batch = tokenizer(
+                texts[start : start + step],
+                padding=True,
+                truncation=True,
+                max_length=config["text_max_length"],
+                return_tensors="pt",
+            ).to(config["device"])
+            hidden = encoder(**batch).last_hidden_state.float()  # (b, tokens, D)
+            mask = batch["attention_mask"].unsqueeze(-1)
+            vectors.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu())
+    return torch.nn.functional.normalize(torch.cat(vectors), dim=-1)
+
+
+def _load_encoder(name: str) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have none
+            tokenizer.pad_token = tokenizer.eos_token
+        model = AutoModel.from_pretrained(name)
+    except Exception as error:  # hub, network and format errors are of many kinds
+        raise ValueError(
+            f"text_encoder {name!r} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
+            "Use --text_encoder=tfidf, which needs no download, or the folder of a model on disk."
+        ) from error
+    return tokenizer, getattr(model, "encoder", model) if model.config.is_encoder_decoder else model

@@ -1,0 +1,57 @@
+"""SASRec and GRU4Rec with the loss at every position of a window: one row does the work of its
+prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.sequential_recommender.gru4rec import GRU4Rec
+from recbole.model.sequential_recommender.sasrec import SASRec
+from torch.nn.functional import cross_entropy
+
+from recbole_mscgrec.data.tiled_rows import target_list_field
+
+
+class TiledRows:
+    """A model of RecBole on the windows of TiledDataset.
+
+    It looks at no later position than the one it predicts after, and its rows are left-aligned, so
+    for a sequence that fits one window the loss equals, up to the order of summation, RecBole's
+    loss over all prefixes of it.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.TARGETS = target_list_field(config)
+        if self.loss_type != "CE":
+            raise ValueError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
+
+    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """RecBole's, on as many columns as the longest history has: no position sees later ones."""
+        return super().forward(item_seq[:, : int(item_seq_len.max())], item_seq_len)
+
+    def gather_indexes(self, output: torch.Tensor, gather_index: torch.Tensor) -> torch.Tensor:
+        """Pick positions (B,) or, during training, several per row (B, P) from output (B, T, H)."""
+        if gather_index.dim() == 1:
+            return super().gather_indexes(output, gather_index)
+        return output.gather(1, gather_index.unsqueeze(-1).expand(-1, -1, output.size(-1)))
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Mean cross-entropy over all items and all targets of the batch."""
+        item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
+        lengths = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
+        output = self.forward(item_seq, lengths.expand_as(item_seq))  # (B, T, H)
+        is_target = targets != 0
+        logits = output[is_target] @ self.item_embedding.weight.T  # (targets, n_items)
+        if len(logits) == 0:  # a small batch of windows that random_windows left empty
+            return 0 * output.sum()
+        return cross_entropy(logits, targets[is_target])
+
+
+class TiledSASRec(TiledRows, SASRec):
+    """RecBole's SASRec, whose attention is causal, on windows."""
+
+
+class TiledGRU4Rec(TiledRows, GRU4Rec):
+    """RecBole's GRU4Rec on windows."""

@@ -1,0 +1,1 @@
+"""The sequence model: encoder, decoder, constrained loss and constrained beam search."""

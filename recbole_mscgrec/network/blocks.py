@@ -1,0 +1,193 @@
+"""Transformer blocks in T5's style: pre-norm, no biases in linear maps and norms, an additive bias
+in attention. They know nothing of items, codes or trees."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from recbole_mscgrec.network.block_attention import Windows, attend_windows
+from recbole_mscgrec.network.unpad import LevelSlots, Slots
+
+Tensor = torch.Tensor
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws 8 bits per element on a CPU, where torch's generator is the bottleneck.
+
+    The probability is then rounded to a multiple of 1/256 and the scale follows the rounded value,
+    so the expectation is exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        drop = round(self.p * 256)
+        if not self.training or drop == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        keep = bits.view(torch.uint8)[: x.numel()].view(x.shape) >= drop
+        return x * (keep * (256 / (256 - drop))).to(x.dtype)
+
+
+class Norm(nn.LayerNorm):
+    """Layer norm without a bias, where T5 has RMSNorm: on a CPU torch composes RMSNorm of several
+    operations that take five times as long, a sixth of a training step."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, eps=1e-6, bias=False)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps with a ReLU between them."""
+
+    def __init__(self, size: int, inner_size: int) -> None:
+        super().__init__(
+            nn.Linear(size, inner_size, bias=False),
+            nn.ReLU(),
+            nn.Linear(inner_size, size, bias=False),
+        )
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention with an additive bias, then a feed-forward layer."""
+
+    def __init__(self, size: int, inner_size: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm_attention, self.norm_forward = Norm(size), Norm(size)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.out = nn.Linear(size, size, bias=False)
+        self.feed_forward = FeedForward(size, inner_size)
+        self.dropout = Dropout(dropout)
+
+    def output_layers(self) -> list[nn.Linear]:
+        """The last linear map of every sublayer."""
+        return [self.out, self.feed_forward[-1]]
+
+    def forward(
+        self, x: Tensor, slots: Slots, bias: Tensor, windows: Windows | None = None
+    ) -> Tensor:
+        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T); `windows`
+        where tokens see nothing behind themselves."""
+        qkv = slots.spread(self.qkv(self.norm_attention(x)))
+        attended = attend(*split_heads(qkv, 3, self.n_heads), bias, windows)
+        x = x + self.dropout(self.out(slots.pack(join_heads(attended))))
+        return x + self.dropout(self.feed_forward(self.norm_forward(x)))
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention over the levels of one target, cross-attention to the history, FFN."""
+
+    def __init__(self, size: int, inner_size: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm_self, self.norm_cross = Norm(size), Norm(size)
+        self.norm_forward = Norm(size)
+        self.qkv = nn.Linear(size, 3 * size, bias=False)
+        self.out_self = nn.Linear(size, size, bias=False)
+        self.query = nn.Linear(size, size, bias=False)
+        self.key_value = nn.Linear(size, 2 * size, bias=False)
+        self.out_cross = nn.Linear(size, size, bias=False)
+        self.feed_forward = FeedForward(size, inner_size)
+        self.dropout = Dropout(dropout)
+
+    def output_layers(self) -> list[nn.Linear]:
+        """The last linear map of every sublayer."""
+        return [self.out_self, self.out_cross, self.feed_forward[-1]]
+
+    def memory(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, T, D/H) of the encoded history (B, T, D)."""
+        k, v = split_heads(self.key_value(encoded), 2, self.n_heads)
+        return k, v
+
+    def forward(
+        self,
+        x: Tensor,
+        slots: LevelSlots,
+        encoded: Tensor,
+        bias: Tensor,
+        windows: Windows | None = None,
+    ) -> Tensor:
+        """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T); `windows`
+        where there is a query per item of the history, which sees the items up to it."""
+        qkv = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1)
+        attended = attend_levels(*qkv.unbind(1), slots.counts)
+        x = x + self.dropout(self.out_self(attended.flatten(1)))
+
+        (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, self.n_heads)
+        attended = slots.pack(join_heads(attend(q, *self.memory(encoded), bias, windows)))
+        x = x + self.dropout(self.out_cross(attended))
+        return x + self.dropout(self.feed_forward(self.norm_forward(x)))
+
+    def step(
+        self,
+        x: Tensor,
+        past: list[Tensor],
+        ancestors: list[Tensor],
+        slots: Slots,
+        memory: tuple[Tensor, Tensor],
+        bias: Tensor,
+    ) -> Tensor:
+        """One level for the P tokens of all beams that still have a choice: x (P, D) -> (P, D).
+
+        `past` holds the keys and values (P_l, 2*D) of each level so far and gets this level's
+        appended. They stay where they are when beams are reordered; `ancestors` (P,) says per level
+        which of its tokens is a beam's. bias is (B, H, 1, T).
+        """
+        size, n_heads = x.size(-1), self.n_heads
+        q, kv = self.qkv(self.norm_self(x)).split([size, 2 * size], dim=-1)
+        past.append(kv)
+        keys_values = [kept[rows] for kept, rows in zip(past, ancestors, strict=False)] + [kv]
+        k, v = torch.stack(keys_values, dim=1).unflatten(-1, (2, n_heads, -1)).unbind(2)
+        x = x + self.out_self(attend_few(q.unflatten(-1, (n_heads, -1)), k, v).flatten(1))
+        (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, n_heads)
+        attended = scaled_dot_product_attention(q, *memory, attn_mask=bias.to(q.dtype))
+        x = x + self.out_cross(slots.pack(join_heads(attended)))
+        return x + self.feed_forward(self.norm_forward(x))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | None = None) -> Tensor:
+    """Attention of q (B, H, Q * S, D/H) over k, v (B, H, T, D/H) with an additive bias
+    (1 or B, 1 or H, Q or Q * S, T); of Q, the S queries of a place share it.
+
+    On a CPU in training, plain products are faster than torch's fused kernel with a learned mask,
+    and blocks of `windows` faster than both.
+    """
+    if windows is not None:
+        return attend_windows(q, k, v, bias, windows)
+    bias = bias.repeat_interleave(q.size(2) // bias.size(2), dim=2).to(q.dtype)
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    scores = (q * q.size(-1) ** -0.5) @ k.transpose(-1, -2)
+    return torch.softmax(scores + bias, dim=-1) @ v
+
+
+def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:
+    """Causal attention among the few levels of each target, packed level by level: (P, H, D/H)."""
+    ks, vs, result = k.split(counts), v.split(counts), [v[: counts[0]]]
+    for level, query in list(enumerate(q.split(counts)))[1:]:
+        n = counts[level]
+        keys = torch.stack([key[:n] for key in ks[: level + 1]], dim=1)
+        values = torch.stack([value[:n] for value in vs[: level + 1]], dim=1)
+        result.append(attend_few(query, keys, values))
+    return torch.cat(result)
+
+
+def attend_few(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of one query each, q (n, H, D/H), over few keys, k and v (n, S, H, D/H).
+
+    Products of such small matrices are memory-bound, so they are written element by element.
+    """
+    scores = (k * (q * q.size(-1) ** -0.5).unsqueeze(1)).sum(-1, keepdim=True)
+    return (torch.softmax(scores, dim=1) * v).sum(1)
+
+
+def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:
+    """(B, S, parts*D) -> `parts` tensors (B, H, S, D/H)."""
+    b, s, _ = x.shape
+    return x.reshape(b, s, parts, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, S, D/H) -> (B, S, D)."""
+    return x.transpose(1, 2).flatten(2)

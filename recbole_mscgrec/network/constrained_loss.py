@@ -1,0 +1,62 @@
+"""The constrained softmax (paper: constrained sequence learning): a codeword of the target competes
+with those only that lead on to real items. Knows the prefix tree, not the network."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+
+Tensor = torch.Tensor
+
+
+class Targets:
+    """n target items as paths through the prefix tree, those that need most levels first.
+
+    Constrained, a level whose node has one child adds exactly nothing to the log-probability, so
+    levels behind the last choice are not needed.
+
+    Args:
+        tree: the prefix tree.
+        items: (n,) item ids.
+        constrained: softmax over the children of the target's prefix, or over all codewords.
+
+    Attributes:
+        order: (n,) the places in `items` of the sorted targets.
+        counts: level l is needed by the first `counts[l]` of them; ends where nobody needs one.
+        codes: per level the codes (n,) of the sorted targets.
+    """
+
+    def __init__(self, tree: PrefixTree, items: Tensor, constrained: bool = True) -> None:
+        self.tree, self.constrained = tree, constrained
+        path = torch.stack(tree.path(items))  # (L+1, n)
+        n_children = torch.stack(
+            [tree.n_children(level, path[level]) for level in range(tree.n_levels)]
+        )
+        needed = n_children > 1 if constrained else n_children > 0
+        levels = torch.arange(1, tree.n_levels + 1, device=path.device)[:, None]
+        depth = (needed * levels).amax(0)
+        self.order = depth.argsort(descending=True)
+        counts = [int((depth > level).sum()) for level in range(tree.n_levels)]
+        self.counts = [n for n in counts if n > 0]
+        self._path, self._n_children = path[:, self.order], n_children[:, self.order]
+        self.codes = [
+            code[node].long() for code, node in zip(tree.code, self._path[1:], strict=True)
+        ]
+
+    def prefixes(self, level: int) -> Tensor:
+        """The nodes that a level begins at, of the `counts[level]` targets that need it."""
+        return self._path[level, : self.counts[level]]
+
+    def log_probs(self, level: int, logits: Tensor) -> Tensor:
+        """What a level adds to the log-probability of the targets that need it, (counts[level],),
+        from the scores of its codewords, (counts[level], K)."""
+        nodes = self.prefixes(level)
+        gold = self.codes[level][: len(nodes)]
+        if self.constrained:
+            width = int(self._n_children[level, : len(nodes)].max())
+            children = self.tree.children(level, nodes, width)
+            logits = logits.gather(1, children.codes).masked_fill(~children.valid, -torch.inf)
+            gold = (self._path[level + 1, : len(nodes)] - children.nodes[:, 0]).long()
+        return -cross_entropy(logits, gold, reduction="none")

@@ -1,0 +1,189 @@
+"""History tokens: the codes of every item in all modalities, as vectors that the encoder reads.
+
+Knows codes, not trees. Symbols as in mscgrec.py; G tokens per item are 1 (the sum of its codes) or
+the number of its codes in all modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding
+
+from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
+
+Tensor = torch.Tensor
+ITEM, CODE = "item", "code"
+
+
+class HistoryTokens(nn.Module):
+    """Embeds item ids (B, T) as tokens (B, T * G, D); hides modalities at random in training.
+
+    Row 0 of `code_embedding` is zero. Every modality has one row for 'masked or missing' and one
+    per codeword; an item without the modality uses the mask row once and row 0 for the remaining
+    levels, which as tokens of their own nobody attends to.
+
+    Args:
+        table: the codes.
+        size: D.
+        vectors: modality -> vectors (N, D_m), of which a linear map is added to an item's token;
+            with tokens 'item'.
+        tokens: 'item' (one token per item) or 'code' (one per code; the paper's form).
+        max_length: the longest history, where `item_positions` asks for learned positions.
+        item_positions, code_positions: add a learned vector per place in the history, and per
+            place inside an item; instead of relative biases.
+        mask_prob: chance that training hides a modality of an item; never all of them.
+        learned: add a vector of the item's own, which begins at zero; with tokens 'item'.
+    """
+
+    def __init__(
+        self,
+        table: CodeTable,
+        size: int,
+        tokens: str = ITEM,
+        max_length: int = 0,
+        item_positions: bool = False,
+        code_positions: bool = False,
+        mask_prob: float = 0.0,
+        vectors: dict[str, Tensor] | None = None,
+        learned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.mask_prob = mask_prob
+        vectors = vectors or {}
+        self.vector_parts = nn.ModuleDict(
+            {name: VectorPart(vectors[name], size) for name in table.history if name in vectors}
+        )
+        self.left_out: str | None = None
+        self._lay_out(table)
+        self.per_item = sum(self.columns) if tokens == CODE else 1  # G
+        self.code_embedding = nn.Embedding(self.n_rows, size, padding_idx=0)
+        self.item_embedding = nn.Embedding(table.n_items, size, padding_idx=0) if learned else None
+        self.item_position = nn.Embedding(max_length, size) if item_positions else None
+        self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
+
+    def _lay_out(self, table: CodeTable) -> None:
+        """Per item the rows of `code_embedding` that stand for it."""
+        index, mask_layout, row = [], [], 1
+        self.n_rows = 1 + sum(1 + sum(table.sizes[name]) for name in table.history)
+        kind = torch.int16 if self.n_rows < 2**15 else torch.int32
+        for name, codes in table.history.items():
+            offsets = torch.tensor([0, *table.sizes[name][:-1]]).cumsum(0) + row + 1
+            absent = torch.zeros(1, codes.size(1), dtype=kind)
+            absent[0, 0] = row
+            present = (codes + offsets).to(kind)
+            index.append(torch.where(codes[:, :1] == MISSING, absent, present))
+            mask_layout.append(absent)
+            row += 1 + sum(table.sizes[name])
+        item_index = torch.cat(index, dim=1)
+        item_index[0] = 0
+        self.modalities = list(table.history)
+        self.columns = [codes.size(1) for codes in table.history.values()]
+        # Derived from the code table, which a checkpoint holds as it is.
+        for name, tensor in (
+            ("item_index", item_index),  # (N, C), C = sum of L_m
+            ("mask_layout", torch.cat(mask_layout, dim=1)[0]),  # (C,) an item without anything
+            ("first", torch.tensor([0, *self.columns[:-1]]).cumsum(0)),  # (M,) its columns begin
+            ("modality_of", torch.arange(len(index)).repeat_interleave(torch.tensor(self.columns))),
+        ):
+            self.register_buffer(name, tensor, persistent=False)
+
+    def index_without(self, modality: str) -> Tensor:
+        """`item_index` (N, C) of a catalogue in which no item has the modality.
+
+        Raises:
+            ValueError: the table does not have it, or nothing else.
+        """
+        if modality not in self.modalities or len(self.modalities) == 1:
+            raise ValueError(
+                f"eval_drop_modality ({modality}) must be one of several modalities that the model "
+                f"has; it has {self.modalities}."
+            )
+        gone = self.modality_of == self.modalities.index(modality)
+        index = torch.where(gone, self.mask_layout, self.item_index)
+        index[0] = 0
+        return index
+
+    @contextmanager
+    def without(self, modality: str) -> Iterator[None]:
+        """Within this block no item has the modality: its mask embedding stands for it.
+
+        Raises:
+            ValueError: as `index_without`.
+        """
+        index, self.item_index = self.item_index, self.index_without(modality)
+        self.left_out = modality
+        try:
+            yield
+        finally:
+            self.item_index, self.left_out = index, None
+
+    def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, T * G, D) of item ids (B, T), and which of them stand for something:
+        (B, T * G), or None where every item has one token."""
+        if self.per_item == 1:
+            x, keep = self._sum_of_codes(item_seq), None
+        else:
+            rows = self.item_index[item_seq]  # (B, T, C)
+            if self.training and self.mask_prob > 0:
+                masked = self._random_mask(item_seq)[..., self.modality_of]
+                rows = torch.where(masked, self.mask_layout, rows)
+            x, keep = self.code_embedding(rows.long()).flatten(1, 2), rows.flatten(1) != 0
+            keep[:, 0] = True  # attention of an empty row needs a key
+        if self.item_position is not None:
+            places = self.item_position.weight[: item_seq.size(1)]
+            x = x + places.repeat_interleave(self.per_item, dim=0)
+        if self.code_position is not None:
+            x = x + self.code_position.weight.repeat(item_seq.size(1), 1)
+        return x, keep
+
+    def _sum_of_codes(self, item_seq: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D). Each item of the batch is summed once per modality and then looked
+        up, which costs less than summing its codes at every place where it stands."""
+        items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
+        weight = self.code_embedding.weight
+        rows = [
+            embedding(index[items].long(), weight, padding_idx=0).sum(1)  # (U, D)
+            for index in self.item_index.split(self.columns, dim=1)
+        ]
+        for column, name in enumerate(self.modalities):
+            if name in self.vector_parts and name != self.left_out:
+                rows[column] = rows[column] + self.vector_parts[name](items)
+        table = torch.stack(rows, dim=1).flatten(0, 1)  # (U*M, D)
+        modality = torch.arange(len(self.columns), device=item_seq.device)
+        index = place.unsqueeze(-1) * len(self.columns) + modality  # (B, T, M)
+        if self.training and self.mask_prob > 0:
+            table = torch.cat([table, weight[self.mask_layout[self.first].long()]])
+            masked = len(items) * len(modality) + modality
+            index = torch.where(self._random_mask(item_seq), masked, index)
+        x = embedding(index, table).sum(-2)
+        return x if self.item_embedding is None else x + self.item_embedding(item_seq)
+
+    def _random_mask(self, item_seq: Tensor) -> Tensor:
+        """Which modalities (B, T, M) to mask: each at random, never all of an item's."""
+        draw = torch.rand(*item_seq.shape, len(self.columns), device=item_seq.device)
+        masked = draw < self.mask_prob
+        # The largest draw among the modalities that an item has stays; where anything stays by
+        # itself, that is one of those anyway.
+        lacking = self.item_index[item_seq][..., self.first] == self.mask_layout[self.first]
+        kept = draw.masked_fill(lacking, -1).argmax(dim=-1, keepdim=True)
+        masked.scatter_(-1, kept, False)
+        return masked & (item_seq != 0).unsqueeze(-1)
+
+
+class VectorPart(nn.Module):
+    """A modality's part of an item's token: a linear map of its vector."""
+
+    def __init__(self, vectors: Tensor, size: int) -> None:
+        super().__init__()
+        # A checkpoint holds the vectors beside the code table. Half precision, as a large catalogue
+        # has more of these numbers than the network of weights; three digits are enough for them.
+        self.register_buffer("vectors", vectors.half(), persistent=False)  # (N, D_m)
+        self.map = nn.Linear(vectors.size(1), size, bias=False)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(U,) item ids -> (U, D)."""
+        return self.map(self.vectors[items].to(self.map.weight.dtype))

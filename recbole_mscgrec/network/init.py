@@ -1,0 +1,92 @@
+"""Where training begins: the first weights of the sequence model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+Tensor = torch.Tensor
+
+
+@torch.no_grad()
+def draw_weights(network: Any) -> None:
+    """Draw the weights of a CodeNetwork: item vectors of unit size, and sublayers that together add
+    about as much to them. Smaller or larger, the codes drown in what the layers add and training
+    is slower."""
+    for module in network.modules():
+        if isinstance(module, (nn.Embedding, nn.Linear)):
+            nn.init.normal_(module.weight, std=module.weight.size(1) ** -0.5)
+    codes, n_summed = network.history.code_embedding.weight, sum(network.history.columns)
+    nn.init.normal_(codes, std=(n_summed // network.history.per_item) ** -0.5)
+    blocks = [*network.encoder, *network.decoder]
+    n_sublayers = sum(len(block.output_layers()) for block in blocks)
+    codes[0].zero_()
+    for learned in learned_vectors(network):  # what training never shows stands by its codes alone
+        learned.weight.zero_()
+    for layer in [layer for block in blocks for layer in block.output_layers()]:
+        layer.weight.mul_(n_sublayers**-0.5)
+    if network.recurrent is not None:
+        for name, weight in network.recurrent.layers.named_parameters():
+            draw = nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_
+            for gate in weight.chunk(3) if weight.dim() > 1 else ():
+                draw(gate)
+
+
+def learned_vectors(network: Any) -> list[nn.Embedding]:
+    """The tables of `learned_vectors` in a CodeNetwork; none where they are off."""
+    items, nodes = network.history.item_embedding, network.node_vectors
+    return [] if nodes is None else [items, *nodes.levels]
+
+
+@torch.no_grad()
+def begin_at_vectors(network: Any, codes: Tensor) -> None:
+    """Let a drawn CodeNetwork whose tokens hold vectors begin as a nearest-neighbour search.
+
+    Tokens are half the vectors' map and half codes; the codewords of the target codes (N-1, L) lie
+    where the map puts them; the first decoder token is the last item. So an untrained network ranks
+    items by how near they are to the last one, and learns from there.
+    """
+    parts, items = network.history.vector_parts, torch.arange(1, len(codes) + 1)
+    size = network.target_embedding.embedding_dim
+    maps = principal_maps({name: part.vectors for name, part in parts.items()}, size)
+    for name, part in parts.items():
+        part.map.weight.copy_(maps[name])
+    vectors = torch.stack([part(items) for part in parts.values()]).sum(0)
+    means = codeword_means(vectors, codes, network.level_sizes)
+    network.target_embedding.weight.copy_(means * size**-0.5)
+    if network.start_from_history is not None:
+        nn.init.eye_(network.start_from_history.weight)
+    for weight in (network.history.code_embedding.weight, *(p.map.weight for p in parts.values())):
+        weight.mul_(0.5**0.5)
+
+
+def principal_maps(vectors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Linear maps (size, D_m) of the modalities, whose sum over an item's modalities holds the
+    first `size` principal components of all items' vectors side by side, with a root mean square
+    of 1 about their mean. Rows behind the last component are zero."""
+    joint = torch.cat(list(vectors.values()), dim=1)[1:].double()
+    joint = joint - joint.mean(dim=0)
+    values, axes = torch.linalg.eigh(joint.T @ joint)  # ascending
+    axes = axes.flip(1)[:, :size]
+    axes = torch.where(axes.sum(dim=0) < 0, -axes, axes)  # they have no sign of their own
+    kept = values.flip(0)[:size].clamp(min=0).sum() / (len(joint) * size)
+    maps = torch.zeros(size, joint.size(1))
+    maps[: axes.size(1)] = (axes.T / kept.sqrt().clamp(min=1e-12)).float()
+    return dict(zip(vectors, maps.split([v.size(1) for v in vectors.values()], dim=1), strict=True))
+
+
+def codeword_means(vectors: Tensor, codes: Tensor, level_sizes: list[int]) -> Tensor:
+    """What the codewords of codes (n, L) stand for: (sum of K_l, D), level by level.
+
+    A codeword is the mean of what the levels before it left over of the vectors (n, D) of its
+    items, as in residual quantization; zero where no item has it.
+    """
+    left, means = vectors.clone(), []
+    for code, size in zip(codes.T, level_sizes, strict=True):
+        count = torch.bincount(code, minlength=size).clamp(min=1).unsqueeze(1)
+        mean = torch.zeros(size, vectors.size(1)).index_add_(0, code, left) / count
+        means.append(mean)
+        left = left - mean[code]
+    return torch.cat(means)

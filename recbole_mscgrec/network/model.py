@@ -1,0 +1,315 @@
+"""The sequence model: histories of item codes in, exact log-probabilities or beams of items out.
+
+Knows codes and the prefix tree, not RecBole. Symbols as in mscgrec.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from recbole_mscgrec.network.beam_search import Beams, Step, beam_search
+from recbole_mscgrec.network.block_attention import Windows
+from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm
+from recbole_mscgrec.network.constrained_loss import Targets
+from recbole_mscgrec.network.free_search import free_beam_search
+from recbole_mscgrec.network.history import CODE, ITEM, HistoryTokens
+from recbole_mscgrec.network.init import begin_at_vectors, draw_weights
+from recbole_mscgrec.network.item_swap import Neighbours
+from recbole_mscgrec.network.node_embedding import NodeVectors
+from recbole_mscgrec.network.recurrent_encoder import RecurrentEncoder
+from recbole_mscgrec.network.relative_bias import DistanceBias, HistoryBias, NoBias, hide
+from recbole_mscgrec.network.unpad import LevelSlots, Slots
+from recbole_mscgrec.semantic_ids.code_table import CodeTable
+from recbole_mscgrec.semantic_ids.item_filter import Restriction
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+
+Tensor = torch.Tensor
+
+
+class Sizes(NamedTuple):
+    """Hyper-parameters of the network; their meaning stands in properties/model/MSCGRec.yaml."""
+
+    hidden_size: int
+    inner_size: int
+    n_heads: int
+    n_encoder_layers: int
+    n_decoder_layers: int
+    dropout_prob: float
+    n_distance_buckets: int
+    max_distance: int
+    modality_mask_prob: float
+    encoder: str = "attention"
+    encoder_attention: str = "item_causal"
+    history_tokens: str = ITEM
+    item_bias: bool = True
+    code_bias: bool = False
+    cross_bias: bool = True
+    start_token: str = "history"
+    neighbour_prob: float = 0.0
+    learned_vectors: bool = False
+
+
+class Encoded(NamedTuple):
+    """Encoded histories: G tokens for each of T items, item by item."""
+
+    states: Tensor  # (B, T * G, D)
+    keep: Tensor | None  # bool (B, T * G): tokens that stand for something; None: up to the limit
+    windows: Windows | None = None  # in training on a CPU, where attention goes by blocks
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def select(self, rows: Tensor) -> Encoded:
+        """Those of rows (n,), each as often as it is named."""
+        return Encoded(self.states[rows], None if self.keep is None else self.keep[rows])
+
+
+class CodeNetwork(nn.Module):
+    """Encoder over items, decoder over the levels of the next item's code, and the codes.
+
+    Args:
+        table: the codes.
+        sizes: hyper-parameters.
+        max_length: the longest history; only learned positions (`item_bias` off) need it.
+        vectors: modality -> (N, D_m), the vectors behind the codes: part of an item's token, and
+            where the codewords begin.
+
+    Raises:
+        ValueError: a width that the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        table: CodeTable,
+        sizes: Sizes,
+        max_length: int = 0,
+        vectors: dict[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        size = sizes.hidden_size
+        self.bidirectional = sizes.encoder_attention == "bidirectional"
+        self.level_sizes = table.sizes[table.target]
+        self.n_levels = len(self.level_sizes)
+        self.tree = PrefixTree(table.target_codes, torch.arange(1, table.n_items))
+        offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
+        self.register_buffer("level_offset", offsets, persistent=False)  # (L,)
+        code_positions = sizes.history_tokens == CODE and not sizes.code_bias
+        self.history = HistoryTokens(
+            table,
+            size,
+            sizes.history_tokens,
+            max_length,
+            item_positions=not sizes.item_bias,
+            code_positions=code_positions,
+            mask_prob=sizes.modality_mask_prob,
+            vectors=vectors,
+            learned=sizes.learned_vectors,
+        )
+        self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
+        self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
+        self.node_vectors = NodeVectors(self.tree, size) if sizes.learned_vectors else None
+        self.start = nn.Parameter(torch.zeros(size))
+        from_history = sizes.start_token == "history"
+        self.start_from_history = nn.Linear(size, size, bias=False) if from_history else None
+        self.level_embedding = nn.Embedding(self.n_levels, size)
+        self._add_blocks(sizes)
+        draw_weights(self)
+        if self.history.vector_parts:
+            begin_at_vectors(self, table.target_codes)
+
+    def _add_blocks(self, sizes: Sizes) -> None:
+        """What runs over tokens: the blocks of encoder and decoder, with their biases and norms."""
+        size, n_heads = sizes.hidden_size, sizes.n_heads
+        if size % n_heads:
+            raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
+        buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
+        block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
+        self.dropout = Dropout(sizes.dropout_prob)
+        n_blocks, self.recurrent = sizes.n_encoder_layers, None
+        if sizes.encoder == "gru":
+            layers = (n_blocks, self.dropout, sizes.dropout_prob)
+            n_blocks, self.recurrent = 0, RecurrentEncoder(size, *layers)
+        else:
+            both_ways, per_item = self.bidirectional, self.history.per_item
+            item_bias = DistanceBias(*buckets, both_ways) if sizes.item_bias else NoBias(both_ways)
+            self.encoder_bias = HistoryBias(item_bias, n_heads, per_item, sizes.code_bias)
+        self.decoder_bias = DistanceBias(*buckets) if sizes.cross_bias else NoBias()
+        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(n_blocks))
+        self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
+        self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
+        """`Module.to`, which here moves the prefix tree as well."""
+        super()._apply(fn, recurse)
+        self.tree.to(self.level_offset.device)
+        return self
+
+    # --- encoder ----------------------------------------------------------------------------------
+
+    def encode(self, item_seq: Tensor) -> Encoded:
+        """History (B, T) of item ids; the tokens of position t see the items up to t, or, where the
+        encoder is bidirectional, all."""
+        if self.training and self.neighbours is not None:
+            item_seq = self.neighbours(item_seq)
+        x, keep = self.history(item_seq)
+        windows = None
+        if torch.is_grad_enabled() and not self.bidirectional:
+            windows = Windows.where_faster(item_seq, self.history.per_item)
+        if self.recurrent is not None:
+            return Encoded(self.encoder_norm(self.recurrent(x)), keep, windows)
+        real = item_seq != 0 if keep is None else keep
+        if self.bidirectional:
+            keep = real
+        slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep)
+        x = self.dropout(slots.pack(x))
+        for block in self.encoder:
+            x = block(x, slots, bias, windows)
+        return Encoded(slots.spread(self.encoder_norm(x)), keep, windows)
+
+    # --- decoder ----------------------------------------------------------------------------------
+
+    def decode(
+        self, encoded: Encoded, limit: Tensor, codes: list[Tensor], place: Tensor, counts: list[int]
+    ) -> Tensor:
+        """Hidden states of the target codes under teacher forcing.
+
+        Args:
+            encoded: the histories.
+            limit: (1 or B, Q) last history position that each of Q targets per row may see.
+            codes: per level the codes (n,) of the targets.
+            place: (n,) their places in the flattened (B, Q).
+            counts: levels to compute: level l for the first counts[l] targets.
+
+        Returns:
+            (sum of counts, D), level by level.
+        """
+        slots = LevelSlots(counts, place, (len(encoded), limit.size(1)))
+        bias = self._cross_bias(encoded, limit)
+        windows = encoded.windows
+        if windows is not None and not self._is_every_item(limit, encoded):
+            windows = None
+        start = self._start(encoded, limit, place[: counts[0]])
+        given = zip(
+            codes, counts[1:], self.level_offset, strict=False
+        )  # the codes before each level
+        later = torch.cat([place[:0], *(code[:n] + offset for code, n, offset in given)])
+        x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
+        x = x + torch.cat(
+            [w.expand(n, -1) for w, n in zip(self.level_embedding.weight, counts, strict=False)]
+        )
+        x = self.dropout(x)
+        for block in self.decoder:
+            x = block(x, slots, encoded.states, bias, windows)
+        return self.decoder_norm(x)
+
+    def _is_every_item(self, limit: Tensor, encoded: Encoded) -> bool:
+        """Whether query t of every row is limited to position t."""
+        n_items = encoded.states.size(1) // self.history.per_item
+        return limit.shape == (1, n_items) and torch.equal(limit[0], torch.arange(n_items))
+
+    def _cross_bias(self, encoded: Encoded, limit: Tensor) -> Tensor:
+        """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""
+        position = torch.arange(encoded.states.size(1), device=limit.device)
+        distance = limit.unsqueeze(-1) - position // self.history.per_item
+        return hide(self.decoder_bias(distance), encoded.keep)
+
+    def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
+        """First decoder token (n, D) of the targets at these places of the flattened (B, Q):
+        learned, and with `start_token: history` made from the last item that the target may see,
+        the mean of its tokens."""
+        states, size = encoded.states, encoded.states.size(-1)
+        if self.start_from_history is None:
+            return self.start.expand(len(place), size)
+        if self.history.per_item > 1:
+            keep = encoded.keep.unflatten(1, (-1, self.history.per_item)).unsqueeze(-1)
+            tokens = states.unflatten(1, (-1, self.history.per_item)) * keep
+            states = tokens.sum(2) / keep.sum(2).clamp(min=1)
+        row, last = place // limit.size(1), limit.expand(len(states), -1).flatten()[place]
+        last_items = states.flatten(0, 1).index_select(0, row * states.size(1) + last)
+        return self.start + self.start_from_history(last_items)
+
+    def level_logits(self, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
+        """Scores (P, K) of all codewords of a level after nodes (P,); weights tied to the decoder's
+        input.
+
+        Always in the weights' precision: bfloat16 would make one score of many near ones.
+        """
+        offset = sum(self.level_sizes[:level])
+        weight = self.target_embedding.weight[offset : offset + self.level_sizes[level]]
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(weight.dtype)
+            logits = hidden @ weight.T
+            if self.node_vectors is None:
+                return logits
+            return self.node_vectors.add_to(logits, level, hidden, nodes)
+
+    def level_log_probs(
+        self,
+        encoded: Encoded,
+        limit: Tensor,
+        items: Tensor,
+        place: Tensor,
+        constrained: bool = True,
+    ) -> Tensor:
+        """What each level adds to the log-probability of n items, (L, n); their sum is the
+        exact log p(item | history). The softmax runs over the children of the item's prefix, or,
+        not `constrained`, over all codewords of a level. Other arguments as in `decode`.
+        """
+        targets = Targets(self.tree, items, constrained)
+        log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
+        if not targets.counts:  # a catalogue of one item
+            return torch.stack(log_probs)
+        place = place[targets.order]
+        hidden = self.decode(encoded, limit, targets.codes, place, targets.counts)
+        for level, h in enumerate(hidden.split(targets.counts)):
+            logits = self.level_logits(level, h, targets.prefixes(level)).float()
+            added = targets.log_probs(level, logits)
+            log_probs[level] = log_probs[level].index_put((targets.order[: len(h)],), added)
+        return torch.stack(log_probs)
+
+    def beams(
+        self,
+        encoded: Encoded,
+        limit: Tensor,
+        beam_size: int,
+        restriction: Restriction | None = None,
+        constrained: bool = True,
+    ) -> Beams:
+        """The best items per row by constrained beam search with cached decoder state: (B, W).
+
+        limit (B, 1) is the last position that counts; `constrained` as in `level_log_probs`.
+        """
+        step = self.decoder_step(encoded, limit)
+        return beam_search(step, self.tree, len(encoded), beam_size, restriction, constrained)
+
+    def free_beams(self, encoded: Encoded, limit: Tensor, beam_size: int, penalty: float) -> Beams:
+        """The same without the constraint: see `free_beam_search`."""
+        step = self.decoder_step(encoded, limit)
+        return free_beam_search(step, self.tree, len(encoded), beam_size, penalty)
+
+    def decoder_step(self, encoded: Encoded, limit: Tensor) -> Step:
+        """The step function of a beam search over one batch; it keeps the decoder's state."""
+        bias = self._cross_bias(encoded, limit)
+        memories = [block.memory(encoded.states) for block in self.decoder]
+        past: list[list[Tensor]] = [[] for _ in self.decoder]
+        ancestors: list[Tensor] = []  # per level so far (P,): which of its tokens a beam comes from
+
+        def step(
+            level: int, row: Tensor, nodes: Tensor, codes: Tensor | None, parents: Tensor | None
+        ) -> Tensor:
+            if codes is None or parents is None:
+                x = self._start(encoded, limit, row)  # one token per row
+            else:
+                x = self.target_embedding(codes + self.level_offset[level - 1])
+                ancestors[:] = [line[parents] for line in ancestors[:-1]] + [parents]
+            x = x + self.level_embedding.weight[level]
+            slots = Slots.by_row(row, len(encoded))
+            for block, kept, memory in zip(self.decoder, past, memories, strict=True):
+                x = block.step(x, kept, ancestors, slots, memory, bias)
+            ancestors.append(torch.arange(len(x), device=x.device))
+            return self.level_logits(level, self.decoder_norm(x), nodes)
+
+        return step

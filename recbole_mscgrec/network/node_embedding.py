@@ -1,0 +1,46 @@
+"""A learned vector per node of the prefix tree, beside the codeword that the node is scored by.
+
+A codeword is shared by all nodes of its level that bear it, and by their items. Where the train
+split shows items often, what they share is less than what it tells of each (`learned_vectors`; not
+part of the paper).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import embedding
+
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+
+Tensor = torch.Tensor
+_DENSE = 64  # nodes of a level per child, up to which one product with all of them costs less
+
+
+class NodeVectors(nn.Module):
+    """Vectors of the nodes of depth 2 and more: those of depth 1 are the first codewords.
+
+    They begin at zero, so a node that training never sees is scored by its codeword alone.
+    """
+
+    def __init__(self, tree: PrefixTree, size: int) -> None:
+        super().__init__()
+        self.tree = tree
+        self.levels = nn.ModuleList(nn.Embedding(len(code), size) for code in tree.code[1:])
+
+    def add_to(self, logits: Tensor, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
+        """The scores (P, K) of a level's codewords after nodes (P,), plus those of the children
+        that the nodes have, by their vectors' product with hidden (P, D). Below 0 stands no node.
+        """
+        if level == 0:
+            return logits
+        inside = nodes.clamp(min=0)
+        children = self.tree.children(level, inside, int(self.tree.n_children(level, inside).max()))
+        weight, n_children = self.levels[level - 1].weight, children.nodes.size(1)
+        where = children.nodes.long()
+        if len(weight) <= _DENSE * n_children:
+            scores = (hidden @ weight.T).gather(1, where)
+        else:
+            scores = torch.einsum("pd,pcd->pc", hidden, embedding(where, weight))
+        real = children.valid & (nodes >= 0).unsqueeze(1)
+        return logits.scatter_add(1, children.codes, scores.masked_fill(~real, 0))

@@ -1,0 +1,1 @@
+"""The classes that RecBole finds under its own names."""

@@ -1,0 +1,57 @@
+"""RecBole's trainers write and read checkpoints of plain values.
+
+RecBole pickles its Config object into each checkpoint, which torch >= 2.6 refuses to load and which
+could run code on loading.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from recbole_mscgrec.storage.checkpoint import from_plain, save, to_plain
+
+
+def install() -> None:
+    """Make RecBole's trainers write and read plain checkpoints."""
+    from recbole.model.abstract_recommender import AbstractRecommender
+    from recbole.trainer import Trainer
+
+    if getattr(Trainer._save_checkpoint, "plain", False):
+        return
+
+    def _save_checkpoint(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        save(path, trainer_state(self, epoch))
+        if verbose:
+            self.logger.info(f"Saving current: {path}")
+
+    _save_checkpoint.plain = True
+    Trainer._save_checkpoint = _save_checkpoint
+    original = AbstractRecommender.load_other_parameter
+
+    def load_other_parameter(self: Any, para: Any) -> None:
+        original(self, from_plain(para))
+
+    AbstractRecommender.load_other_parameter = load_other_parameter
+
+
+def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
+    """All that RecBole's `evaluate` and `resume_checkpoint` read, as plain values; and `chosen`,
+    the settings that the user gave."""
+    return {
+        "config": to_plain(trainer.config.final_config_dict),
+        "chosen": to_plain(trainer.config.external_config_dict),
+        "epoch": epoch,
+        "cur_step": trainer.cur_step,
+        "best_valid_score": float(trainer.best_valid_score),
+        "state_dict": dict(trainer.model.state_dict()),
+        # Modules among them are part of state_dict already.
+        "other_parameter": {
+            k: to_plain(v)
+            for k, v in trainer.model.other_parameter().items()
+            if not isinstance(v, nn.Module)
+        },
+        "optimizer": trainer.optimizer.state_dict() if trainer.optimizer else {},
+    }

@@ -1,0 +1,109 @@
+"""Ranking what the beam found with a second, saved model as well (`rescore_model`).
+
+The score of an item is the weighted mean of both models' log-probabilities, so a product of two
+experts: one that knows items by their codes, and one, such as SASRec, that has a vector of its own
+for each. Not part of the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.utils import ModelType, get_model
+
+from recbole_mscgrec.config.config import Settings
+from recbole_mscgrec.network.beam_search import Beams
+from recbole_mscgrec.storage import checkpoint
+
+Tensor = torch.Tensor
+_KEY = "rescore_model"
+# Which items there are, which of their interactions train a model, and in what order.
+_DATA = (
+    "dataset user_inter_num_interval item_inter_num_interval val_interval unused_col rm_dup_inter"
+    " filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
+).split()
+_SPLIT = ("split", "order", "group_by")
+
+
+class SecondModel:
+    """A saved sequential model of RecBole that was trained with cross-entropy over all items.
+
+    Raises:
+        ValueError: no such file, a model that is not sequential or gives no log-probabilities, one
+            of other data, another split or shorter histories, a weight that is no share, or beams
+            that may leave the real items.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        file, self.weight = config[_KEY], config["rescore_weight"]
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"rescore_weight ({self.weight}) must be from 0 to 1.")
+        if config["constrained_decoding"] != "hard":
+            raise ValueError(
+                f"{_KEY} needs constrained_decoding=hard: it has no score for a result that is no "
+                "item."
+            )
+        state = checkpoint.load(file, config["device"], key=_KEY)
+        trained = Settings(state["config"], device=config["device"])
+        kind = get_model(trained["model"])
+        if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
+            raise ValueError(
+                f"{_KEY} ({file}) holds {trained['model']}: it has to be a sequential model that "
+                "was trained with loss_type CE, such as TiledGRU4Rec, or its scores are no "
+                "log-probabilities."
+            )
+        name, length = "MAX_ITEM_LIST_LENGTH", config["MAX_ITEM_LIST_LENGTH"]
+        if trained[name] < length:
+            raise ValueError(
+                f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
+                f"histories of {length}: train it with {name}={length}."
+            )
+        _check_data(file, trained, checkpoint.to_plain(config.final_config_dict))
+        self.n_items = dataset.item_num
+        self.model = kind(trained, dataset).to(config["device"]).eval().requires_grad_(False)
+        try:
+            self.model.load_state_dict(state["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{_KEY} ({file}) does not fit the {self.n_items - 1} items of this data set: use "
+                "one that was trained on the same data, load_col and filters."
+            ) from error
+        self.model.load_other_parameter(state.get("other_parameter"))
+
+    @torch.no_grad()
+    def log_probs(self, interaction: Any) -> Tensor:
+        """Log-probability of every item after the histories of a batch: (B, N); -inf for 0."""
+        scores = self.model.full_sort_predict(interaction)
+        n_rows = len(interaction[self.model.ITEM_SEQ_LEN])
+        scores = scores.view(n_rows, -1)[:, : self.n_items].float()
+        scores[:, 0] = -torch.inf
+        return scores.log_softmax(dim=1)
+
+    def mix(self, log_probs: Tensor, others: Tensor) -> Tensor:
+        """The weighted mean of our log-probabilities and its own; -inf where either is."""
+        mixed = torch.lerp(log_probs, others, self.weight)
+        return mixed.masked_fill(log_probs.isinf() | others.isinf(), -torch.inf)
+
+    def rerank(self, beams: Beams, interaction: Any) -> Beams:
+        """The same items, best first by the mean of both."""
+        others = self.log_probs(interaction).gather(1, beams.items)
+        scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
+        return Beams(beams.items.gather(1, order), scores, beams.n_invalid)
+
+
+def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raise ValueError where a model was trained on other data or another split: its items would
+    have other numbers, or it would know what it is tested on."""
+    there = _data_settings(trained)
+    for key, value in _data_settings(ours).items():
+        if value != there[key]:
+            raise ValueError(
+                f"{_KEY} ({file}) was trained with {key} {there[key]}, this run has {value}: both "
+                "need the same items and the same split."
+            )
+
+
+def _data_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    split = {f"eval_args {part}": settings["eval_args"].get(part) for part in _SPLIT}
+    return {key: settings.get(key) for key in _DATA} | split

@@ -1,0 +1,170 @@
+"""MSCGRec (arXiv 2602.03713): the history in all modalities in, the next item's code out.
+
+Symbols: N items with the padding item 0, B rows, T history positions, M modalities, L levels of the
+target code, K codewords of a level, D width, H heads, W beams, n targets.
+
+The history of a row is encoded once, with attention that is causal over items. Every position t of
+a training row is a target: its decoder attends to the items up to t. So one window does the work of
+its T prefixes (`TiledDataset`). The paper's form, a bidirectional encoder over one token per code
+and a training row per prefix, is a matter of settings (properties/model/MSCGRec-paper.yaml).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import init_seed
+
+from recbole_mscgrec.config.presets import for_data
+from recbole_mscgrec.config.validation import check_switches
+from recbole_mscgrec.data.tiled_rows import target_list_field
+from recbole_mscgrec.network.beam_search import Beams
+from recbole_mscgrec.network.init import learned_vectors
+from recbole_mscgrec.network.model import CodeNetwork, Encoded, Sizes
+from recbole_mscgrec.plugin.ensemble import SecondModel
+from recbole_mscgrec.plugin.evaluation import check_evaluation
+from recbole_mscgrec.semantic_ids.item_filter import Restriction
+from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize
+
+Tensor = torch.Tensor
+_ITEMS_AT_ONCE = 256  # columns of full_sort_predict that are scored together
+
+
+class MSCGRec(SequentialRecommender):
+    """Multimodal semantic and collaborative generative recommender.
+
+    Building it runs (or reuses) the tokenizers on the train split `dataset`, or takes the codes of
+    the saved model that `model_file` or `initial_model` names.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        config = for_data(config, dataset)
+        check_evaluation(config)
+        check_switches(config)
+        self.TARGETS = target_list_field(config)
+        self.beam_size = config["beam_size"]
+        self.constrained_training = config["constrained_training"]
+        decoding = config["constrained_decoding"]
+        self.hard = decoding == "hard"
+        self.penalty = config["soft_penalty"] if decoding == "soft" else 0.0
+        # What beams and `predict` score with: a softmax over children has to be trained.
+        self.over_children = self.constrained_training and self.hard
+        self.second = SecondModel(config, dataset) if config["rescore_model"] else None
+        saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
+        if saved:
+            tokens = from_checkpoint(checkpoint.load(config[saved], key=saved), dataset)
+        else:
+            tokens = tokenize(config, dataset)
+        # The tokenizers draw random numbers only when nothing is cached: start again from the seed.
+        init_seed(config["seed"], config["reproducibility"])
+        self.code_health, self.stage_seconds = tokens.health, tokens.seconds
+        self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
+        sizes = Sizes(*(config[name] for name in Sizes._fields))
+        self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length, tokens.vectors)
+        if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
+            self.network.history.index_without(config["eval_drop_modality"])
+
+    def zero_at_first(self) -> frozenset[str]:
+        """Names of the weights that begin at zero: a model without them is the same model."""
+        tables = learned_vectors(self.network)
+        return frozenset(
+            n for n, weight in self.named_parameters() for t in tables if weight is t.weight
+        )
+
+    def without_modality(self, name: str) -> AbstractContextManager[None]:
+        """Within this block every history item lacks a modality: its mask embedding stands for it.
+
+        Raises:
+            ValueError: a modality that the codes do not have, or their only one.
+        """
+        return self.network.history.without(name)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Mean over all targets of the batch of -log p(next item)."""
+        item_seq = interaction[self.ITEM_SEQ]  # (B, T)
+        if self.TARGETS not in interaction:  # one row per prefix
+            items = interaction[self.ITEM_ID]
+            place = torch.arange(len(items), device=items.device)
+            return self._loss(*self._history(interaction), items, place)
+        targets = interaction[self.TARGETS].flatten()
+        encoded = self.network.encode(item_seq)
+        limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
+        place = targets.nonzero().flatten()
+        if len(place) == 0:  # a small batch of windows that random_windows left empty
+            return 0 * encoded.states.sum()
+        return self._loss(encoded, limit, targets[place], place)
+
+    def _loss(self, encoded: Encoded, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
+        constrained = self.constrained_training
+        levels = self.network.level_log_probs(encoded, limit, items, place, constrained)
+        return -levels.sum(0).mean()
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Exact log-probability (B,) of one given item per row, as the beam scores it: with
+        `rescore_model` the mean of both models'."""
+        encoded, limit = self._history(interaction)
+        items = interaction[self.ITEM_ID]
+        place = torch.arange(len(items), device=items.device)
+        levels = self.network.level_log_probs(encoded, limit, items, place, self.over_children)
+        if self.second is None:
+            return levels.sum(0)
+        others = self.second.log_probs(interaction).gather(1, items.unsqueeze(1)).squeeze(1)
+        return self.second.mix(levels.sum(0), others)
+
+    def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
+        """What each level adds to `predict`, without a second model: (L, n), for n items of given
+        rows of a batch."""
+        encoded, limit = self._history(interaction)
+        encoded = encoded.select(rows)
+        place = torch.arange(len(items), device=items.device)
+        return self.network.level_log_probs(encoded, limit[rows], items, place, self.over_children)
+
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
+        evaluation uses `recommend`, which needs no dense matrix."""
+        encoded, limit = self._history(interaction)
+        scores = torch.full((len(encoded), self.n_items), -torch.inf, device=limit.device)
+        for items in torch.arange(1, self.n_items, device=limit.device).split(_ITEMS_AT_ONCE):
+            n = len(items)
+            place = torch.arange(len(encoded) * n, device=limit.device)
+            rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
+            levels = self.network.level_log_probs(*rows, self.over_children)
+            scores[:, items] = levels.sum(0).view(-1, n)
+        if self.second is not None:
+            scores = self.second.mix(scores, self.second.log_probs(interaction))
+        return scores
+
+    def recommend(
+        self,
+        interaction: Any,
+        beam_size: int | None = None,
+        restriction: Restriction | None = None,
+    ) -> Beams:
+        """The best items per row by constrained beam search: (B, W) ids and log-probabilities.
+
+        `restriction` (AllowedItems, ExcludedItems) limits the items that a row may get. A row that
+        may get fewer than W items has a shorter list: the rest holds item 0 and -inf. With
+        `rescore_model` the W items are ranked by the mean of both models' log-probabilities.
+
+        Raises:
+            ValueError: a restriction where `constrained_decoding` is not hard.
+        """
+        encoded, limit = self._history(interaction)
+        width = beam_size or self.beam_size
+        if self.hard:
+            beams = self.network.beams(encoded, limit, width, restriction, self.over_children)
+            return beams if self.second is None else self.second.rerank(beams, interaction)
+        if restriction is not None:
+            raise ValueError("A restriction needs constrained_decoding=hard: free beams ignore it.")
+        return self.network.free_beams(encoded, limit, width, self.penalty)
+
+    def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
+        """Encoded history and its last position (B, 1)."""
+        item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        item_seq = item_seq[:, : int(length.max())]
+        return self.network.encode(item_seq), (length - 1).unsqueeze(1)

@@ -1,0 +1,101 @@
+"""`--model=MSCGRecTokenizer`: the tokenizers alone, as a model that RecBole can run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import OrderedDict
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.trainer import Trainer
+
+from recbole_mscgrec.config.presets import for_data
+from recbole_mscgrec.storage import cache, checkpoint
+from recbole_mscgrec.tokenizer import code_page
+from recbole_mscgrec.tokenizer.item_cards import Cards, item_cards
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
+
+
+class MSCGRecTokenizer(SequentialRecommender):
+    """Builds (or reuses) every item's codes, or takes those of the saved model `model_file`; writes
+    them with their health and a page of what they mean; recommends nothing."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        config = for_data(config, dataset)
+        # All that can fail does so before the tokenizers are trained.
+        folder, cards = codes_folder(config), item_cards(config, dataset)
+        settings = config.final_config_dict
+        if config["model_file"]:
+            state = checkpoint.load(config["model_file"])
+            tokens, settings = from_checkpoint(state, dataset), state["config"]
+        else:
+            tokens = tokenize(config, dataset)
+        self.table = tokens.table
+        self.code_health, self.stage_seconds = tokens.health, tokens.seconds
+        self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
+        write_codes(folder, tokens, cards, settings)
+
+
+def codes_folder(config: Any) -> Path:
+    """`codes_dir`, or codes/DATASET in the checkpoint folder, made if it is not there.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    named = config["codes_dir"]
+    folder = Path(named or Path(config["checkpoint_dir"]) / "codes" / config["dataset"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ValueError(
+            f"codes_dir ({folder}) cannot be written: {error}. Set it to another folder."
+        ) from error
+    return folder
+
+
+def write_codes(folder: Path, tokens: Tokenization, cards: Cards, settings: dict[str, Any]) -> None:
+    """Per modality codes_NAME.json ({item token: [codes]}, readable by `codes_file`) and the page
+    codes_NAME.html; for all of them health.json.
+
+    Raises:
+        OSError: a file that cannot be written.
+    """
+    cache.write_json(folder / "health.json", tokens.health)
+    for name, health in tokens.health.items():
+        page = code_page.page_data(tokens.table, health, name, cards, settings)
+        codes = code_page.codes_of(tokens.table, name)
+        by_token = {t: c for t, c in zip(cards.tokens, codes, strict=True) if c is not None}
+        lines = ",\n".join(f"  {json.dumps(t)}: {json.dumps(c)}" for t, c in by_token.items())
+        cache.write_text(folder / f"codes_{name}.json", f"{{\n{lines}\n}}\n")
+        file = folder / f"codes_{name}.html"
+        cache.write_text(file, code_page.render(page))
+        getLogger().info(f"{name}: what its codes mean is shown by {file.resolve().as_uri()}")
+    getLogger().info(f"Codes (codes_NAME.json, for codes_file) and health.json are in {folder}.")
+
+
+class MSCGRecTokenizerTrainer(Trainer):
+    """Saves the code table as a checkpoint; its result is the health of the codes."""
+
+    def _build_optimizer(self, **kwargs: Any) -> None:
+        """There is nothing to optimize: the tokenizers are trained when the model is built."""
+
+    def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> tuple[float, dict[str, float]]:
+        """Write the code table to the checkpoint file. Returns (0, {}): nothing is validated."""
+        self.best_valid_score, self.best_valid_result = 0.0, {}
+        self._save_checkpoint(0)
+        return self.best_valid_score, self.best_valid_result
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> OrderedDict:
+        """Share of items alone with their code, and perplexity per level, of every modality."""
+        result = OrderedDict()
+        for name, health in self.model.code_health.items():
+            result[f"alone_share@{name}"] = health["alone_share"]
+            for level, values in enumerate(health["levels"]):
+                result[f"perplexity@{name}_{level}"] = values["perplexity"]
+        return result

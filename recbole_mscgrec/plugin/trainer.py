@@ -1,0 +1,113 @@
+"""RecBole's Trainer with evaluation by beam search and an average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from recbole.trainer import Trainer
+from torch.nn.utils.rnn import pad_sequence
+
+from recbole_mscgrec.plugin.evaluation import RankedListCollector
+from recbole_mscgrec.semantic_ids.item_filter import ExcludedItems
+
+
+class MSCGRecTrainer(Trainer):
+    """RecBole's Trainer with evaluation by beam search and an average of the weights.
+
+    With `ema_decay` > 0 an exponential moving average of the weights follows every optimizer step;
+    it is what is validated, saved as the best model and tested.
+    """
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        self.eval_collector = RankedListCollector(config)
+        self.ema_decay = config["ema_decay"]
+        self.remarking = False
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []
+        if self.average:
+            self.optimizer.register_step_post_hook(self._follow)
+
+    @torch.no_grad()
+    def _follow(self, *_: Any) -> None:
+        torch._foreach_lerp_(self.average, self.weights, 1 - self.ema_decay)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within this block the model holds the average of its weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for weight, average in zip(self.weights, self.average, strict=False):
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, dict]:
+        with self._averaged():
+            return super()._valid_epoch(valid_data, show_progress)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        with self._averaged():
+            super()._save_checkpoint(epoch, verbose, **kwargs)
+
+    def training_state(self) -> dict[str, Any]:
+        """What a resumed training needs besides RecBole's own state."""
+        return {"average": [a.clone() for a in self.average]}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Undo `training_state`."""
+        with torch.no_grad():
+            for average, saved in zip(self.average, state["average"], strict=True):
+                average.copy_(saved)
+
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, *args: Any, **kwargs: Any
+    ) -> Any:
+        """RecBole's evaluate; notes what `remarks` tells: of the best model only, as it costs
+        time."""
+        self.remarking = load_best_model
+        self.n_results = self.n_invalid = 0
+        self.level_sum = torch.zeros(self.model.network.n_levels, dtype=torch.double)
+        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+
+    def remarks(self) -> dict[str, Any]:
+        """Of the last evaluation of the best model.
+
+        level_share: the part of the targets' log-likelihood that each level of the code carries;
+        the collision level, where there is one, is the last. Where beams may leave the catalogue,
+        invalid_share: the part of their results that is no item.
+        """
+        total = float(self.level_sum.sum())
+        shares = self.level_sum / total if total else self.level_sum
+        remarks: dict[str, Any] = {"level_share": [round(float(s), 4) for s in shares]}
+        if self.n_results:
+            remarks["invalid_share"] = self.n_invalid / self.n_results
+        return remarks
+
+    def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
+        interaction, history_index, positive_u, positive_i = batched_data
+        restriction = None
+        if history_index is not None and len(history_index[1]):
+            row, item = history_index
+            of_rows = item.split(torch.bincount(row, minlength=len(interaction)).tolist())
+            seen = pad_sequence(of_rows, batch_first=True)
+            restriction = ExcludedItems(self.model.network.tree, seen)
+        interaction = interaction.to(self.device)
+        positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
+        beams = self.model.recommend(interaction, restriction=restriction)
+        if self.remarking:
+            levels = self.model.level_log_probs(interaction, positive_u, positive_i)
+            self.level_sum += levels.sum(1).double().cpu()
+        if beams.n_invalid is not None:
+            self.n_results += beams.items.numel()
+            self.n_invalid += int(beams.n_invalid.sum())
+        return interaction, beams.items, positive_u, positive_i

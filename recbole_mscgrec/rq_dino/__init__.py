@@ -1,0 +1,1 @@
+"""RQ-DINO: image codes learned by self-distillation through a residual quantizer."""

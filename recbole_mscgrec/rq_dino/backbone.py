@@ -1,0 +1,196 @@
+"""The image encoder: any timm model by name, from scratch, from the hub or from a weight file; and
+the linear map that is learned in its place where it is frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from recbole_mscgrec.rq_dino.settings import DinoSettings
+
+Tensor = torch.Tensor
+HUB = "hub"
+_WRAPPERS = ("teacher", "state_dict", "model", "student")  # what a checkpoint may nest weights in
+_PREFIXES = ("module.", "backbone.", "encoder.")
+
+
+class Backbone(nn.Module):
+    """A timm model and the colour scale it was made for: images (B, 3, S, S) in 0..1 -> (B, D).
+
+    Attributes:
+        width: D.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.width = model, model.num_features
+        for name in ("mean", "std"):
+            value = torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images - self.mean) / self.std)
+
+
+class Projection(nn.Module):
+    """The learned part of an encoder whose backbone is frozen: a linear map (B, F) -> (B, D) of the
+    backbone's vectors, which it brings to one length first, as lengths tell little and would rule
+    the codes.
+
+    Attributes:
+        width: D.
+    """
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.linear, self.width = nn.Linear(n_features, width), width
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(_one_length(features.float()))
+
+    @torch.no_grad()
+    def start(self, features: Tensor) -> None:
+        """Begin as the D principal components of the catalogue's features (n, F), scaled together
+        to variance 1 in the mean: what crops of one image share is learned from there. D is at most
+        n and F.
+        """
+        features = _one_length(features.double())
+        mean = features.mean(dim=0)
+        variances, directions = torch.linalg.eigh((features - mean).T.cov())
+        directions = directions[:, -self.width :].T / variances[-self.width :].mean().sqrt()
+        self.linear.weight.copy_(directions)
+        self.linear.bias.copy_(-directions @ mean)
+
+
+def _one_length(x: Tensor) -> Tensor:
+    """Rows (B, F) with a mean square of 1."""
+    return nn.functional.normalize(x, dim=-1) * x.size(-1) ** 0.5
+
+
+def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> Backbone:
+    """`image_backbone` without its classifier, for images of `image_size` and `image_local_size`.
+
+    Weights are random (`image_weights` unset), timm's pretrained ones (`hub`), or those of a
+    .safetensors or .pth file, which is read without running code from it.
+
+    Raises:
+        ValueError: an unknown name, arguments or sizes that it cannot take, weights that cannot be
+            had or do not fit.
+    """
+    source: dict[str, Any] = {}
+    if settings.weights == HUB:
+        source = {"pretrained": True}
+    elif settings.weights:
+        weights = _read_weights(Path(settings.weights))
+        source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
+    try:
+        backbone = Backbone(_create(settings, {**source, "drop_path_rate": drop_path}))
+    except Exception as error:  # timm, the hub and the network raise many kinds
+        raise ValueError(_explain(settings, error)) from error
+    if settings.weights and settings.weights != HUB:
+        _check_match(settings, set(backbone.model.state_dict()), set(weights))
+    _check_sizes(settings, backbone)
+    return backbone
+
+
+def _create(settings: DinoSettings, options: dict[str, Any]) -> nn.Module:
+    """Transformers have to be told the image size and that it varies; convolutions have no such
+    argument."""
+    options = {"num_classes": 0, **options, **settings.backbone_args}
+    sized = {"img_size": settings.size, "dynamic_img_size": True}
+    try:
+        return timm.create_model(settings.backbone, **sized, **options)
+    except TypeError as error:
+        if not any(f"'{name}'" in str(error) for name in sized):
+            raise
+    return timm.create_model(settings.backbone, **options)
+
+
+def _explain(settings: DinoSettings, error: Exception) -> str:
+    reason = f"({type(error).__name__}: {str(error)[:200]})"
+    if settings.backbone not in timm.list_models():
+        name = settings.backbone.partition(".")[0]
+        if name not in timm.list_models():
+            near = timm.list_models(f"*{name[:5]}*")[:5]
+            return f"image_backbone {settings.backbone!r} is not a model of timm; some are {near}."
+    if settings.weights == HUB:
+        return (
+            f"image_weights=hub: the pretrained {settings.backbone} cannot be had {reason}. The "
+            "hub may be out of reach: fetch the file elsewhere and give its path as image_weights, "
+            "or leave image_weights unset to train from scratch."
+        )
+    return (
+        f"image_backbone {settings.backbone!r} cannot be made with image_size {settings.size}, "
+        f"image_backbone_args {settings.backbone_args} and image_weights {settings.weights} "
+        f"{reason}: check these."
+    )
+
+
+def _check_sizes(settings: DinoSettings, backbone: nn.Module) -> None:
+    """One forward pass at both sizes, before any time is spent."""
+    backbone.eval()
+    sizes = {"image_size": settings.size}
+    if settings.n_local_crops:
+        sizes["image_local_size"] = settings.local_size
+    for key, size in sizes.items():
+        try:
+            with torch.no_grad():
+                features = backbone(torch.zeros(1, 3, size, size))
+        except Exception as error:
+            raise ValueError(
+                f"image_backbone {settings.backbone!r} takes no images of {key} ({size}) pixels "
+                f"({str(error)[:200]}): a multiple of its patch size fits; without local crops "
+                "(image_n_local_crops=0) only image_size counts."
+            ) from error
+        if features.dim() != 2 or features.size(1) < 2:
+            raise ValueError(
+                f"image_backbone {settings.backbone!r} gives {tuple(features.shape)} for one image "
+                "and not one vector: choose another one, or a global_pool in image_backbone_args."
+            )
+
+
+# --- weight files ---------------------------------------------------------------------------------
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """Name -> tensor, without the wrappers and prefixes that training programs add."""
+    if not file.is_file():
+        raise ValueError(
+            f"image_weights ({file}) is neither 'hub' nor a file: give the path of a .safetensors "
+            "or .pth file."
+        )
+    try:
+        if file.suffix == ".safetensors":
+            state = safetensors.torch.load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or a pickled file
+        raise ValueError(
+            f"image_weights ({file}) is damaged or holds more than plain tensors, which is not "
+            f"loaded because it could run code ({str(error)[:200]}): convert it to .safetensors."
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    weights = {k: v for k, v in dict(state).items() if isinstance(v, torch.Tensor)}
+    for prefix in _PREFIXES:
+        if any(name.startswith(prefix) for name in weights):
+            weights = {n.removeprefix(prefix): w for n, w in weights.items() if prefix in n}
+    return weights
+
+
+def _check_match(settings: DinoSettings, wanted: set[str], given: set[str]) -> None:
+    """timm loads what fits and is silent on the rest; names that lack make a random layer."""
+    lacking = sorted(wanted - given)
+    if len(lacking) > len(wanted) // 10:
+        raise ValueError(
+            f"image_weights ({settings.weights}) lacks {len(lacking)} of the {len(wanted)} tensors "
+            f"of {settings.backbone}, {lacking[:3]} among them; it holds {sorted(given)[:3]}: is "
+            "it of this backbone?"
+        )

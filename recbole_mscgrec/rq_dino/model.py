@@ -1,0 +1,139 @@
+"""DINO's parts: projection head, student and teacher network, the teacher's targets, the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_mscgrec.rq_dino.quantizer import Quantized, ResidualVQ
+from recbole_mscgrec.rq_dino.settings import SINKHORN, DinoSettings
+
+Tensor = torch.Tensor
+_SINKHORN_STEPS = 3
+_CENTRE_DECAY = 0.9
+
+
+def _full_precision(x: Tensor) -> Any:
+    """Distances to codewords and cosines over a temperature do not bear bfloat16."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+class DinoHead(nn.Module):
+    """D -> out_dim logits: an MLP, a unit vector, cosines to `out_dim` prototypes."""
+
+    def __init__(self, width: int, settings: DinoSettings) -> None:
+        super().__init__()
+        hidden, bottleneck = settings.head_size, max(settings.head_size // 4, 1)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.empty(settings.out_dim, bottleneck))
+        for layer in (m for m in self.mlp if isinstance(m, nn.Linear)):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> float32 (B, out_dim)."""
+        x = self.mlp(x).float()
+        with _full_precision(x):
+            return F.normalize(x, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+
+
+class DinoNetwork(nn.Module):
+    """Backbone, residual quantizer (the student has one, the teacher none) and head.
+
+    Args:
+        backbone: crops to vectors; has their `width`.
+        codebook_sizes: K of each level, or None for a network without quantizer.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, settings: DinoSettings, codebook_sizes: list[int] | None
+    ) -> None:
+        super().__init__()
+        self.backbone, width = backbone, backbone.width
+        is_student = codebook_sizes is not None
+        self.quantizer = ResidualVQ(codebook_sizes, width, settings) if is_student else None
+        self.head = DinoHead(width, settings)
+
+    def forward(self, *crops: Tensor | None) -> tuple[Tensor, Tensor, Quantized | None]:
+        """Crops (b_i, 3, s_i, s_i) of several sizes, or a frozen backbone's vectors of them ->
+        logits (B, out_dim), representations (B, D) of all B rows, and what the quantizer made of
+        these, if it is on."""
+        features = torch.cat([self.backbone(c) for c in crops if c is not None]).float()
+        if self.quantizer is None or not self.quantizer.ready:
+            return self.head(features), features, None
+        with _full_precision(features):
+            quantized = self.quantizer(features)
+        return self.head(quantized.straight_through), features, quantized
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum * teacher + (1 - momentum) * student, for all that the teacher has."""
+    source = student.state_dict()
+    for name, value in teacher.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(source[name].to(value), 1 - momentum)
+        else:
+            value.copy_(source[name])
+
+
+def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS) -> Tensor:
+    """Probabilities (B, O), rows summing to 1, that use the O prototypes evenly: columns are scaled
+    to B / O and rows to 1 in turn (SwAV, DINOv2). Keeps the teacher from collapsing in batches too
+    small for a running centre."""
+    log_plan = logits.float() / temperature
+    share = torch.tensor(log_plan.size(0) / log_plan.size(1)).log()
+    for _ in range(n_steps):
+        log_plan = log_plan - log_plan.logsumexp(dim=0, keepdim=True) + share
+        log_plan = log_plan.log_softmax(dim=1)
+    return log_plan.exp()
+
+
+class Targets(nn.Module):
+    """The teacher's sharpened and balanced probabilities."""
+
+    def __init__(self, settings: DinoSettings) -> None:
+        super().__init__()
+        self.balance, self.temperature = settings.teacher_balance, settings.teacher_temperature
+        self.register_buffer("centre", torch.zeros(settings.out_dim))
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor) -> Tensor:
+        """(2B, O) -> (2B, O): by Sinkhorn-Knopp, or less the running mean (DINO's centering)."""
+        if self.balance == SINKHORN:
+            return sinkhorn(logits, self.temperature)
+        probabilities = ((logits - self.centre) / self.temperature).softmax(dim=1)
+        self.centre.lerp_(logits.mean(dim=0), 1 - _CENTRE_DECAY)
+        return probabilities
+
+
+def dino_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy of every student view under both teacher views of the same image but
+    itself. student: logits (V, B, O), of which the first two views are the teacher's; teacher:
+    probabilities (2, B, O)."""
+    log_p = (student / temperature).log_softmax(dim=-1)
+    total, pairs = student.new_zeros(()), 0
+    for t, target in enumerate(teacher):
+        for v, view in enumerate(log_p):
+            if v != t:
+                total, pairs = total - (target * view).sum(dim=-1).mean(), pairs + 1
+    return total / pairs
+
+
+def koleo(features: Tensor) -> Tensor:
+    """Mean negative log distance of each unit-length vector (B, D) to its nearest other one, the
+    regularizer of DINOv2: lower where vectors spread. Without it a few dimensions carry all."""
+    unit = F.normalize(features, dim=-1)
+    with torch.no_grad():
+        near = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
+    return -(unit - unit[near]).norm(dim=-1).clamp(min=1e-6).log().mean()

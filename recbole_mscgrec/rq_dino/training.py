@@ -1,0 +1,293 @@
+"""RQ-DINO's training loop: schedules, checkpoints that a stopped run goes on from, TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from recbole_mscgrec.rq_dino.backbone import Projection, make_backbone
+from recbole_mscgrec.rq_dino.model import DinoNetwork, Targets, dino_loss, ema_update, koleo
+from recbole_mscgrec.rq_dino.quantizer import perplexities
+from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.views import Pixels, multi_crop, plain_view
+from recbole_mscgrec.storage import checkpoint
+
+Tensor = torch.Tensor
+History = dict[str, Any]
+_STATE = ("student", "teacher", "targets", "optimizer", "epoch", "history")
+_EVEN = 0.5  # perplexity of a level that is well used, as a share of its codewords
+_EPOCH_SEEDS = 1_000_003  # distance between the seeds of two epochs; more than steps in an epoch
+
+
+class DinoTraining:
+    """Student, EMA teacher and optimizer, trained epoch by epoch on n images.
+
+    Args:
+        pixels: the images.
+        codebook_sizes: K of each level.
+        seed: every epoch and step draws from a generator seeded by it and its number, so that a
+            run that was stopped goes on to the result of one that was not.
+        partial: file of the state after the last epoch; removed by the caller at the end.
+        log_dir: folder for TensorBoard, or None.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        settings: DinoSettings,
+        codebook_sizes: list[int],
+        *,
+        seed: int,
+        device: torch.device | str,
+        partial: Path,
+        log_dir: Path | None = None,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.pixels, self.settings, self.seed = pixels, settings, seed
+        self.device, self.partial, self.log_dir = torch.device(device), partial, log_dir
+        frozen = make_backbone(settings) if settings.projection else nn.Identity()
+        # Channels last: convolutions are a third faster.
+        frozen = frozen.to(self.device, memory_format=torch.channels_last)
+        self.frozen = frozen.eval().requires_grad_(False)
+        student = DinoNetwork(self._backbone(settings.drop_path), settings, codebook_sizes)
+        teacher = DinoNetwork(self._backbone(), settings, None)
+        self.student = student.to(self.device)
+        self.teacher = teacher.to(self.device).requires_grad_(False)
+        self.targets = Targets(settings).to(self.device)
+        self.optimizer = torch.optim.AdamW(_groups(self.student), lr=settings.learning_rate)
+        self.n_batches = max(1, round(len(pixels) / settings.batch_size))
+        self.epoch = 0
+        self.history: History = {"log_out_dim": math.log(settings.out_dim), "seconds": 0.0}
+        self.history["epochs"] = []
+        self._resume()
+        if self.epoch == 0:
+            if settings.projection:
+                student.backbone.start(encode(self.frozen, pixels, settings, self.device))
+            ema_update(self.teacher, self.student, 0.0)
+
+    def _backbone(self, drop_path: float = 0.0) -> nn.Module:
+        """The part of a network behind what is frozen."""
+        width = self.settings.projection
+        if not width:
+            return make_backbone(self.settings, drop_path)
+        if width > min(self.frozen.width, len(self.pixels)):
+            raise ValueError(
+                f"image_projection ({width}) must be at most the width of image_backbone's vectors "
+                f"({self.frozen.width}) and the number of images ({len(self.pixels)})."
+            )
+        return Projection(self.frozen.width, width)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Images to the student's vectors."""
+        return nn.Sequential(self.frozen, self.student.backbone)
+
+    def run(self, show_progress: bool = False) -> None:
+        """Train the epochs that are left."""
+        writer = _writer(self.log_dir)
+        bar = tqdm(
+            total=self.settings.epochs * self.n_batches,
+            initial=self.epoch * self.n_batches,
+            ncols=100,
+            desc="RQ-DINO   ",
+            disable=not show_progress,
+        )
+        while self.epoch < self.settings.epochs:
+            start = time.perf_counter()
+            row = self._train_epoch(bar)
+            seconds = time.perf_counter() - start
+            self._record(row, seconds, writer)
+            bar.set_postfix_str(f"loss {row['dino_loss']:.3f}")
+            self._save()
+        bar.close()
+        if writer:
+            writer.close()
+
+    # --- one epoch --------------------------------------------------------------------------------
+
+    def _train_epoch(self, bar: Any) -> dict[str, Any]:
+        settings, quantizer = self.settings, self.student.quantizer
+        torch.manual_seed(self.seed + _EPOCH_SEEDS * (self.epoch + 1))
+        fitted = settings.quantize and self.epoch >= settings.quantize_after and self._unfit()
+        if fitted:
+            features = encode(self.encoder, self.pixels, settings, self.device)
+            quantizer.start(features, self.seed, 2 * len(self.pixels) // self.n_batches)
+        order = list(torch.randperm(len(self.pixels)).tensor_split(self.n_batches))
+        used = [torch.zeros(size, dtype=torch.long) for size in quantizer.sizes]
+        sums = {"loss": 0.0, "dino_loss": 0.0, "commitment": 0.0, "spread": 0.0, "restarted": 0}
+        self.student.train()
+        for number, batch in enumerate(self.pixels.batches(order)):
+            torch.manual_seed(self.seed + _EPOCH_SEEDS * (self.epoch + 1) + number + 1)
+            self._schedule(self.epoch * self.n_batches + number)
+            parts, codes = self._step(batch)
+            for name, value in parts.items():
+                sums[name] += value
+            if codes is not None:
+                for count, column in zip(used, codes.cpu().T, strict=True):
+                    count += torch.bincount(column, minlength=len(count))
+            bar.update()
+        row: dict[str, Any] = {k: v / self.n_batches for k, v in sums.items()}
+        row["restarted"] = int(sums["restarted"])
+        if quantizer.ready:
+            row |= {"k_means": fitted, "perplexity": perplexities(used)}
+        return row
+
+    def _unfit(self) -> bool:
+        """Whether the codebooks need k-means on the whole catalogue: they have not begun, or the
+        last epoch used a level's codewords unevenly. Features can leave their codebooks behind:
+        those of a pretrained network with batch norm do, as its statistics come to fit the crops.
+        Restarts of single codewords do not catch up, since a lone image's vector attracts no other.
+        """
+        quantizer = self.student.quantizer
+        if not quantizer.ready:
+            return True
+        last = self.history["epochs"][-1]["perplexity"]
+        return any(p < _EVEN * size for p, size in zip(last, quantizer.sizes, strict=True))
+
+    def _step(self, batch: Tensor) -> tuple[dict[str, float], Tensor | None]:
+        """One update of student, teacher and codebooks; the losses and the global crops' codes."""
+        settings, student = self.settings, self.student
+        globals_, locals_ = multi_crop(batch.to(self.device), settings)
+        on_gpu = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+            with torch.no_grad():
+                globals_ = self.frozen(globals_)
+                locals_ = None if locals_ is None else self.frozen(locals_)
+                teacher_logits = self.teacher(globals_)[0]
+            logits, features, quantized = student(globals_, locals_)
+        target = self.targets(teacher_logits).view(2, len(batch), -1)
+        views = logits.view(-1, len(batch), logits.size(1))  # (V, B, out_dim)
+        dino = dino_loss(views, target, settings.student_temperature)
+        commitment = quantized.commitment if quantized else logits.new_zeros(())
+        # Each of the two views by itself: an image's own other view must not be pushed away.
+        spread = (koleo(features[: len(batch)]) + koleo(features[len(batch) : len(globals_)])) / 2
+        loss = dino + settings.commitment * commitment + settings.spread * spread
+        self._check(loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.epoch < settings.freeze_last_layer:
+            student.head.prototypes.grad = None
+        nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        ema_update(self.teacher, student, self.momentum)
+        losses = {"loss": loss, "dino_loss": dino, "commitment": commitment, "spread": spread}
+        parts = {name: value.item() for name, value in losses.items()}
+        if quantized is None:
+            return parts, None
+        # Local crops are quantized but teach the codebooks nothing: codes are for whole images.
+        codes = quantized.codes[: len(globals_)]
+        restarted = student.quantizer.update(features[: len(globals_)].detach(), codes)
+        return {**parts, "restarted": restarted}, codes
+
+    def _schedule(self, step: int) -> None:
+        settings, total = self.settings, self.settings.epochs * self.n_batches
+        warmup = round(settings.warmup_epochs * self.n_batches)
+        rate = cosine(step, total, settings.learning_rate, settings.learning_rate / 100, warmup)
+        decay = cosine(step, total, *settings.weight_decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+            group["weight_decay"] = decay if group["decays"] else 0.0
+        self.momentum = cosine(step, total, settings.teacher_momentum, 1.0)
+
+    def _check(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"RQ-DINO's loss is {loss.item()} in epoch {self.epoch + 1}: lower "
+                f"image_learning_rate ({self.settings.learning_rate}), raise image_warmup_epochs "
+                f"({self.settings.warmup_epochs}) or image_teacher_temperature "
+                f"({self.settings.teacher_temperature})."
+            )
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def _record(self, row: dict[str, Any], seconds: float, writer: Any) -> None:
+        self.epoch += 1
+        self.history["seconds"] += seconds
+        n_seen = self.epoch * len(self.pixels)
+        self.history["images_per_second"] = n_seen / self.history["seconds"]
+        self.history["epochs"].append(row)
+        if writer is None:
+            return
+        for name, value in row.items():
+            values = (
+                {f"/{i}": v for i, v in enumerate(value)} if name == "perplexity" else {"": value}
+            )
+            for suffix, number in values.items():
+                writer.add_scalar(f"RQ-DINO/{name}{suffix}", number, self.epoch)
+
+    def _save(self) -> None:
+        state = {
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "targets": self.targets.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "history": checkpoint.to_plain(self.history),
+        }
+        checkpoint.save(self.partial, state)
+
+    def _resume(self) -> None:
+        if not self.partial.is_file():
+            return
+        try:
+            state = checkpoint.load(self.partial, self.device, _STATE)
+        except ValueError as error:
+            getLogger().warning(f"RQ-DINO: starting anew, because {error}")
+            return
+        for name in ("student", "teacher", "targets", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.epoch, self.history = state["epoch"], state["history"]
+        getLogger().info(f"RQ-DINO: going on after epoch {self.epoch}, from {self.partial}")
+
+
+@torch.no_grad()
+def encode(
+    backbone: nn.Module,
+    pixels: Pixels,
+    settings: DinoSettings,
+    device: torch.device | str,
+    show_progress: bool = False,
+) -> Tensor:
+    """float32 (n, D) on the CPU: a backbone's vectors of the un-augmented images. Leaves the
+    backbone in eval mode."""
+    backbone.eval()
+    rows = torch.arange(len(pixels)).split(settings.batch_size)
+    bar = tqdm(total=len(pixels), ncols=100, desc="Encoding  ", disable=not show_progress)
+    features = []
+    for batch in pixels.batches(list(rows)):
+        features.append(backbone(plain_view(batch.to(device), settings.size)).float().cpu())
+        bar.update(len(batch))
+    bar.close()
+    return torch.cat(features)
+
+
+def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> float:
+    """From 0 straight up to `start` in `warmup` steps, then along half a cosine to `end`."""
+    if step < warmup:
+        return start * (step + 1) / warmup
+    share = (step - warmup) / max(total - warmup, 1)
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Weight decay for matrices only, as biases and norms have no use for it."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "decays": True},
+        {"params": [p for p in parameters if p.dim() <= 1], "decays": False},
+    ]
+
+
+def _writer(log_dir: Path | None) -> Any:
+    if log_dir is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(log_dir))

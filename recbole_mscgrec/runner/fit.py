@@ -1,0 +1,85 @@
+"""RecBole's fit, with a checkpoint after every epoch from which an interrupted training goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.plugin import checkpoints
+from recbole_mscgrec.storage import checkpoint
+
+
+def fit(
+    trainer: Any, train_data: Any, valid_data: Any, config: Config, seconds: dict[str, float]
+) -> dict[str, float] | None:
+    """Train, with `resume` after the last finished epoch of an interrupted run of these settings.
+
+    Adds the seconds of training to `seconds`, and those that an interrupted run had spent.
+
+    Returns:
+        The metrics of the best validation.
+
+    Raises:
+        ValueError: `resume` where no such run was interrupted.
+        KeyboardInterrupt: with a message how to go on.
+    """
+    began, before = time.perf_counter(), dict(seconds)
+    last = Path(trainer.saved_model_file).with_suffix(".last.pth")
+    if config["resume"]:
+        before.update(_resume(trainer, train_data, last, config, before))
+        seconds.update(before)
+        if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
+            trainer.logger.info("This training had already ended; evaluating its best model.")
+            trainer.eval_collector.data_collect(train_data)
+            return trainer.best_valid_result
+
+    def after_epoch(epoch: int, valid_score: float) -> None:
+        seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
+        state = checkpoints.trainer_state(trainer, epoch)
+        state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
+        state["random"] = checkpoint.random_state(train_data)
+        state["seconds"] = dict(seconds)
+        if hasattr(trainer, "training_state"):
+            state["training"] = trainer.training_state()
+        checkpoint.save(last, state)
+
+    try:
+        trainer.fit(
+            train_data, valid_data, show_progress=config["show_progress"], callback_fn=after_epoch
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
+    seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
+    return trainer.best_valid_result
+
+
+def _resume(
+    trainer: Any, train_data: Any, last: Path, config: Config, seconds: dict[str, float]
+) -> dict[str, float]:
+    """Bring the trainer to where `last` was written. Returns the seconds of both runs' stages."""
+    if not last.is_file():
+        raise ValueError(
+            f"resume: {last} does not exist, so no training with these very settings was "
+            "interrupted here: repeat its settings, or leave --resume out to start anew."
+        )
+    state = checkpoint.load(last, config["device"])
+    best_file = trainer.saved_model_file
+    trainer.resume_checkpoint(last)
+    trainer.saved_model_file = best_file
+    trainer.best_valid_result = state["best_valid_result"]
+    checkpoint.set_random_state(state["random"], train_data)
+    if "training" in state:
+        trainer.load_training_state(state["training"])
+    spent = state.get("seconds", {})
+    return {stage: seconds.get(stage, 0.0) + spent[stage] for stage in spent}
+
+
+def _how_to_go_on(last: Path, best: str) -> str:
+    if not last.is_file():
+        return "Training stopped before its first epoch was finished."
+    return (
+        f"Training stopped; its last finished epoch is in {last}. Repeat the command with "
+        f"--resume=True to go on, or with --model_file={best} to evaluate the best model so far."
+    )

@@ -1,0 +1,59 @@
+"""One process at a time trains a run: two would overwrite each other's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from recbole_mscgrec.config import run_id
+
+
+@contextmanager
+def alone(config: Any) -> Iterator[None]:
+    """Within this block no other process trains this run, which is told by its checkpoint's name.
+
+    The lock ends with the process, however that ends. Evaluating a saved model needs none.
+
+    Raises:
+        ValueError: another process has it.
+        OSError: the folder of the checkpoint cannot be written.
+    """
+    if config["model_file"]:
+        yield
+        return
+    path = _path(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise ValueError(
+            f"Another process trains {config['model']} on {config['dataset']} with these very "
+            f"settings and writes {run_id.path_of(config)}: wait for it, or set another "
+            "checkpoint_dir."
+        ) from None
+    except OSError as error:
+        raise OSError(
+            f"Cannot write in {path.parent}: {error}. Make it writable or set checkpoint_dir."
+        ) from error
+    with lock:
+        yield
+
+
+def taken(config: Any) -> bool:
+    """Whether another process trains this run now."""
+    path = _path(config)
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _path(config: Any) -> Path:
+    return run_id.path_of(config).with_suffix(".lock")

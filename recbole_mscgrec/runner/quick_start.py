@@ -1,0 +1,167 @@
+"""One run: data, model, training, evaluation, result file; and a saved model with its data."""
+
+from __future__ import annotations
+
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
+
+from recbole_mscgrec.config import run_id
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.data.checks import check_data
+from recbole_mscgrec.data.download import fetch
+from recbole_mscgrec.data.seen_items import SeenItems
+from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
+from recbole_mscgrec.runner import user_ranks
+from recbole_mscgrec.runner.fit import fit
+from recbole_mscgrec.runner.lock import alone
+from recbole_mscgrec.runner.result import peak_memory_mb, result_of
+from recbole_mscgrec.runner.saved_model import begin_at, check_fits
+from recbole_mscgrec.semantic_ids.precision import matmul_precision
+from recbole_mscgrec.storage import cache, checkpoint
+from recbole_mscgrec.tokenizer.pipeline import timed
+
+
+def run(
+    model: str,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train (or load) and evaluate one model of RecBole or of this project.
+
+    Returns:
+        The content of the result file: model, dataset, seed, settings (those chosen),
+        best_valid_result, test_result, seconds (stage -> s), peak_memory_mb, the same after each
+        stage, n_parameters, versions, code_health; with `eval_drop_modality` also test_without:
+        that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells of the test.
+    """
+    config = _config(model, dataset, config_file_list, config_dict)
+    user_ranks.check_per_user(config)
+    check_test_metrics(config)
+    with alone(config), matmul_precision(config["matmul_precision"]):
+        return _run(config)
+
+
+def load_data_and_model(
+    model_file: str, config_dict: dict[str, Any] | None = None
+) -> tuple[Config, Any, Any, Any, Any, Any]:
+    """A saved model, ready to predict, and the data that it was trained on.
+
+    RecBole's function of this name, which today's packages cannot import, for checkpoints of plain
+    tensors. The run's settings are in the checkpoint; `config_dict` (`data_path`, `gpu_id`, ...)
+    goes over them.
+
+    Returns:
+        config, model, dataset, train_data, valid_data, test_data, as RecBole's.
+
+    Raises:
+        ValueError: not a checkpoint of this project, or data of other items than it was trained on.
+    """
+    state = checkpoint.load(model_file, required=("config", "chosen", "state_dict"))
+    trained = state["config"]
+    used_up = {"initial_model": None, "resume": False, "model_file": str(model_file)}
+    typed = state["chosen"] | used_up
+    config = _config(trained["model"], trained["dataset"], None, config_dict, typed=typed)
+    init_seed(config["seed"], config["reproducibility"])
+    dataset, *loaders = _data(config)
+    init_seed(config["seed"], config["reproducibility"])
+    model = _network(config, loaders[0])
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
+    return config, model.eval(), dataset, *loaders
+
+
+def _config(*settings: Any, **more: Any) -> Config:
+    """A Config whose data set is there and was checked: what its files hold is known to it."""
+    config = Config(*settings, **more)
+    if fetch(Path(config["data_path"]), config["dataset"]):
+        config = Config(*settings, **more)
+    init_logger(config)
+    check_data(config)
+    return config
+
+
+def _run(config: Config) -> dict[str, Any]:
+    init_seed(config["seed"], config["reproducibility"])
+    logger = getLogger()
+    logger.info(config)
+    seconds: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    with timed(seconds, "data"):
+        _, train_data, valid_data, test_data = _data(config)
+    memory["data"] = peak_memory_mb()
+
+    init_seed(config["seed"], config["reproducibility"])
+    network = _network(config, train_data)
+    logger.info(network)
+    seconds.update(getattr(network, "stage_seconds", {}))
+    memory["model"] = peak_memory_mb()
+    if config["initial_model"]:
+        begin_at(config, network)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+    if config["model_file"]:
+        trainer.saved_model_file = config["model_file"]
+        trainer.eval_collector.data_collect(train_data)
+        best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
+    else:
+        trainer.saved_model_file = str(run_id.path_of(config))
+        best_valid = fit(trainer, train_data, valid_data, config, seconds)
+        memory["train"] = peak_memory_mb()
+    with timed(seconds, "test"), for_testing(trainer, train_data) as evaluator:
+        test = trainer.evaluate(test_data, show_progress=config["show_progress"])
+    memory["test"] = peak_memory_mb()
+    _save_ranks(evaluator, test_data, config)
+
+    result = result_of(config, network, best_valid, test, seconds, memory)
+    result.update(getattr(trainer, "remarks", dict)())
+    without = _test_without(trainer, test_data, config)
+    result.update(without)
+    logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
+    for name, metrics in without.get("test_without", {}).items():
+        logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
+    logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
+    if config["result_file"]:
+        cache.write_json(config["result_file"], result)
+    return result
+
+
+def _data(config: Config) -> tuple[Any, Any, Any, Any]:
+    """The data set, and the loaders of its train, valid and test split."""
+    data = create_dataset(config)
+    getLogger().info(data)
+    # Before the split, which changes `data`.
+    seen = SeenItems(data, config["seen_items"]) if config["exclude_seen"] else None
+    train_data, valid_data, test_data = data_preparation(config, data)
+    if seen:
+        seen.leave_out(valid_data, test_data)
+    return data, train_data, valid_data, test_data
+
+
+def _network(config: Config, train_data: Any) -> Any:
+    """The model on its device. The weights of `model_file` fit it, but are not in it yet."""
+    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    if config["model_file"] and network.state_dict():  # without weights it shows codes only
+        check_fits(config, "model_file", network)
+    return network
+
+
+def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:
+    """The test once more without one modality, where `eval_drop_modality` names it."""
+    name = config["eval_drop_modality"]
+    if not name or not hasattr(trainer.model, "without_modality"):
+        return {}
+    with trainer.model.without_modality(name):
+        show = config["show_progress"]
+        metrics = trainer.evaluate(test_data, load_best_model=False, show_progress=show)
+    return {"test_without": {name: checkpoint.to_plain(metrics)}}
+
+
+def _save_ranks(evaluator: KeepingEvaluator, test_data: Any, config: Config) -> None:
+    if config["per_user_file"]:
+        ranks = user_ranks.ranks_of(evaluator, test_data, config)
+        if ranks is not None:
+            user_ranks.save(config["per_user_file"], ranks)

@@ -1,0 +1,70 @@
+"""What a run leaves behind as JSON: metrics, settings, seconds, memory, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_mscgrec.config import run_id
+from recbole_mscgrec.storage import checkpoint
+
+
+def result_of(
+    config: Any,
+    network: Any,
+    best_valid: Any,
+    test: Any,
+    seconds: dict[str, float],
+    memory: dict[str, float],
+) -> dict[str, Any]:
+    """The content of the result file (see `quick_start.run`)."""
+    return {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "settings": chosen_settings(config),
+        "best_valid_result": checkpoint.to_plain(best_valid),
+        "test_result": checkpoint.to_plain(test),
+        "seconds": {k: round(v, 3) for k, v in seconds.items()},
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb_after": memory,
+        "peak_gpu_memory_mb": _peak_gpu_memory_mb(),
+        "n_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "versions": _versions(),
+        "code_health": getattr(network, "code_health", None),
+    }
+
+
+def chosen_settings(config: Any) -> dict[str, Any]:
+    """The settings of the command line and of config files on which a result depends."""
+    chosen = checkpoint.to_plain(dict(config.external_config_dict))
+    measured = ("eval_drop_modality", "test_metrics")
+    return {k: v for k, v in sorted(chosen.items()) if run_id.is_setting(k) or k in measured}
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held resident so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # getrusage would start from the peak of the process that started this one.
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def _peak_gpu_memory_mb() -> float | None:
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return round(torch.cuda.max_memory_allocated() / 1024**2, 1)
+
+
+def _versions() -> dict[str, str]:
+    names = ("recbole", "torch", "transformers", "timm", "numpy", "pandas", "scikit-learn")
+    return {n: importlib.metadata.version(n) for n in names} | {"python": sys.version.split()[0]}

@@ -1,0 +1,113 @@
+"""The rank of every test user's target: from RecBole's evaluation to a file, and back to metrics.
+
+Works for RecBole's models and ours alike, since both hand the same matrix of hits to the Evaluator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from logging import getLogger
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from recbole.evaluator.register import metric_information
+
+from recbole_mscgrec.plugin.evaluation import KeepingEvaluator
+
+_PER_USER: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    # metric -> (1-based rank as float, hit) -> its value for one target, as RecBole defines it
+    "recall": lambda rank, hit: hit * 1.0,
+    "hit": lambda rank, hit: hit * 1.0,
+    "ndcg": lambda rank, hit: hit / np.log2(rank + 1),
+    "mrr": lambda rank, hit: hit / rank,
+    "map": lambda rank, hit: hit / rank,
+}
+
+
+class Ranks(NamedTuple):
+    """Where each user's target stands in the ranked list of the test."""
+
+    users: np.ndarray  # str (U,): user tokens, each once
+    ranks: np.ndarray  # int (U,): 1 is the first place; 0 where the list does not hold the target
+    depth: int  # length of the list
+
+    def metric(self, name: str) -> np.ndarray:
+        """A metric such as ndcg@10 per user, float64 (U,); its mean is what RecBole reports."""
+        kind, _, k = name.partition("@")
+        hit = (self.ranks > 0) & (self.ranks <= int(k))
+        return _PER_USER[kind](np.maximum(self.ranks, 1).astype(np.float64), hit)
+
+    def gives(self, name: str) -> bool:
+        """Whether `metric(name)` can be computed from one rank per user and this depth."""
+        kind, _, k = name.partition("@")
+        return kind in _PER_USER and k.isdigit() and int(k) <= self.depth
+
+
+def check_per_user(config: Any) -> None:
+    """Raise ValueError where `per_user_file` is set and the evaluation gives no rank per user."""
+    reason = why_not_per_user(config)
+    if config["per_user_file"] and reason:
+        raise ValueError(f"per_user_file ({config['per_user_file']}) cannot be written: {reason}.")
+
+
+def why_not_per_user(config: Any) -> str:
+    """Why this evaluation gives no rank per user, or '' where it does."""
+    if "LS" not in (config["eval_args"]["split"] or {}):
+        return "a user has one test target with leave-one-out only (eval_args split: {'LS': ...})"
+    if not any("rec.topk" in metric_information.get(m.lower(), ()) for m in config["metrics"]):
+        return f"none of the metrics {config['metrics']} needs the place of the target: add NDCG"
+    return ""
+
+
+def ranks_of(evaluator: KeepingEvaluator, eval_data: Any, config: Any) -> Ranks | None:
+    """Ranks of the last evaluation, which went over `eval_data`. None, and a warning, where the
+    model's trainer ranks nothing or several processes shared the users."""
+    collected = evaluator.collected
+    if collected is None or "rec.topk" not in collected:
+        getLogger().warning(f"{config['model']} ranks no items: no rank per user is written.")
+        return None
+    hits = collected.get("rec.topk")[:, :-1].numpy()  # (R, k); the last column counts the positives
+    users = _users(eval_data)
+    if len(users) != len(hits):
+        getLogger().warning(f"{len(users)} users but {len(hits)} lists: no rank per user is saved.")
+        return None
+    ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    return Ranks(users, ranks.astype(np.int32), hits.shape[1])
+
+
+def _users(eval_data: Any) -> np.ndarray:
+    """Tokens of the users in the order of the evaluated lists."""
+    data = eval_data._dataset
+    # RecBole's loaders that group rows by user keep that list; the others follow the rows.
+    ids = getattr(eval_data, "uid_list", None)
+    if ids is None:
+        ids = data.inter_feat[data.uid_field]
+    tokens = data.field2id_token[data.uid_field]
+    return np.asarray(tokens)[np.asarray(ids)].astype(str)
+
+
+def save(file: str | Path, ranks: Ranks) -> None:
+    """Write an .npz without pickled objects: to a temporary name, then renamed."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        np.savez_compressed(stream, **ranks._asdict())
+    os.replace(temporary, file)
+
+
+def load(file: str | Path) -> Ranks:
+    """Undo `save`.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return Ranks(stored["users"], stored["ranks"], int(stored["depth"]))
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{file} holds no ranks of users ({error}): make it again with --per_user_file."
+        ) from error

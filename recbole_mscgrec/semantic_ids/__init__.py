@@ -1,0 +1,1 @@
+"""Semantic IDs: residual quantization, code table, collisions, prefix tree, item filters."""

@@ -1,0 +1,111 @@
+"""Which items a request may get: sub-catalogues and exclusions, on the same prefix tree.
+
+Leaves are sorted by code, so a node of the tree is a range of leaves. Counting the allowed leaves
+of that range says whether the node still leads to an allowed item.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+
+Tensor = torch.Tensor
+
+
+class Restriction(Protocol):
+    """What a beam asks of a restriction."""
+
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item allowed to their row (P,)."""
+
+    def n_allowed(self, batch_size: int) -> Tensor:
+        """How many items each of B rows may get: (B,)."""
+
+
+class AllowedItems:
+    """A sub-catalogue: in stock, of one category, of one shop.
+
+    Args:
+        tree: the catalogue.
+        allowed: bool over item ids, (n_ids,) for a whole batch or (B, n_ids) for each request;
+            n_ids is the largest item id + 1 (RecBole's n_items).
+
+    Raises:
+        ValueError: a mask of another length, or a request that allows nothing.
+    """
+
+    def __init__(self, tree: PrefixTree, allowed: Tensor) -> None:
+        n_ids = len(tree.item_leaf)
+        if allowed.dtype != torch.bool or allowed.dim() > 2 or allowed.size(-1) != n_ids:
+            raise ValueError(
+                f"allowed must be a bool mask ({n_ids},) or (B, {n_ids}), one place per item id, "
+                f"not {allowed.dtype} {tuple(allowed.shape)}."
+            )
+        by_leaf = allowed.to(tree.leaf_item.device)[..., tree.leaf_item]
+        # (1 or B, leaves + 1): allowed leaves before each leaf
+        self.running = torch.nn.functional.pad(by_leaf.cumsum(-1, dtype=torch.int32), (1, 0))
+        self.running = self.running.view(-1, self.running.size(-1))
+        _refuse_empty(self.running[:, -1])
+
+    def n_allowed(self, batch_size: int) -> Tensor:
+        """How many items each of B rows may get: (B,)."""
+        return self.running[:, -1].expand(batch_size)
+
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item allowed to their row (P,)."""
+        if len(self.running) == 1:
+            return self.running[0][end] > self.running[0][start]
+        row = row.unsqueeze(-1)
+        return self.running[row, end] > self.running[row, start]
+
+
+class ExcludedItems:
+    """Items that single requests must not get, for example what the user has seen.
+
+    Takes memory for the listed items only, however large the catalogue.
+
+    Args:
+        tree: the catalogue.
+        items: (B, E) item ids to leave out, in any order, repeated or padded with 0.
+
+    Raises:
+        ValueError: an id that is not in the catalogue, or a request that excludes everything.
+    """
+
+    def __init__(self, tree: PrefixTree, items: Tensor) -> None:
+        n_ids, n_leaves = len(tree.item_leaf), tree.n_items
+        if items.dim() != 2 or int(items.min()) < 0 or int(items.max()) >= n_ids:
+            raise ValueError(
+                f"excluded items must be ids (B, E) from 0 to {n_ids - 1}, not "
+                f"{tuple(items.shape)} from {int(items.min())} to {int(items.max())}."
+            )
+        leaves = tree.item_leaf[items.to(tree.item_leaf.device)]
+        leaves = torch.where(leaves < 0, n_leaves, leaves).sort(dim=1).values
+        repeated = torch.zeros_like(leaves, dtype=torch.bool)
+        repeated[:, 1:] = leaves[:, 1:] == leaves[:, :-1]
+        # Padding and repetitions go behind the last leaf, where no range reaches.
+        self.leaves = leaves.masked_fill(repeated, n_leaves).sort(dim=1).values
+        self.n_leaves = n_leaves
+        _refuse_empty(self.n_allowed(len(self.leaves)))
+
+    def n_allowed(self, batch_size: int) -> Tensor:
+        """How many items each of B rows may get: (B,)."""
+        return self.n_leaves - (self.leaves < self.n_leaves).sum(1)
+
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item left to their row (P,)."""
+        leaves = self.leaves[row]  # (P, E)
+        before, after = (torch.searchsorted(leaves, t.contiguous()) for t in (start, end))
+        return end - start > after - before
+
+
+def _refuse_empty(n_allowed: Tensor) -> None:
+    empty = (n_allowed == 0).nonzero().flatten()
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} of {len(n_allowed)} requests allow no item at all (the first is request "
+            f"{int(empty[0])}): widen the mask, or do not ask for these."
+        )

@@ -1,0 +1,190 @@
+"""Residual quantization by whole-catalogue k-means: one codebook per level, each on what the levels
+before it left over (paper: item tokenization)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
+
+Tensor = torch.Tensor
+_RUNS = 5  # k-means runs per level, from different starts
+_ENTROPY = 0.3  # of Sinkhorn's plan, as a share of the mean distance to the nearest codeword
+_SINKHORN_STEPS = 200
+_BALANCING_ROUNDS = 10  # assignments and means after k-means; more change the codes of few items
+_CHUNK = 1 << 16  # rows per distance block: bounds memory at 64k x K floats
+
+
+class ResidualQuantizer:
+    """L codebooks of K codewords for vectors of D numbers.
+
+    Args:
+        codebook_sizes: K of each level.
+        n_iterations: Lloyd iterations per level at most; a level stops when no item moves.
+        seed: the result is a function of the data and this seed.
+        balanced: spread the items evenly over a level's codewords (see `balance`); k-means alone
+            gives each item its nearest codeword.
+    """
+
+    def __init__(
+        self,
+        codebook_sizes: list[int],
+        n_iterations: int = 50,
+        seed: int = 0,
+        balanced: bool = False,
+    ) -> None:
+        self.codebook_sizes = codebook_sizes
+        self.n_iterations = n_iterations
+        self.seed = seed
+        self.balanced = balanced
+        self.codebooks: list[Tensor] = []  # (K, D) each
+
+    def fit(self, vectors: Tensor) -> Tensor:
+        """Learn the codebooks from vectors (N, D); returns their codes (N, L).
+
+        Raises:
+            ValueError: a codebook larger than N, a value that is not finite, or all vectors equal.
+        """
+        self._check(vectors)
+        generator = torch.Generator().manual_seed(self.seed)
+        residual, codes = vectors.float(), []
+        self.codebooks = []
+        for size in self.codebook_sizes:
+            codebook = k_means(residual, size, self.n_iterations, generator)
+            if self.balanced:
+                codebook, code = balance(residual, codebook)
+            else:
+                code = nearest(residual, codebook)[0]
+            self.codebooks.append(codebook)
+            codes.append(code)
+            residual = residual - codebook[code]
+        return torch.stack(codes, dim=1)
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Codes (N, L) of vectors (N, D): greedily the nearest codeword of each level."""
+        residual, codes = vectors.float(), []
+        for codebook in self.codebooks:
+            codes.append(nearest(residual, codebook)[0])
+            residual = residual - codebook[codes[-1]]
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Sum of the codewords of codes (N, L): the quantized vectors (N, D)."""
+        return torch.stack([b[c] for b, c in zip(self.codebooks, codes.T, strict=True)]).sum(0)
+
+    def _check(self, vectors: Tensor) -> None:
+        if not torch.isfinite(vectors).all():
+            rows = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten()
+            raise ValueError(
+                f"{len(rows)} of {len(vectors)} vectors hold NaN or infinity (first row: "
+                f"{int(rows[0])}): repair the vectors or leave these items out."
+            )
+        largest = max(self.codebook_sizes)
+        if largest > len(vectors):
+            raise ValueError(
+                f"codebook_size ({largest}) must not exceed the number of items with a vector "
+                f"({len(vectors)}): lower codebook_size."
+            )
+        if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
+            raise ValueError(
+                f"All {len(vectors)} vectors are equal, so they cannot tell items apart: "
+                "check where they come from, or leave this modality out of `modalities`."
+            )
+
+
+def k_means(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
+    """Codebook (K, D) of all vectors (N, D): the best of several runs of Lloyd's algorithm.
+
+    One run now and then spends most codewords on a few outliers and leaves the bulk to the rest; of
+    a few, the one with the smallest squared error does not.
+    """
+    runs = [_lloyd(vectors, k, n_iterations, generator) for _ in range(_RUNS)]
+    return min(runs, key=lambda codebook: float(nearest(vectors, codebook)[1].sum()))
+
+
+def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
+    """One run from a k-means++ start.
+
+    A codeword that loses all its items restarts at one of the vectors that are worst off, so every
+    codeword is used as long as there are K distinct vectors.
+    """
+    codebook = _plus_plus(vectors, k, generator)
+    previous: Tensor | None = None
+    for _ in range(n_iterations):
+        code, distance = nearest(vectors, codebook)
+        count = torch.bincount(code, minlength=k)
+        dead = (count == 0).nonzero().flatten()
+        if len(dead):
+            worst = distance.topk(min(len(dead), len(distance))).indices
+            code[worst] = dead[: len(worst)]
+        elif previous is not None and torch.equal(code, previous):
+            break
+        previous = code
+        codebook = _means(vectors, code, codebook)
+    return codebook
+
+
+def balance(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """k-means from `codebook` (K, D) in which every codeword gets about N/K of the N vectors.
+
+    Items are assigned by entropic optimal transport (Sinkhorn) instead of to the nearest codeword.
+    Returns the codebook and the codes (N,). Takes N*K numbers of memory.
+    """
+    code = nearest(vectors, codebook)[0]
+    for _ in range(_BALANCING_ROUNDS):
+        code = _transport(torch.cdist(vectors, codebook).square())
+        codebook = _means(vectors, code, codebook)
+    return codebook, code
+
+
+def _transport(cost: Tensor) -> Tensor:
+    """The codeword (N,) that gets most of each item in a plan of even column sums; cost (N, K)."""
+    scale = cost.min(dim=1).values.mean().clamp(min=1e-6 * cost.mean())
+    log_plan = -cost / (_ENTROPY * scale).clamp(min=1e-12)
+    share = math.log(cost.size(0) / cost.size(1))
+    for _ in range(_SINKHORN_STEPS):
+        log_plan = log_plan - log_plan.logsumexp(dim=0, keepdim=True) + share
+        log_plan = log_plan.log_softmax(dim=1)
+    return log_plan.argmax(dim=1)
+
+
+def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:
+    """Mean of each codeword's vectors; a codeword without any stays as it is."""
+    count = torch.bincount(code, minlength=len(codebook)).unsqueeze(1)
+    total = torch.zeros_like(codebook).index_add_(0, code, vectors)
+    return torch.where(count > 0, total / count.clamp(min=1), codebook)
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the nearest codeword (N,) and the squared distance to it (N,).
+
+    Exact whatever `matmul_precision` is: rounded products mistake near codewords for each other.
+    """
+    norms = codebook.square().sum(1)
+    codes, distances = [], []
+    for block in vectors.split(_CHUNK):
+        with matmul_precision(HIGHEST):
+            squared = norms - 2 * block @ codebook.T  # (n, K), up to |vector|^2
+        value, index = squared.min(dim=1)
+        codes.append(index)
+        distances.append((value + block.square().sum(1)).clamp(min=0))
+    return torch.cat(codes), torch.cat(distances)
+
+
+def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k-means++ start: each next centre drawn in proportion to its squared distance."""
+    first = int(torch.randint(len(vectors), (1,), generator=generator))
+    centres = [vectors[first]]
+    distance = (vectors - centres[0]).square().sum(1)
+    for _ in range(k - 1):
+        total = distance.cumsum(0, dtype=torch.float64)
+        if total[-1] > 0:
+            draw = torch.rand((), generator=generator, dtype=torch.float64) * total[-1]
+            index = int(torch.searchsorted(total, draw).clamp(max=len(vectors) - 1))
+        else:  # fewer distinct vectors than codewords
+            index = int(torch.randint(len(vectors), (1,), generator=generator))
+        centres.append(vectors[index])
+        distance = torch.minimum(distance, (vectors - centres[-1]).square().sum(1))
+    return torch.stack(centres)

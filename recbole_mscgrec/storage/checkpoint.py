@@ -1,0 +1,121 @@
+"""Checkpoints of plain tensors, numbers, strings, lists and dicts: written whole, and read with
+`weights_only=True`, so that loading one runs no code."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+_ARRAY, _SPARSE = "__numpy__", "__csr__"
+
+
+def to_plain(value: Any) -> Any:
+    """Copy of `value` in types that torch.load(weights_only=True) accepts; the rest as strings."""
+    if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)):
+        return float(value) if isinstance(value, np.floating) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {k if isinstance(k, (str, int)) else str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return {_ARRAY: torch.from_numpy(np.ascontiguousarray(value))}
+    if scipy.sparse.issparse(value):
+        csr = value.tocsr()
+        return {
+            _SPARSE: [to_plain(a) for a in (csr.data, csr.indices, csr.indptr)],
+            "shape": list(csr.shape),
+        }
+    return str(value)
+
+
+def from_plain(value: Any) -> Any:
+    """Undo `to_plain` for numpy arrays and sparse matrices."""
+    if isinstance(value, dict):
+        if _ARRAY in value:
+            return value[_ARRAY].numpy()
+        if _SPARSE in value:
+            parts = tuple(from_plain(a) for a in value[_SPARSE])
+            return scipy.sparse.csr_matrix(parts, shape=tuple(value["shape"]))
+        return {k: from_plain(v) for k, v in value.items()}
+    return value
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write to a temporary name beside `path`, then rename: a stop leaves the old file whole."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(
+            f"Cannot write the checkpoint {path}: {error}. Free space there or set checkpoint_dir."
+        ) from error
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    required: tuple[str, ...] = ("config", "state_dict", "epoch"),
+    key: str = "model_file",
+) -> dict[str, Any]:
+    """Read a checkpoint without running code from it. `key` is the setting that names it.
+
+    Raises:
+        ValueError: the file is missing, damaged, lacks a required key, or holds something other
+            than plain values.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{key} ({path}) does not exist: check the path.")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or a pickled file
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint of plain tensors ({type(error).__name__}). "
+            "Checkpoints that stock RecBole wrote hold pickled objects and are not loaded, because "
+            "that could run code: train again with this command."
+        ) from error
+    missing = set(required) - set(state if isinstance(state, dict) else ())
+    if missing:
+        raise ValueError(f"{path} is not such a checkpoint: it lacks {', '.join(sorted(missing))}.")
+    return state
+
+
+def random_state(train_data: Any = None) -> dict[str, Any]:
+    """State of every random generator that training draws from; `train_data` is a loader."""
+    version, keys, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
+    }
+    if train_data is not None:
+        state["loader"] = train_data.generator.get_state()
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
+    """Undo `random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    if train_data is not None:
+        train_data.generator.set_state(state["loader"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

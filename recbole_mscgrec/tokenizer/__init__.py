@@ -1,0 +1,1 @@
+"""From features to semantic IDs, and pages that show what they mean."""

@@ -1,0 +1,129 @@
+"""What a person knows an item by: title, words such as genres, popularity, poster."""
+
+from __future__ import annotations
+
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+from logging import getLogger
+from typing import Any, NamedTuple
+
+import pandas as pd
+from PIL import Image
+
+from recbole_mscgrec.features.images import find_images, n_workers
+from recbole_mscgrec.features.text import read_items
+from recbole_mscgrec.features.text_columns import clean_text
+
+_POSTER_SIZE = (128, 64)  # pixels at most, width and height
+_POSTER_QUALITY = 60
+_MOST_POSTERS = 5_000  # of the most popular items: a page has to open quickly
+_ITEMS_PER_WORD = 4  # a column of labels has at least so many items for each of its words
+_SEPARATORS = ("|", ";", ",")
+
+
+class Cards(NamedTuple):
+    """Of n items (no padding row), in the order of their ids."""
+
+    tokens: list[str]
+    titles: list[str]  # the token where there is no title
+    words: list[list[str]]  # each word once
+    popularity: list[int]  # interactions in the train split, a user's first one not counted
+    posters: list[str]  # JPEG in base64, '' where there is none
+    title_column: str | None = None
+    words_column: str | None = None
+
+
+def item_cards(config: Any, train: Any) -> Cards:
+    """Titles, words, popularity and posters of the items of `train`.
+
+    The columns are `codes_title_column` and `codes_words_column`, or those that `title_column` and
+    `words_column` choose. Posters are the images that `images.find_images` finds, whether or not
+    the image modality is used.
+
+    Raises:
+        ValueError: a named column that the .item file lacks, or an `image_dir` without images.
+    """
+    tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
+    count = train.item_counter  # once: every access counts all rows anew
+    popularity = [int(count[i]) for i in range(1, train.item_num)]
+    titles, words = tokens, [[] for _ in tokens]
+    title = labels = None
+    items = read_items(config, train)
+    types = items.types if items else {}
+    for key in ("codes_title_column", "codes_words_column"):
+        if config[key] is not None and config[key] not in types:
+            raise ValueError(f"{key} ({config[key]}) is no .item column; there are {list(types)}.")
+    if items:
+        rows = items.frame.drop_duplicates(items.key, keep="last").set_index(items.key)
+        rows = rows.reindex(tokens, fill_value="").map(clean_text)
+        title = config["codes_title_column"] or title_column(types)
+        labels = config["codes_words_column"] or words_column(rows, types, title)
+        if title:
+            titles = [t.strip() or token for t, token in zip(rows[title], tokens, strict=True)]
+        if labels:
+            words = split_words(rows[labels].tolist())
+    posters = _posters(config, train, popularity)
+    return Cards(tokens, titles, words, popularity, posters, title, labels)
+
+
+def title_column(types: dict[str, str]) -> str | None:
+    """The first column whose name contains 'title' or 'name', else the first token_seq column."""
+    named = [
+        name
+        for name, kind in types.items()
+        if kind.startswith("token") and ("title" in name.lower() or "name" in name.lower())
+    ]
+    columns = [name for name, kind in types.items() if kind == "token_seq"]
+    return next(iter(named + columns), None)
+
+
+def words_column(rows: pd.DataFrame, types: dict[str, str], title: str | None) -> str | None:
+    """The token_seq column, other than the title, with the fewest different words: at most one for
+    four items that have any. Genres and categories are such, names and sentences are not."""
+    found = []
+    for name, kind in types.items():
+        if kind == "token_seq" and name != title:
+            words = [w for w in split_words(rows[name].tolist()) if w]
+            n_different = len({word for item in words for word in item})
+            if n_different and n_different * _ITEMS_PER_WORD <= len(words):
+                found.append((n_different, name))
+    return min(found)[1] if found else None
+
+
+def split_words(values: list[str]) -> list[list[str]]:
+    """Each value's words, every one once, in their order. They are separated by '|', ';' or ',',
+    the first that stands in half of the values with any text, else by spaces."""
+    given = [value for value in values if value.strip()]
+    usual = (s for s in _SEPARATORS if 2 * sum(s in value for value in given) >= len(given) > 0)
+    separator = next(usual, None)
+    parts = ([word.strip() for word in value.split(separator)] for value in values)
+    return [[word for word in dict.fromkeys(item) if word] for item in parts]
+
+
+def thumbnail(image: Image.Image) -> str:
+    """An RGB image as a JPEG of at most 128 x 64 pixels, in base64."""
+    small, file = image.copy(), io.BytesIO()
+    small.thumbnail(_POSTER_SIZE)
+    small.save(file, "JPEG", quality=_POSTER_QUALITY, optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _posters(config: Any, train: Any, popularity: list[int]) -> list[str]:
+    posters = [""] * len(popularity)
+    try:
+        images = find_images(config, train)
+    except ValueError as error:
+        if config["image_dir"]:
+            raise
+        getLogger().warning(f"No posters are shown: {error}")
+        return posters
+    if images is None:
+        return posters
+    items = (images.items - 1).tolist()
+    popular = sorted(range(len(items)), key=lambda row: -popularity[items[row]])[:_MOST_POSTERS]
+    with ThreadPoolExecutor(max(n_workers(config), 1)) as pool:  # Pillow decodes without the GIL
+        made = pool.map(lambda row: thumbnail(images[row]), popular)
+        for row, poster in zip(popular, made, strict=True):
+            posters[items[row]] = poster
+    return posters

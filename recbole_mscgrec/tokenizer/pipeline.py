@@ -1,0 +1,304 @@
+"""The one place that runs features -> quantizers -> CodeTable, each stage cached by its inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_mscgrec.config.validation import check_switches
+from recbole_mscgrec.features.fusion import comparable, side_by_side
+from recbole_mscgrec.semantic_ids import code_table
+from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
+from recbole_mscgrec.semantic_ids.collisions import add_collision_level, redistribute
+from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.storage import cache
+from recbole_mscgrec.tokenizer.modalities import (
+    Absent,
+    Features,
+    Stage,
+    check_modalities,
+    level_sizes,
+    stage_of,
+)
+
+Tensor = torch.Tensor
+_NEIGHBOURS = 5  # items whose mean stands in for a vector that the train split cannot give
+
+
+@dataclass
+class Tokenization:
+    """A code table with its health report, the seconds of every stage, and the items it is for."""
+
+    table: CodeTable
+    health: dict[str, Any]
+    seconds: dict[str, float]
+    items: str  # fingerprint of the item tokens in the order of their ids
+    vectors: dict[str, Tensor]  # modality -> half (N, D_m), where history_vectors asks for them
+
+    def to_plain(self) -> dict[str, Any]:
+        """For a checkpoint: what `from_checkpoint` needs to do without the tokenizers."""
+        return {
+            "table": self.table.to_plain(),
+            "health": self.health,
+            "items": self.items,
+            "vectors": self.vectors,
+        }
+
+
+def tokenize(config: Any, train: Any) -> Tokenization:
+    """Codes of all items in every modality, for the data set whose train split is `train`.
+
+    Raises:
+        ValueError: an unknown modality, a target that is not among them or that no item has, or
+            vectors, codes or codebooks that do not fit (see stages.py and ResidualQuantizer).
+    """
+    _check_settings(config, train)
+    seconds: dict[str, float] = {}
+    stages, features = _make_features(config, train, seconds)
+    vectors, target = _comparable_vectors(features, config), config["target_modality"]
+    if target == FUSED:
+        features[FUSED] = _fused(vectors, features)
+    key = cache.fingerprint(
+        features={name: stage.key for name, stage in stages.items()},
+        sizes=level_sizes(config),
+        target=target,
+        iterations=config["quantizer_iterations"],
+        quantizer=config["quantizer"],
+        collision=config["collision"],
+        seed=config["seed"],
+    )
+    with timed(seconds, "codes"):
+        stored = cache.load(config["cache_dir"], "codes", key)
+        if stored is None:
+            stored = _quantize(features, config, train)
+            cache.save(config["cache_dir"], "codes", key, stored)
+        table, report = _assemble(stored, config)
+        kept = {name: v.half() for name, v in vectors.items()} if config["history_vectors"] else {}
+        if config["shuffle_codes"]:
+            rows = code_table.shuffling(train.item_num, config["seed"])
+            table = code_table.shuffled(table, rows)
+            kept = {name: v[rows] for name, v in kept.items()}
+    _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
+    return Tokenization(table, report, seconds, _items(train), kept)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds that this block takes to those of a stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
+    """The codes that a saved model was trained with.
+
+    Raises:
+        ValueError: the checkpoint holds no codes, or codes of other items.
+    """
+    plain = state.get("other_parameter", {}).get("code_state")
+    if not plain:
+        raise ValueError("The checkpoint holds no item codes: it is not one of MSCGRec.")
+    if plain["items"] != _items(train):
+        raise ValueError(
+            f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
+            "set: use the same data set, load_col and filters as in training."
+        )
+    table = CodeTable.from_plain(plain["table"])
+    vectors = {name: v.cpu() for name, v in plain.get("vectors", {}).items()}
+    return Tokenization(table, plain["health"], {}, plain["items"], vectors)
+
+
+def _make_features(
+    config: Any, train: Any, seconds: dict[str, float]
+) -> tuple[dict[str, Stage], dict[str, Features]]:
+    """Stages and features of the modalities that items have, in the order of `modalities`."""
+    stages: dict[str, Stage] = {}
+    absent: list[str] = []
+    # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
+    for name in config["modalities"]:
+        with timed(seconds, name):
+            stage = stage_of(name, config, train)
+        if isinstance(stage, Absent):
+            absent.append(f"{name} ({stage.reason})")
+        else:
+            stages[name] = stage
+    if absent:
+        getLogger().warning(
+            f"Modalities: {', '.join(stages) or 'none'}. No item has {'; nor '.join(absent)}."
+        )
+    if config["target_modality"] not in (*stages, FUSED):
+        raise ValueError(
+            f"target_modality {config['target_modality']}: no item has it; choose another one."
+        )
+    features: dict[str, Features] = {}
+    for name in sorted(stages, key=lambda n: n == "collaborative"):
+        with timed(seconds, name):
+            features[name] = stages[name].make()
+    return stages, {name: features[name] for name in stages}
+
+
+def _comparable_vectors(features: dict[str, Features], config: Any) -> dict[str, Tensor]:
+    """Vectors of the modalities that have any, where the settings ask for vectors; else none."""
+    if config["target_modality"] != FUSED and not config["history_vectors"]:
+        return {}
+    vectors = {
+        name: comparable(feature.vectors, feature.present)
+        for name, feature in features.items()
+        if feature.present.any()
+    }
+    # Where the rule for sparse data asked for them, data without vectors do without.
+    asked = config["history_vectors"] and "history_vectors" in config.external_config_dict
+    if asked and not vectors:
+        raise ValueError(
+            "history_vectors=True needs vectors, and codes_file gives codes alone for "
+            f"{list(features)}: leave history_vectors out, or use vectors_file."
+        )
+    return vectors
+
+
+def _items(train: Any) -> str:
+    return cache.fingerprint(tokens=train.field2id_token[train.iid_field])
+
+
+def _check_settings(config: Any, train: Any) -> None:
+    check_modalities(config)
+    check_switches(config)
+    largest, n_items = max(level_sizes(config)), train.item_num - 1
+    if largest > n_items and set(config["modalities"]) - set(config["codes_file"] or ()):
+        raise ValueError(
+            f"codebook_size ({largest}) must not exceed the number of items ({n_items}): "
+            "lower codebook_size."
+        )
+
+
+# --- codes ----------------------------------------------------------------------------------------
+
+
+def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
+    """The vectors of all modalities side by side, of the items that have any."""
+    if not vectors:
+        raise ValueError(
+            "target_modality fused needs vectors, and codes_file gives codes alone: choose one of "
+            f"{list(features)}."
+        )
+    present = torch.stack([features[name].present for name in vectors]).any(dim=0)
+    return Features(side_by_side(vectors), present)
+
+
+def _quantize(features: dict[str, Features], config: Any, train: Any) -> dict[str, Tensor]:
+    """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
+    the target's codes are completed and made unique."""
+    target, stored = config["target_modality"], {}
+    for name, feature in features.items():
+        sizes, quantizer = feature.sizes, None
+        if feature.codes is not None:
+            table = feature.codes.clone()  # the target's is completed in place
+        else:
+            rows, sizes = feature.present.nonzero().flatten(), torch.tensor(level_sizes(config))
+            iterations, seed = config["quantizer_iterations"], config["seed"]
+            balanced = config["quantizer"] == "sinkhorn"
+            quantizer = ResidualQuantizer(sizes.tolist(), iterations, seed, balanced)
+            table = torch.full((train.item_num, len(sizes)), MISSING)
+            table[rows] = quantizer.fit(feature.vectors[rows])
+        stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
+        if name == target:
+            stored["filled"] = _complete_target(table, sizes, quantizer, features, target)
+            unique = _unique(table, quantizer, feature, config, train)
+            stored[f"codes.{name}"] = unique
+    return stored
+
+
+def _unique(
+    table: Tensor, quantizer: ResidualQuantizer | None, feature: Features, config: Any, train: Any
+) -> Tensor:
+    """Unique target codes (N, L or L + 1) from those in `table` (N, L)."""
+    codes = table[1:]
+    if config["collision"] == "redistribute":
+        if quantizer is None:
+            raise ValueError(
+                f"collision=redistribute needs the codebooks of {config['target_modality']}, whose "
+                "codes were made elsewhere or by RQ-DINO: use collision=extra_level."
+            )
+        vectors = feature.vectors[1:].clone()
+        lacking = ~feature.present[1:]
+        vectors[lacking] = quantizer.decode(codes[lacking])
+        unique = redistribute(codes, vectors, quantizer.codebooks)
+    else:  # of the items that share a code, the most frequent one in training gets code 0
+        count = train.item_counter  # once: every access counts all rows anew
+        rank = torch.tensor([-count[i] for i in range(1, train.item_num)])
+        unique = add_collision_level(codes, rank)
+    return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
+
+
+def _complete_target(
+    table: Tensor,
+    sizes: Tensor,
+    quantizer: ResidualQuantizer | None,
+    features: dict[str, Features],
+    target: str,
+) -> Tensor:
+    """Give every item a target code, in place: from its neighbours in other modalities, or a free
+    leaf. Returns the two counts.
+
+    The code is that of the neighbours' mean vector, or, where no quantizer of ours made the codes,
+    that of the nearest item.
+    """
+    own, has_code = features[target], table[:, 0] != MISSING
+    left = lacking = (~has_code[1:]).nonzero().flatten() + 1
+    for name, other in features.items():
+        known = (has_code & other.present).nonzero().flatten()
+        mine = left[other.present[left]]
+        if name == target or len(mine) == 0 or len(known) == 0:
+            continue
+        k = min(_NEIGHBOURS if quantizer else 1, len(known))
+        distance = torch.cdist(other.vectors[mine], other.vectors[known])
+        nearest = known[distance.topk(k, largest=False).indices]  # (n, k)
+        if quantizer:
+            table[mine] = quantizer.encode(own.vectors[nearest].mean(dim=1))
+        else:
+            table[mine] = table[nearest[:, 0]]
+        left = left[~other.present[left]]
+    if len(left):
+        taken = table[1:][table[1:, 0] != MISSING]
+        leaves = code_table.free_leaves(taken, sizes.tolist(), len(left))
+        if len(leaves) == 0:  # every leaf is taken: share them, the collision level separates
+            leaves = taken
+        table[left] = leaves[torch.arange(len(left)) % len(leaves)]
+    return torch.tensor([len(lacking) - len(left), len(left)])
+
+
+def _assemble(stored: dict[str, Tensor], config: Any) -> tuple[CodeTable, dict[str, Any]]:
+    names = [n for n in (*config["modalities"], FUSED) if f"codes.{n}" in stored]
+    tables = {n: stored[f"codes.{n}"].long() for n in names}
+    sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}
+    n_content_levels = {n: len(sizes[n]) for n in names}
+    target = config["target_modality"]
+    if tables[target].size(1) > len(sizes[target]):
+        sizes[target] = [*sizes[target], int(tables[target][:, -1].max()) + 1]
+    table = CodeTable(tables, sizes, target)
+    report = code_table.health(table, n_content_levels)
+    filled = stored["filled"].tolist()
+    report[target]["filled_from_neighbours"], report[target]["filled_free_leaf"] = filled
+    return table, report
+
+
+def _report(report: dict[str, Any], path: Path) -> None:
+    for name, health in report.items():
+        used = ", ".join(
+            f"{v['used']}/{v['codebook_size']} (perplexity {v['perplexity']:.1f})"
+            for v in health["levels"]
+        )
+        getLogger().info(
+            f"{name} codes: used per level {used}; alone {health['alone_share']:.1%}, "
+            f"at most {health['max_items_per_code']} items per code, "
+            f"{health['n_missing']} items without"
+        )
+    cache.write_json(path, report)

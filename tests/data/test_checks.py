@@ -1,0 +1,120 @@
+"""Bad data is refused before anything slow, with what is wrong and what to do."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+from recbole.data import create_dataset
+from tiny import protocol, rule_sequences, write_dataset, write_inter
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.data.checks import check_data
+from recbole_mscgrec.runner.quick_start import run
+
+
+def check(folder: Path, dataset: str = "d", **changes: object) -> None:
+    check_data(Config("TiledSASRec", dataset, config_dict=protocol(folder, **changes)))
+
+
+def write_header(folder: Path, header: str) -> None:
+    (folder / "data" / "d").mkdir(parents=True)
+    (folder / "data" / "d" / "d.inter").write_text(f"{header}\nu\ti\t1\n")
+
+
+def test_good_data_pass(rule_folder: Path) -> None:
+    check(rule_folder, "rule")
+
+
+def test_unknown_data_set_names_its_neighbours_and_where_to_put_files(rule_folder: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        run("TiledSASRec", "mine", config_dict=protocol(rule_folder))
+    for part in ("'mine' is not in", "there: rule", "mine.inter", "data_path", "ml-100k"):
+        assert part in str(error.value)
+
+
+def test_no_network(rule_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(ValueError, match=r"'ml-1m' is not in.*there: rule.*no route to host"):
+        run("TiledSASRec", "ml-1m", config_dict=protocol(rule_folder))
+    assert [p.name for p in (rule_folder / "data").iterdir()] == ["rule"]  # nothing is left
+
+
+def test_folder_without_the_file(tmp_path: Path) -> None:
+    (tmp_path / "data" / "d").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"d.inter does not exist: put"):
+        check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "missing", "key"),
+    [
+        ("user_id:token\ttimestamp:float", "item_id", "ITEM_ID_FIELD"),
+        ("item_id:token\ttimestamp:float", "user_id", "USER_ID_FIELD"),
+    ],
+)
+def test_missing_column(tmp_path: Path, header: str, missing: str, key: str) -> None:
+    write_header(tmp_path, header)
+    with pytest.raises(ValueError, match=rf"d.inter has no column '{missing}' \({key}\)"):
+        check(tmp_path)
+
+
+def test_a_time_column_that_the_user_names_has_to_be_there(tmp_path: Path) -> None:
+    """One that nobody names may be absent: then the rows keep their order (test_time_order.py)."""
+    write_header(tmp_path, "user_id:token\titem_id:token")
+    with pytest.raises(ValueError, match=r"d.inter has no column 'when' \(TIME_FIELD\)"):
+        check(tmp_path, TIME_FIELD="when")
+    check(tmp_path)
+
+
+def test_timestamp_under_another_name_can_be_named(tmp_path: Path) -> None:
+    write_header(tmp_path, "user_id:token\titem_id:token\tt:float")
+    check(tmp_path, TIME_FIELD="t", load_col={"inter": ["user_id", "item_id", "t"]})
+
+
+def test_timestamp_that_is_not_loaded(tmp_path: Path) -> None:
+    write_header(tmp_path, "user_id:token\titem_id:token\ttimestamp:float")
+    with pytest.raises(ValueError, match=r"load_col reads .* but not 'timestamp'.*add it"):
+        check(tmp_path, load_col={"inter": ["user_id", "item_id"]})
+
+
+def test_data_set_without_a_properties_file_needs_no_load_col(rule_folder: Path) -> None:
+    settings = protocol(rule_folder)
+    del settings["load_col"]
+    check_data(Config("TiledSASRec", "rule", config_dict=settings))
+
+
+def test_a_user_with_one_interaction_does_no_harm(tmp_path: Path) -> None:
+    sequences = rule_sequences()
+    write_dataset(tmp_path / "data", "d", {**sequences, "lonely": ["i3"]})
+    write_dataset(tmp_path / "data", "e", sequences)
+    with_lonely = run("TiledSASRec", "d", config_dict=protocol(tmp_path))
+    without = run("TiledSASRec", "e", config_dict=protocol(tmp_path))
+    assert with_lonely["test_result"] == pytest.approx(without["test_result"], abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_sequences_that_leave_nothing_to_test_are_refused(tmp_path: Path, length: int) -> None:
+    rows = [(f"u{u}", f"i{(u + t) % 9}", float(t)) for u in range(20) for t in range(length)]
+    write_inter(tmp_path / "data", "short", rows)
+    with pytest.raises(ValueError, match="interactions"):
+        run("TiledSASRec", "short", config_dict=protocol(tmp_path))
+
+
+def test_three_interactions_each_are_a_train_and_a_test_target(tmp_path: Path) -> None:
+    rows = [(f"u{u}", f"i{u + t}", float(t)) for u in range(20) for t in range(3)]
+    write_inter(tmp_path / "data", "short", rows)
+    config = Config("TiledSASRec", "short", config_dict=protocol(tmp_path))
+    train, valid, test = create_dataset(config).build()
+    assert (len(train), len(valid), len(test)) == (20, 0, 20)
+    token = {i: t for i, t in enumerate(test.field2id_token["item_id"].tolist())}
+    users = test.field2id_token["user_id"][test.inter_feat["user_id"]].tolist()
+    targets = [token[i] for i in test.inter_feat["item_id"].tolist()]
+    assert targets == [f"i{int(u[1:]) + 2}" for u in users]
+    learned = [token[i] for i in train.inter_feat["item_id_target_list"][:, 0].tolist()]
+    assert sorted(learned) == sorted(f"i{u + 1}" for u in range(20))

@@ -1,0 +1,208 @@
+"""Tiled rows against RecBole's prefix rows of the same data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.config import Config as StockConfig
+from recbole.data.dataset import SequentialDataset
+
+from recbole_mscgrec.data.tiled_rows import TiledDataset, target_list_field
+from tests.conftest import make_config, write_dataset
+
+
+def uneven_rows() -> list[tuple]:
+    """Users with 1, 2, 3, 4, 5, 9 and 40 interactions, some at the same time, in mixed order."""
+    rows = []
+    for user, length in enumerate((1, 2, 3, 4, 5, 9, 40)):
+        rows += [(user, (user * 3 + t * t) % 17, t // 2) for t in range(length)]
+    return rows[::2] + rows[1::2]
+
+
+def split(kind: type, length: int) -> tuple:
+    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=length)
+    assert isinstance(config, StockConfig)
+    return config, kind(config).build()
+
+
+@pytest.fixture(autouse=True)
+def uneven(scratch: Path) -> None:
+    write_dataset(scratch / "dataset", "uneven", uneven_rows(), None)
+
+
+@pytest.mark.parametrize("length", [3, 7, 50])
+def test_valid_and_test_rows_are_recboles_shortest_history_first(length: int) -> None:
+    _, ours = split(TiledDataset, length)
+    _, stock = split(SequentialDataset, length)
+    for mine, theirs in zip(ours[1:], stock[1:], strict=True):
+        by_user = mine.inter_feat["user_id"].argsort()
+        for field in ("user_id", "item_id", "item_id_list", "item_length"):
+            assert torch.equal(mine.inter_feat[field][by_user], theirs.inter_feat[field]), field
+        lengths = mine.inter_feat["item_length"]
+        assert bool((lengths.diff() >= 0).all())
+        assert lengths.unique().numel() > 1
+
+
+@pytest.mark.parametrize("length", [3, 7, 50])
+def test_train_targets_are_those_of_the_prefix_rows(length: int) -> None:
+    config, ours = split(TiledDataset, length)
+    _, stock = split(SequentialDataset, length)
+    mine: Counter = Counter()
+    rows = ours[0].inter_feat
+    for user, history, targets in zip(
+        rows["user_id"].tolist(),
+        rows["item_id_list"].tolist(),
+        rows[target_list_field(config)].tolist(),
+        strict=True,
+    ):
+        for t, target in enumerate(targets):
+            if target:
+                mine[user, target, tuple(history[: t + 1])] += 1
+    theirs: Counter = Counter()
+    rows = stock[0].inter_feat
+    for user, target, history, n in zip(
+        *(rows[f].tolist() for f in ("user_id", "item_id", "item_id_list", "item_length")),
+        strict=True,
+    ):
+        theirs[user, target, tuple(history[:n])] += 1
+    assert Counter((u, i) for u, i, _ in mine.elements()) == Counter(
+        (u, i) for u, i, _ in theirs.elements()
+    )
+    # Histories are suffixes of RecBole's, and equal where the sequence fits one window.
+    if length == 50:
+        assert mine == theirs
+    for user, target, history in mine:
+        assert any(
+            u == user and i == target and full[-len(history) :] == history for u, i, full in theirs
+        )
+
+
+def test_counts_and_items_seen_are_those_of_the_train_split() -> None:
+    _, ours = split(TiledDataset, 7)
+    _, stock = split(SequentialDataset, 7)
+    assert ours[0].item_counter == stock[0].item_counter
+    rows = stock[0].inter_feat
+    shown = set(rows["item_id"].tolist()) | set(rows["item_id_list"].flatten().tolist())
+    assert set(ours[0].items_seen().tolist()) == shown - {0}
+
+
+def test_windows_end_with_the_newest_target() -> None:
+    config, ours = split(TiledDataset, 7)
+    rows = ours[0].inter_feat
+    user = ours[0].token2id("user_id", "u6")
+    targets = rows[target_list_field(config)][rows["user_id"] == user]
+    # 40 interactions, 2 held out: 37 targets in windows of 7, the oldest window is the short one.
+    assert sorted((targets != 0).sum(1).tolist()) == [2, 7, 7, 7, 7, 7]
+
+
+def test_a_batch_of_windows_is_cut_to_its_longest() -> None:
+    config, (train, valid, _) = split(TiledDataset, 50)
+    field = target_list_field(config)
+    whole, lengths = train.inter_feat, train.inter_feat["item_length"]
+    short = (lengths < 4).nonzero().flatten()
+    assert len(short) > 2 and whole["item_id_list"].size(1) == 50
+    batch, longest = train[short], int(lengths[short].max())
+    for name in ("item_id_list", field):
+        assert torch.equal(batch[name], whole[name][short, :longest])
+        assert not whole[name][short, longest:].any()
+    assert train[torch.arange(len(train))][field].size(1) == int(lengths.max())
+    assert train.inter_feat["item_id_list"].size(1) == 50  # the data set itself stays as it is
+    assert valid[torch.arange(len(valid))]["item_id_list"].size(1) == 50
+
+
+def test_split_without_train_rows_is_refused(scratch: Path) -> None:
+    write_dataset(
+        scratch / "dataset", "short", [(u, t, t) for u in range(4) for t in range(3)], None
+    )
+    config = make_config(
+        "TiledSASRec", "short", eval_args={"split": {"RS": [0, 1, 1]}, "order": "TO"}
+    )
+    with pytest.raises(ValueError, match="train split is empty"):
+        TiledDataset(config).build()
+
+
+def test_random_windows_show_every_target_once_on_average() -> None:
+    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=7, random_windows=True)
+    train = TiledDataset(config).build()[0]
+    _, stock = split(SequentialDataset, 50)
+    rows = stock[0].inter_feat
+    full = {}
+    for user, target, history, n in zip(
+        *(rows[f].tolist() for f in ("user_id", "item_id", "item_id_list", "item_length")),
+        strict=True,
+    ):
+        full.setdefault((user, target), []).append(history[:n])
+    expected = Counter({key: len(histories) for key, histories in full.items()})
+    torch.manual_seed(0)
+    shown: Counter = Counter()
+    n_epochs = 400
+    for _ in range(n_epochs):
+        batch = train[list(range(len(train)))]
+        for user, history, targets in zip(
+            batch["user_id"].tolist(),
+            batch["item_id_list"].tolist(),
+            batch[target_list_field(config)].tolist(),
+            strict=True,
+        ):
+            for t, target in enumerate(targets):
+                if target:
+                    shown[user, target] += 1
+                    seen = history[: t + 1]
+                    assert any(h[-len(seen) :] == seen for h in full[user, target])
+    assert set(shown) == set(expected)
+    for key, count in expected.items():
+        assert abs(shown[key] / n_epochs - count) < 0.2 * count
+
+
+def test_random_windows_follow_the_seed() -> None:
+    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=7, random_windows=True)
+    train = TiledDataset(config).build()[0]
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(train[list(range(len(train)))][target_list_field(config)])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def targets_with_histories(config: StockConfig, rows: object) -> list[tuple]:
+    """(user, target, history up to it) of every position of tiled rows."""
+    fields = ("user_id", "item_id_list", "item_length", target_list_field(config))
+    found = []
+    for user, history, n, targets in zip(*(rows[f].tolist() for f in fields), strict=True):
+        assert all(history[:n]) and not any(history[n:]) and not any(targets[n:])
+        found += [(user, t, tuple(history[: i + 1])) for i, t in enumerate(targets) if t]
+    return found
+
+
+@pytest.mark.parametrize("length", [3, 7, 50])
+def test_random_windows_hold_every_target_once_on_average_with_a_true_history(length: int) -> None:
+    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=length, random_windows=True)
+    train = TiledDataset(config).build()[0]
+    stock = SequentialDataset(config).build()[0].inter_feat
+    fields = ("user_id", "item_id", "item_id_list", "item_length")
+    suffixes = {
+        (u, i, tuple(history[k:n]))
+        for u, i, history, n in zip(*(stock[f].tolist() for f in fields), strict=True)
+        for k in range(n)
+    }
+    torch.manual_seed(0)
+    n_draws, found, first = 400, Counter(), set()
+    for _ in range(n_draws):
+        drawn = targets_with_histories(config, train[torch.randperm(len(train))])
+        assert set(drawn) <= suffixes
+        found.update((u, i) for u, i, _ in drawn)
+        first.add(tuple(sorted(drawn)))
+    expected = Counter(zip(stock["user_id"].tolist(), stock["item_id"].tolist(), strict=True))
+    mean = {pair: count / n_draws for pair, count in found.items()}
+    assert mean == pytest.approx(dict(expected), abs=0.3)
+    assert len(first) > 10  # and they do move
+
+
+def test_counts_and_items_seen_do_not_depend_on_random_windows() -> None:
+    still = TiledDataset(make_config("TiledSASRec", "uneven", random_windows=False)).build()[0]
+    moving = TiledDataset(make_config("TiledSASRec", "uneven", random_windows=True)).build()[0]
+    assert moving.item_counter == still.item_counter
+    assert torch.equal(moving.items_seen(), still.items_seen())

@@ -1,0 +1,200 @@
+"""The collaborative stage: blind to valid and test, deterministic, and able to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recbole.data import create_dataset
+from tiny import rule_sequences, settings, write_inter
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.features import collaborative_source
+from recbole_mscgrec.features.collaborative import collaborative_vectors
+
+Tensor = torch.Tensor
+
+
+def vectors(folder: Path, dataset: str, **changes: Any) -> tuple[Tensor, Tensor, Any]:
+    config = Config("MSCGRec", dataset, config_dict=settings(folder, **changes))
+    train = create_dataset(config).build()[0]
+    return *collaborative_vectors(config, train, folder / "partial.pth"), train
+
+
+def write_split(folder: Path, name: str, shift: int) -> None:
+    """Train rows first, in a fixed order, then each user's valid and test rows.
+
+    `shift` hands the held-out pairs to other users; items x0 and x1 are held out only.
+    """
+    sequences = list(rule_sequences().items())
+    train = [(u, i, float(t)) for u, items in sequences for t, i in enumerate(items[:-2])]
+    pairs = [items[-2:] for _, items in sequences]
+    pairs[0], pairs[39] = ["x0", pairs[0][1]], [pairs[39][0], "x1"]
+    if shift:
+        middle = pairs[1:39]
+        pairs[1:39] = middle[shift:] + middle[:shift]
+        pairs[0], pairs[39] = ["i9", "x0"], ["x1", "i4"]
+    held = [
+        (user, item, 100.0 + t)
+        for (user, _), pair in zip(sequences, pairs, strict=True)
+        for t, item in enumerate(pair)
+    ]
+    write_inter(folder / "data", name, train + held)
+
+
+def test_blind_to_valid_and_test_items(tmp_path: Path) -> None:
+    write_split(tmp_path, "a", 0)
+    write_split(tmp_path, "b", 7)
+    first, present, train_a = vectors(tmp_path, "a")
+    second, also_present, train_b = vectors(tmp_path, "b")
+    tokens = train_a.field2id_token["item_id"].tolist()
+    assert tokens == train_b.field2id_token["item_id"].tolist()
+    assert torch.equal(first, second) and torch.equal(present, also_present)
+    absent = [tokens[i] for i in (~present).nonzero().flatten().tolist()]
+    assert absent == ["[PAD]", "x0", "x1"]
+
+
+def test_not_blind_to_train_items(tmp_path: Path) -> None:
+    """The same comparison does see a change in the train split."""
+    write_split(tmp_path, "a", 0)
+    file = tmp_path / "data" / "a" / "a.inter"
+    changed = file.read_text().replace("u39\ti3\t0.0", "u39\ti8\t0.0")
+    assert changed != file.read_text()
+    first = vectors(tmp_path, "a")[0]
+    file.write_text(changed)
+    assert not torch.equal(first, vectors(tmp_path, "a")[0])
+
+
+def test_a_seed_gives_the_same_vectors_whatever_was_drawn_before(rule_folder: Path) -> None:
+    first = vectors(rule_folder, "rule")[0]
+    torch.rand(7)
+    assert torch.equal(first, vectors(rule_folder, "rule")[0])
+    assert not torch.equal(first, vectors(rule_folder, "rule", seed=1)[0])
+
+
+def test_vectors_know_the_rule(rule_folder: Path) -> None:
+    """Items next to each other on the ring are nearer than items across it."""
+    found, present, train = vectors(
+        rule_folder, "rule", collaborative_epochs=30, collaborative_learning_rate=0.01
+    )
+    assert found.dtype == torch.float32 and found.shape == (31, 8)
+    assert present.tolist() == [False] + [True] * 30
+    order = torch.tensor([train.token2id("item_id", f"i{i}") for i in range(30)])
+    ring = torch.nn.functional.normalize(found[order], dim=1)
+    near = (ring * ring.roll(1, 0)).sum(1).mean()
+    far = (ring * ring.roll(15, 0)).sum(1).mean()
+    assert near > far + 0.3
+
+
+def test_held_out_targets_are_not_trained_on(rule_folder: Path) -> None:
+    config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
+    train = create_dataset(config).build()[0]
+    rows = train.inter_feat
+    targets = rows["item_id_target_list"].clone()
+    where, items, length = collaborative_source._hold_out(rows, targets, "user_id", 0)
+    assert len(items) == 40 and (items > 0).all()
+    for row, item, n in zip(where.tolist(), items.tolist(), length.tolist(), strict=True):
+        assert int(rows["item_id_target_list"][row, n - 1]) == item
+        assert targets[row, n - 1 :].eq(0).all()
+        assert int((rows["item_id_list"][row] != 0).sum()) == n
+    assert int((targets != rows["item_id_target_list"]).sum()) == 40
+
+
+def test_interrupted_stage_goes_on_to_the_same_vectors(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = vectors(rule_folder, "rule", collaborative_epochs=5)[0]
+    epochs, train_epoch = [], collaborative_source.TiledSource.train_epoch
+
+    def stop_in_the_fourth(*args: Any) -> float:
+        epochs.append(len(epochs))
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        return train_epoch(*args)
+
+    monkeypatch.setattr(collaborative_source.TiledSource, "train_epoch", stop_in_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        vectors(rule_folder, "rule", collaborative_epochs=5)
+    assert (rule_folder / "partial.pth").is_file()
+    assert torch.equal(vectors(rule_folder, "rule", collaborative_epochs=5)[0], expected)
+    assert len(epochs) == 4 + 2  # three finished, one lost, two more
+    assert not (rule_folder / "partial.pth").exists()
+
+
+def test_damaged_partial_file_is_named_and_training_starts_anew(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = vectors(rule_folder, "rule")[0]
+    (rule_folder / "partial.pth").write_bytes(b"not a checkpoint")
+    assert torch.equal(vectors(rule_folder, "rule")[0], expected)
+    assert "starting anew" in caplog.text and "partial.pth" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["GRU4Rec", "BERT4Rec", "NARM", "SASRec"])
+def test_another_model_of_recbole_gives_its_item_embedding(rule_folder: Path, name: str) -> None:
+    size = {} if name == "SASRec" else {"collaborative_settings": SMALL[name]}
+    found, present, train = vectors(
+        rule_folder, "rule", collaborative_source=name, collaborative_epochs=2, **size
+    )
+    assert found.shape == (train.item_num, 8) and present[1:].all()
+    again, _, _ = vectors(
+        rule_folder, "rule", collaborative_source=name, collaborative_epochs=2, **size
+    )
+    assert torch.equal(found, again)
+
+
+def test_gru4rec_trains_on_tiled_rows(rule_folder: Path) -> None:
+    changed = settings(
+        rule_folder, collaborative_source="GRU4Rec", collaborative_settings=SMALL["GRU4Rec"]
+    )
+    config = Config("MSCGRec", "rule", config_dict=changed)
+    source = collaborative_source.source_of(config, create_dataset(config).build()[0])
+    assert isinstance(source, collaborative_source.TiledSource)
+    assert source.model.embedding_size == 8
+
+
+NO_DROPOUT = {"GRU4Rec": {"dropout_prob": 0.0}, "NARM": {"dropout_probs": [0.0, 0.0]}}
+SMALL = {
+    "GRU4Rec": {"embedding_size": 8, "hidden_size": 8},
+    "BERT4Rec": {"hidden_size": 8, "inner_size": 8},
+    "NARM": {"embedding_size": 8, "hidden_size": 8},
+}
+
+
+@pytest.mark.parametrize("name", ["GRU4Rec", "NARM"])
+def test_another_model_learns_the_rule(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level("INFO")
+    chosen = {"embedding_size": 16, "hidden_size": 32, **NO_DROPOUT[name]}
+    vectors(
+        rule_folder,
+        "rule",
+        collaborative_source=name,
+        collaborative_settings=chosen,
+        collaborative_epochs=25,
+        collaborative_learning_rate=0.01,
+    )
+    assert float(caplog.text.rpartition("NDCG@10 ")[2].split()[0]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("GRU4Reck", {}, "model 'GRU4Reck' is not known"),
+        ("BPR", {}, "collaborative_source .BPR. must be a sequential model"),
+        ("FPMC", {}, "collaborative_source .FPMC. trains with negative samples"),
+        ("GRU4Rec", {"hiden_size": 3}, "hiden_size .*did you mean hidden_size"),
+        ("SASRec", {"n_layers": 3}, "collaborative_settings .* are for another"),
+        ("TiledGRU4Rec", {}, "collaborative_source .TiledGRU4Rec. is written GRU4Rec"),
+        ("RepeatNet", {}, "collaborative_source .RepeatNet. has no table"),
+        ("FDSA", {}, "collaborative_source .FDSA. cannot be built on histories of items alone"),
+    ],
+)
+def test_a_source_that_cannot_be_one_is_refused(
+    rule_folder: Path, name: str, settings: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        vectors(rule_folder, "rule", collaborative_source=name, collaborative_settings=settings)

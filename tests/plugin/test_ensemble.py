@@ -1,0 +1,137 @@
+"""A second, saved model that ranks what the beam found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Trained
+from tiny import Built, best_file, build, protocol, write_dataset
+
+from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage import checkpoint
+
+Tensor = torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TiledSASRec that an epoch on the data of `trained` has taught next to nothing."""
+    folder = tmp_path_factory.mktemp("second")
+    chosen = protocol(folder, data_path=trained.settings["data_path"], hidden_size=8, n_heads=2)
+    run("TiledSASRec", "rule", config_dict=chosen)
+    return best_file(folder / "saved", "TiledSASRec")
+
+
+def built(trained: Trained, second: Path | None, **changes: Any) -> Built:
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
+    made = build("MSCGRec", "rule", {**chosen, "rescore_model": second and str(second), **changes})
+    state = checkpoint.load(trained.model_file)
+    made.model.load_state_dict(state["state_dict"])
+    made.model.eval()
+    return made
+
+
+def test_scores_are_the_mean_of_both_log_probabilities(trained: Trained, second: Path) -> None:
+    alone, both = built(trained, None), built(trained, second, rescore_weight=0.25)
+    rows = both.test.dataset.inter_feat[:6]
+    ours, theirs = alone.model.full_sort_predict(rows), both.model.second.log_probs(rows)
+    torch.testing.assert_close(theirs.exp().sum(1), torch.ones(6))
+    assert bool((theirs[:, 0] == -torch.inf).all())
+    expected = 0.75 * ours[:, 1:] + 0.25 * theirs[:, 1:]
+    mixed = both.model.full_sort_predict(rows)
+    torch.testing.assert_close(mixed[:, 1:], expected)
+    assert bool((mixed[:, 0] == -torch.inf).all())
+    items = rows["item_id"]
+    torch.testing.assert_close(both.model.predict(rows), mixed.gather(1, items[:, None])[:, 0])
+    # The beam is as wide as the list of all items, so it ranks them as the dense scores do.
+    beams = both.model.recommend(rows, beam_size=both.model.n_items)
+    order = mixed.argsort(dim=1, descending=True)
+    torch.testing.assert_close(beams.log_probs, mixed.gather(1, order))
+    torch.testing.assert_close(mixed.gather(1, beams.items), beams.log_probs)
+
+
+def test_weights_of_nothing_and_of_all(trained: Trained, second: Path) -> None:
+    rows = built(trained, None).test.dataset.inter_feat[:6]
+    alone = built(trained, None).model.recommend(rows, beam_size=10)
+    nothing = built(trained, second, rescore_weight=0.0).model.recommend(rows, beam_size=10)
+    assert torch.equal(alone.items, nothing.items)
+    everything = built(trained, second, rescore_weight=1.0)
+    ranked = everything.model.recommend(rows, beam_size=10)
+    assert not torch.equal(alone.items, ranked.items)
+    assert torch.equal(alone.items.sort(1).values, ranked.items.sort(1).values)
+    theirs = everything.model.second.log_probs(rows).gather(1, ranked.items)
+    assert bool((theirs.diff(dim=1) <= 0).all())
+
+
+def test_the_second_model_is_no_part_of_the_checkpoint(trained: Trained, second: Path) -> None:
+    with_second, without = built(trained, second).model, built(trained, None).model
+    assert with_second.state_dict().keys() == without.state_dict().keys()
+    assert not any(p.requires_grad for p in with_second.second.model.parameters())
+
+
+def test_a_run_with_it_evaluates_the_saved_model(trained: Trained, second: Path) -> None:
+    """The rule's next item is certain to the trained model and unknown to the other one."""
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
+    chosen |= {"rescore_model": str(second)}
+    certain = run("MSCGRec", "rule", config_dict={**chosen, "rescore_weight": 0.1})
+    lost = run("MSCGRec", "rule", config_dict={**chosen, "rescore_weight": 1.0})
+    assert certain["test_result"]["recall@1"] > 0.9 > lost["test_result"]["recall@1"]
+
+
+def test_what_cannot_rank_is_refused(trained: Trained, second: Path, rule_folder: Path) -> None:
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
+
+    def refused(match: str, **changes: Any) -> None:
+        with pytest.raises(ValueError, match=match):
+            run("MSCGRec", "rule", config_dict={**chosen, **changes})
+
+    for model in ("Pop", "GRU4Rec"):
+        loss = {} if model == "Pop" else {"loss_type": "BPR", "train_neg_sample_args": NEGATIVES}
+        run(model, "rule", config_dict=protocol(rule_folder, **loss))
+        saved = str(best_file(rule_folder / "saved", model))
+        refused(f"holds {model}: .*loss_type CE", rescore_model=saved)
+    refused("rescore_model .nowhere.pth. does not exist", rescore_model="nowhere.pth")
+    refused("rescore_weight .1.5. must be", rescore_model=str(second), rescore_weight=1.5)
+    refused("histories of 40", rescore_model=str(second), MAX_ITEM_LIST_LENGTH=40)
+    refused("constrained_decoding=hard", rescore_model=str(second), constrained_decoding="none")
+    sequences = {f"u{u}": list("abcdefghijkl") for u in range(9)}
+    for name, match in (
+        ("other", "trained with dataset other, this run has rule"),
+        ("rule", "does not fit the .* items"),
+    ):
+        write_dataset(rule_folder / name / "data", name, sequences)
+        run("TiledSASRec", name, config_dict=protocol(rule_folder / name))
+        saved = str(best_file(rule_folder / name / "saved", "TiledSASRec"))
+        refused(match, rescore_model=saved)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("item_inter_num_interval", "[2,inf)", r"item_inter_num_interval \[2,inf\)"),
+        ("eval_args", {"split": {"RS": [8, 1, 1]}}, r"eval_args split .*RS.* this run has .*LS"),
+        ("eval_args", {"order": "RO"}, "eval_args order RO, this run has TO"),
+    ],
+)
+def test_a_model_of_other_items_or_another_split_is_refused(
+    trained: Trained, second: Path, tmp_path: Path, key: str, value: Any, match: str
+) -> None:
+    """Such a model has as many items, under other numbers, or has seen what it is tested on."""
+    state = checkpoint.load(second)
+    old = state["config"][key]
+    state["config"][key] = {**old, **value} if isinstance(value, dict) else value
+    checkpoint.save(tmp_path / "other.pth", state)
+    with pytest.raises(ValueError, match=match):
+        built(trained, tmp_path / "other.pth")
+
+
+NEGATIVES = {
+    "distribution": "uniform",
+    "sample_num": 1,
+    "alpha": 1.0,
+    "dynamic": False,
+    "candidate_num": 0,
+}

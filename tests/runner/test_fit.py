@@ -1,0 +1,84 @@
+"""Interrupted trainings go on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from recbole.model.sequential_recommender.gru4rec import GRU4Rec
+from recbole.model.sequential_recommender.sasrec import SASRec
+from tiny import best_file, interrupt, protocol, settings
+
+from recbole_mscgrec.features.tiled_models import TiledSASRec
+from recbole_mscgrec.plugin.mscgrec import MSCGRec
+from recbole_mscgrec.runner.quick_start import run
+
+
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [(MSCGRec, 8), (MSCGRec, 14), (TiledSASRec, 5), (SASRec, 4), (GRU4Rec, 3)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_resumed_training_equals_an_uninterrupted_one(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, model: type, call: int
+) -> None:
+    """The stop comes in the second epoch or later, after some of its batches."""
+    name = model.__name__
+    sizes = settings if model is MSCGRec else protocol
+    chosen = sizes(rule_folder, epochs=6, learning_rate=0.01)
+    if model is not MSCGRec:
+        chosen |= {"train_batch_size": 20 if model is TiledSASRec else 150}
+    expected = run(name, "rule", config_dict={**chosen, "checkpoint_dir": str(rule_folder / "a")})
+    with monkeypatch.context() as patch:
+        interrupt(patch, model, call)
+        with pytest.raises(KeyboardInterrupt, match=r"last finished epoch.*--resume=True"):
+            run(name, "rule", config_dict=chosen)
+    result = run(name, "rule", config_dict={**chosen, "resume": True})
+    assert result["test_result"] == expected["test_result"]
+    assert result["best_valid_result"] == expected["best_valid_result"]
+    last = [next((rule_folder / f).glob("*.last.pth")) for f in ("a", "saved")]
+    one, two = (torch.load(file, weights_only=True) for file in last)
+    assert one["epoch"] == two["epoch"] == 5
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][key]), key
+
+
+def test_best_model_so_far_can_be_evaluated_after_an_interruption(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(rule_folder, epochs=6)
+    with monkeypatch.context() as patch:
+        interrupt(patch, MSCGRec, 8)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            run("MSCGRec", "rule", config_dict=chosen)
+    (named,) = re.findall(r"--model_file=(\S+\.pth)", str(stop.value))
+    result = run("MSCGRec", "rule", config_dict={**chosen, "model_file": named})
+    assert 0 <= result["test_result"]["recall@10"] <= 1
+    assert Path(named) == best_file(rule_folder / "saved", "MSCGRec")
+
+
+def test_stop_before_the_first_epoch_says_so(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, MSCGRec, 2)
+    with pytest.raises(KeyboardInterrupt, match="before its first epoch"):
+        run("MSCGRec", "rule", config_dict=settings(rule_folder))
+
+
+def test_resuming_a_finished_training_evaluates_its_best_model(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(rule_folder, epochs=3)
+    first = run("MSCGRec", "rule", config_dict=chosen)
+    interrupt(monkeypatch, MSCGRec, 1)  # any further training would stop
+    again = run("MSCGRec", "rule", config_dict={**chosen, "resume": True})
+    assert again["test_result"] == first["test_result"]
+    assert again["best_valid_result"] == first["best_valid_result"]
+
+
+def test_nothing_to_resume_is_an_error_with_the_way_out(rule_folder: Path) -> None:
+    run("MSCGRec", "rule", config_dict=settings(rule_folder))
+    with pytest.raises(ValueError, match="resume: .*last.pth does not exist.*repeat its settings"):
+        run("MSCGRec", "rule", config_dict=settings(rule_folder, resume=True, learning_rate=0.5))

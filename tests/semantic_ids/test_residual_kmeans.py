@@ -1,0 +1,169 @@
+"""Residual quantization where the right codes are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_mscgrec.semantic_ids.precision import matmul_precision
+from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer, k_means, nearest
+
+
+def two_scales(n_per_cell: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors = one of 4 far centres + one of 3 near offsets + little noise; and both labels.
+
+    A residual quantizer must find the centres first and the offsets second.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    centres = 100.0 * torch.eye(4, 6)
+    offsets = 10.0 * torch.eye(6)[[4, 5]]
+    offsets = torch.cat([offsets, -offsets.sum(0, keepdim=True)])  # their mean is zero
+    first = torch.arange(4).repeat_interleave(3 * n_per_cell)
+    second = torch.arange(3).repeat_interleave(n_per_cell).repeat(4)
+    noise = 0.01 * torch.randn(len(first), 6, generator=generator)
+    return centres[first] + offsets[second] + noise, torch.stack([first, second], dim=1)
+
+
+def same_partition(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal up to the names of the groups."""
+    return torch.equal(a.unsqueeze(1) == a, b.unsqueeze(1) == b)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_well_separated_clusters_are_recovered_level_by_level(seed: int) -> None:
+    vectors, labels = two_scales()
+    codes = ResidualQuantizer([4, 3], seed=seed).fit(vectors)
+    assert same_partition(codes[:, 0], labels[:, 0])
+    assert same_partition(codes[:, 1], labels[:, 1])
+
+
+def test_codewords_are_the_means_of_their_clusters() -> None:
+    vectors, labels = two_scales()
+    quantizer = ResidualQuantizer([4, 3])
+    codes = quantizer.fit(vectors)
+    for cluster in range(4):
+        members = labels[:, 0] == cluster
+        codeword = quantizer.codebooks[0][codes[members, 0][0]]
+        torch.testing.assert_close(codeword, vectors[members].mean(0))
+    decoded = quantizer.decode(codes)
+    assert (decoded - vectors).abs().max() < 0.05
+
+
+def test_encode_of_the_fitted_vectors_equals_fit() -> None:
+    vectors = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    quantizer = ResidualQuantizer([16, 8, 4])
+    assert torch.equal(quantizer.fit(vectors), quantizer.encode(vectors))
+
+
+def test_the_seed_decides_and_the_global_generator_does_not() -> None:
+    vectors = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(1)
+    first = ResidualQuantizer([16, 8], seed=3).fit(vectors)
+    torch.manual_seed(2)
+    assert torch.equal(first, ResidualQuantizer([16, 8], seed=3).fit(vectors))
+    assert not torch.equal(first, ResidualQuantizer([16, 8], seed=4).fit(vectors))
+
+
+def test_every_level_lowers_the_error() -> None:
+    vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+    quantizer = ResidualQuantizer([8, 8, 8, 8])
+    codes = quantizer.fit(vectors)
+    left, errors = vectors, [float(vectors.square().mean())]
+    for level, codebook in enumerate(quantizer.codebooks):
+        left = left - codebook[codes[:, level]]
+        errors.append(float(left.square().mean()))
+    assert all(later < 0.95 * earlier for earlier, later in zip(errors, errors[1:], strict=False))
+
+
+def test_dead_codewords_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with all codewords far from the data but one, k-means still uses every one."""
+    from recbole_mscgrec.semantic_ids import residual_kmeans
+
+    def bad_start(vectors: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.cat([vectors[:1], torch.full((k - 1, vectors.size(1)), 1e4)])
+
+    monkeypatch.setattr(residual_kmeans, "_plus_plus", bad_start)
+    vectors, labels = two_scales()
+    codebook = k_means(vectors, 12, 50, torch.Generator().manual_seed(0))
+    codes = nearest(vectors, codebook)[0]
+    assert torch.bincount(codes, minlength=12).min() > 0
+    assert codebook.abs().max() < 200
+
+
+def test_as_many_codewords_as_vectors_reproduce_them() -> None:
+    vectors = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    quantizer = ResidualQuantizer([20])
+    codes = quantizer.fit(vectors)
+    assert len(set(codes.flatten().tolist())) == 20
+    torch.testing.assert_close(quantizer.decode(codes), vectors)
+
+
+def test_fewer_distinct_vectors_than_codewords_get_one_each() -> None:
+    vectors = torch.eye(3).repeat(5, 1)
+    quantizer = ResidualQuantizer([6])
+    codes = quantizer.fit(vectors)
+    torch.testing.assert_close(quantizer.decode(codes), vectors)
+
+
+def test_nearest_by_a_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(30, 5, generator=generator)
+    codebook = torch.randn(7, 5, generator=generator)
+    codes, distances = nearest(vectors, codebook)
+    for vector, code, distance in zip(vectors, codes.tolist(), distances.tolist(), strict=True):
+        by_hand = [float((vector - word).square().sum()) for word in codebook]
+        assert code == by_hand.index(min(by_hand))
+        assert distance == pytest.approx(min(by_hand), abs=1e-5)
+
+
+def test_nearest_multiplies_exactly_whatever_the_precision_of_the_run() -> None:
+    """Processors differ in what they round, so the setting itself is watched."""
+    seen = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: dict | None = None
+        ) -> Any:
+            if "matmul" in func.__name__:
+                seen.append(torch.get_float32_matmul_precision())
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    vectors = torch.randn(6, 4).as_subclass(Watched)
+    with matmul_precision("medium"):
+        nearest(vectors, vectors[:3])
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert set(seen) == {"highest"}
+
+
+def test_vectors_that_cannot_be_quantized_are_refused() -> None:
+    vectors = torch.randn(10, 4)
+    with pytest.raises(ValueError, match=r"codebook_size \(11\).*\(10\)"):
+        ResidualQuantizer([4, 11]).fit(vectors)
+    vectors[7, 2] = float("nan")
+    vectors[8, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"2 of 10 vectors hold NaN or infinity \(first row: 7\)"):
+        ResidualQuantizer([4]).fit(vectors)
+    with pytest.raises(ValueError, match="All 10 vectors are equal"):
+        ResidualQuantizer([4]).fit(torch.ones(10, 4))
+
+
+def test_balanced_codes_use_every_codeword_about_equally() -> None:
+    """Density falls along the line, so the nearest codewords hold very different numbers."""
+    vectors = torch.linspace(0.001, 0.999, 400).log().neg().unsqueeze(1)
+    counts = {}
+    for balanced in (False, True):
+        codes = ResidualQuantizer([8], 50, seed=0, balanced=balanced).fit(vectors)
+        counts[balanced] = torch.bincount(codes[:, 0], minlength=8)
+    assert int(counts[False].max()) > 90 and int(counts[False].min()) < 20
+    assert int(counts[True].max()) <= 60 and int(counts[True].min()) >= 40
+
+
+def test_balanced_codewords_are_the_means_of_their_vectors() -> None:
+    vectors = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    quantizer = ResidualQuantizer([4], 50, seed=0, balanced=True)
+    codes = quantizer.fit(vectors)[:, 0]
+    means = torch.stack([vectors[codes == k].mean(0) for k in range(4)])
+    torch.testing.assert_close(quantizer.codebooks[0], means)

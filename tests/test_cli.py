@@ -1,0 +1,108 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import arguments, interrupt, protocol, settings
+
+from recbole_mscgrec.cli import ended_like_ctrl_c, main, parse
+from recbole_mscgrec.plugin.mscgrec import MSCGRec
+from recbole_mscgrec.runner.quick_start import run
+
+
+def test_parse(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("{}")
+    known, chosen = parse(
+        ["--model=SASRec", "--dataset", "d", "--epochs=3", "--config_files", "a.yaml", "b.yaml"]
+    )
+    assert (known.model, known.dataset) == ("SASRec", "d")
+    assert known.config_files == ["a.yaml", "b.yaml"] and chosen == {"epochs": "3"}
+    assert parse(["--config_files=a.yaml", "b.yaml"])[0].config_files == ["a.yaml", "b.yaml"]
+    assert parse(["--config_files=a.yaml b.yaml"])[0].config_files == ["a.yaml", "b.yaml"]
+    assert parse(["--x=a=b"])[1] == {"x": "a=b"}
+    known = vars(parse(["--seed=3"])[0])  # not short for --seed_list
+    assert (known.pop("model"), known.pop("dataset")) == ("MSCGRec", "ml-100k")
+    assert known.pop("config_files") == [] and set(known.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "3"], "--key=value"),
+        (["epochs=3"], "--key=value"),
+        (["--config_files", "gone.yaml"], "gone.yaml does not exist"),
+    ],
+)
+def test_what_cannot_be_parsed(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(argv)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_command_line_equals_run(rule_folder: Path) -> None:
+    chosen = settings(rule_folder, epochs=2)
+    expected = run("MSCGRec", "rule", config_dict=chosen)
+    argv = ["--model=MSCGRec", "--dataset=rule", "--result_file=out/result.json"]
+    (rule_folder / "more.yaml").write_text("hidden_size: 16\nepochs: 9\n")
+    program = list(sys.argv)
+    assert main([*argv, "--config_files", "more.yaml", *arguments(chosen)]) == 0
+    assert sys.argv == program
+    stored = json.loads(Path("out/result.json").read_text())
+    assert stored["test_result"] == expected["test_result"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beam_size": 5}, "beam_size (5) must be at least max(topk) (10)"),
+        ({"beem_size": 5}, "beem_size is not a setting"),
+        ({"hidden_size": "x"}, "hidden_size must be"),
+        ({"codebook_size": 99}, "codebook_size (99)"),
+        ({"text_columns": "['nope']"}, "['nope']"),
+        ({"data_path": "elsewhere"}, "elsewhere"),
+        ({"modalities": "['smell']"}, "smell"),
+        ({"n_heads": 3}, "n_heads (3)"),
+        ({"resume": True}, "resume"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_settings_end_in_one_line_and_status_one(
+    rule_folder: Path, capsys: pytest.CaptureFixture[str], changes: dict, message: str
+) -> None:
+    chosen = settings(rule_folder, **changes)
+    assert main(["--model=MSCGRec", "--dataset=rule", *arguments(chosen)]) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert message in line
+
+
+def test_unknown_model_is_refused_by_name(
+    rule_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model=MSCGRek", "--dataset=rule", *arguments(protocol(rule_folder))]
+    assert main(argv) == 1
+    assert "MSCGRek" in capsys.readouterr().err
+
+
+def test_interruption_ends_with_status_130_and_how_to_go_on(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(monkeypatch, MSCGRec, 8)
+    argv = ["--model=MSCGRec", "--dataset=rule", *arguments(settings(rule_folder, epochs=4))]
+    assert main(argv) == 130
+    assert "--resume=True" in capsys.readouterr().err
+
+
+def test_the_signal_of_batch_systems_is_taken_for_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), ended_like_ctrl_c():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before

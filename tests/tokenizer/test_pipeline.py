@@ -1,0 +1,304 @@
+"""Features to codes: completed, unique, cached, and honest about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recbole.data import create_dataset
+from tiny import item_texts, rule_sequences, settings, write_dataset, write_item
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.semantic_ids.code_table import MISSING
+from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.tokenizer import modalities as stages_module
+from recbole_mscgrec.tokenizer import pipeline
+from recbole_mscgrec.tokenizer.modalities import Features, level_sizes
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
+
+
+def made(folder: Path, **changes: Any) -> tuple[Config, Any]:
+    config = Config("MSCGRec", "rule", config_dict=settings(folder, **changes))
+    return config, create_dataset(config).build()[0]
+
+
+def tokens_of(folder: Path, **changes: Any) -> Tokenization:
+    return tokenize(*made(folder, **changes))
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the stages that were really computed, in order."""
+    ran: list[str] = []
+    for module, name in (
+        (stages_module, "collaborative_vectors"),
+        (stages_module, "text_vectors"),
+        (pipeline, "_quantize"),
+    ):
+        original = getattr(module, name)
+
+        def record(*args: Any, _name: str = name, _original: Any = original) -> Any:
+            ran.append(_name)
+            return _original(*args)
+
+        monkeypatch.setattr(module, name, record)
+    return ran
+
+
+ALL = ["text_vectors", "collaborative_vectors", "_quantize"]
+
+
+def test_target_codes_are_unique_and_complete(rule_folder: Path) -> None:
+    table = tokens_of(rule_folder, codebook_size=3).table
+    assert table.target == "collaborative" and table.n_items == 31
+    assert table.sizes["text"] == [3, 3] and table.sizes["collaborative"][:2] == [3, 3]
+    assert len(table.sizes["collaborative"]) == 3  # 30 items do not fit 9 codes
+    assert len(torch.unique(table.target_codes, dim=0)) == 30
+    assert (table.codes["text"][1:] >= 0).all()
+
+
+def test_redistribution_makes_the_target_unique_without_another_level(rule_folder: Path) -> None:
+    settings = {"codebook_size": 6, "n_levels": 2, "collision": "redistribute"}
+    table = tokens_of(rule_folder, **settings).table
+    assert table.sizes["collaborative"] == [6, 6]
+    assert len(torch.unique(table.target_codes, dim=0)) == 30
+    text = tokens_of(rule_folder, **settings, target_modality="text").table
+    assert len(torch.unique(text.target_codes, dim=0)) == 30
+
+
+def test_balanced_codebooks_are_codes_of_their_own(rule_folder: Path) -> None:
+    plain = tokens_of(rule_folder, codebook_size=6).table.codes["text"]
+    balanced = tokens_of(rule_folder, codebook_size=6, quantizer="sinkhorn").table.codes["text"]
+    spread = [int(torch.bincount(t[1:, 0], minlength=6).max()) for t in (plain, balanced)]
+    assert spread[1] <= spread[0] and spread[1] <= 8
+
+
+@pytest.mark.parametrize("key", ["quantizer", "collision"])
+def test_an_unknown_choice_is_refused(rule_folder: Path, key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} .'best'. must be one of"):
+        tokens_of(rule_folder, **{key: "best"})
+
+
+def test_text_as_the_target(rule_folder: Path) -> None:
+    table = tokens_of(rule_folder, target_modality="text", modalities=["text"]).table
+    assert list(table.codes) == ["text"] and len(torch.unique(table.target_codes, dim=0)) == 30
+
+
+def test_the_most_frequent_of_colliding_items_gets_collision_code_zero(rule_folder: Path) -> None:
+    config, train = made(rule_folder, codebook_size=2)
+    codes = tokenize(config, train).table.target_codes
+    counts = torch.tensor([train.item_counter[i] for i in range(1, 31)])
+    for prefix in torch.unique(codes[:, :2], dim=0):
+        group = (codes[:, :2] == prefix).all(1)
+        by_number = counts[group][codes[group, 2].argsort()].tolist()
+        assert by_number == sorted(by_number, reverse=True)
+
+
+def test_second_run_reuses_every_stage_and_says_so(
+    rule_folder: Path, stages: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = tokens_of(rule_folder).table
+    assert stages == ALL
+    with caplog.at_level("INFO"):
+        second = tokens_of(rule_folder).table
+    assert stages == ALL
+    for name in ("collaborative", "text", "codes"):
+        assert f"{name}: reused from" in caplog.text
+    assert all(torch.equal(second.codes[name], codes) for name, codes in first.codes.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"hidden_size": 32, "learning_rate": 0.01, "epochs": 9}, []),
+        ({"codebook_size": 5}, ["_quantize"]),
+        ({"n_levels": 3}, ["_quantize"]),
+        ({"quantizer_iterations": 3}, ["_quantize"]),
+        ({"target_modality": "text"}, ["_quantize"]),
+        ({"text_tfidf_size": 5}, ["text_vectors", "_quantize"]),
+        ({"collaborative_epochs": 1}, ["collaborative_vectors", "_quantize"]),
+        ({"collaborative_size": 6}, ["collaborative_vectors", "_quantize"]),
+        ({"MAX_ITEM_LIST_LENGTH": 5}, ["collaborative_vectors", "_quantize"]),
+        ({"matmul_precision": "medium"}, ["collaborative_vectors", "_quantize"]),
+        ({"seed": 7}, ALL),
+    ],
+    ids=lambda value: "+".join(value) or "nothing",
+)
+def test_a_changed_setting_remakes_what_depends_on_it(
+    rule_folder: Path, stages: list[str], changes: dict[str, Any], again: list[str]
+) -> None:
+    tokens_of(rule_folder)
+    del stages[:]
+    tokens_of(rule_folder, **changes)
+    assert stages == again
+
+
+def test_changed_data_remake_what_depends_on_them(rule_folder: Path, stages: list[str]) -> None:
+    tokens_of(rule_folder)
+    del stages[:]
+    write_item(rule_folder / "data", "rule", {**item_texts(), "i3": "another title"})
+    tokens_of(rule_folder)
+    assert stages == ["text_vectors", "_quantize"]
+    del stages[:]
+    sequences = rule_sequences()
+    sequences["u3"][0] = "i29"
+    write_dataset(rule_folder / "data", "rule", sequences)
+    tokens_of(rule_folder)
+    assert "collaborative_vectors" in stages and "_quantize" in stages
+
+
+def test_changed_encoder_weights_are_noticed(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local encoder folder with other weights under the same name makes new vectors."""
+    (rule_folder / "encoder").mkdir()
+    (rule_folder / "encoder" / "weights").write_bytes(b"one")
+    config, train = made(rule_folder, text_encoder=str(rule_folder / "encoder"))
+    first = stages_module._text_stage(config, train).key
+    assert first == stages_module._text_stage(config, train).key
+    (rule_folder / "encoder" / "weights").write_bytes(b"three")
+    assert first != stages_module._text_stage(config, train).key
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "noise", "empty"])
+def test_a_damaged_or_foreign_cache_file_is_named_and_made_again(
+    rule_folder: Path, stages: list[str], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    first = tokens_of(rule_folder).table
+    files = {p.name.split("-")[0]: p for p in (rule_folder / "cache").glob("*.safetensors")}
+    assert set(files) == {"collaborative", "text", "codes"}
+    original = {name: file.read_bytes() for name, file in files.items()}
+    for name, file in files.items():
+        other = original["text" if name != "text" else "codes"]
+        content = {"truncated": original[name][:-30], "foreign": other, "noise": b"\xff" * 999}
+        file.write_bytes(content.get(damage, b""))
+    del stages[:]
+    second = tokens_of(rule_folder).table
+    assert stages == ALL
+    for file in files.values():
+        assert f"{file} is not used, because" in caplog.text
+    assert all(torch.equal(second.codes[name], codes) for name, codes in first.codes.items())
+    assert {name: file.read_bytes() for name, file in files.items()} == original
+
+
+def unseen_item(folder: Path) -> None:
+    """Item x stands only at the end of one sequence, so the train split never shows it."""
+    sequences = rule_sequences()
+    sequences["u0"][-1] = "x"
+    write_dataset(folder / "data", "rule", sequences, {**item_texts(), "x": "name7 fives1 thirds1"})
+
+
+def test_unseen_item_takes_a_code_from_its_neighbours_by_text(tmp_path: Path) -> None:
+    unseen_item(tmp_path)
+    config, train = made(tmp_path)
+    tokens = tokenize(config, train)
+    report = tokens.health["collaborative"]
+    assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (1, 0)
+    assert (tokens.table.target_codes >= 0).all()
+
+
+def test_unseen_item_without_other_modality_takes_a_free_leaf(tmp_path: Path) -> None:
+    unseen_item(tmp_path)
+    config, train = made(tmp_path, modalities=["collaborative"])
+    tokens = tokenize(config, train)
+    report = tokens.health["collaborative"]
+    assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (0, 1)
+    codes, item = tokens.table.codes["collaborative"], train.token2id("item_id", "x")
+    same = (codes[:, :2] == codes[item, :2]).all(1)
+    assert same.nonzero().flatten().tolist() == [item]
+
+
+def test_neighbours_give_the_code_of_their_mean_vector() -> None:
+    """Two groups of six; item 13 lacks the target but its text lies in the second group."""
+    target = torch.zeros(14, 3)
+    target[1:7, 0], target[7:13, 1] = 10.0, 10.0
+    text = torch.cat([torch.zeros(7, 2), torch.ones(7, 2)])
+    seen = torch.arange(14).clamp(max=13)
+    present = (seen > 0) & (seen < 13)
+    quantizer = ResidualQuantizer([2])
+    table = torch.full((14, 1), MISSING)
+    table[present] = quantizer.fit(target[present])
+    features = {"a": Features(target, present), "text": Features(text, seen > 0)}
+    counts = pipeline._complete_target(table, torch.tensor([2]), quantizer, features, "a")
+    assert counts.tolist() == [1, 0]
+    assert table[13] == table[12] != table[1]
+
+
+def test_missing_text_is_missing_in_the_table(rule_folder: Path) -> None:
+    texts = item_texts()
+    del texts["i4"]
+    write_item(rule_folder / "data", "rule", texts)
+    config, train = made(rule_folder)
+    tokens = tokenize(config, train)
+    absent = (tokens.table.codes["text"] == MISSING).all(1).nonzero().flatten().tolist()
+    assert absent == [0, train.token2id("item_id", "i4")]
+    assert tokens.health["text"]["n_missing"] == 1
+
+
+def test_no_text_at_all_leaves_the_modality_out(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (rule_folder / "data" / "rule" / "rule.item").unlink()
+    tokens = tokens_of(rule_folder)
+    assert tokens.table.modalities == ["collaborative"]
+    assert "Modalities: collaborative. No item has text (" in caplog.text
+    with pytest.raises(ValueError, match="target_modality text: no item has it"):
+        tokens_of(rule_folder, target_modality="text")
+
+
+def test_health_is_stored_as_json(rule_folder: Path) -> None:
+    health = tokens_of(rule_folder).health
+    (file,) = (rule_folder / "cache").glob("codes-*.health.json")
+    assert json.loads(file.read_text()) == health
+    assert set(health) == {"collaborative", "text"}
+    assert health["text"]["levels"][0]["codebook_size"] == 6
+
+
+def test_settings_that_do_not_fit_are_refused_before_any_stage(
+    rule_folder: Path, stages: list[str]
+) -> None:
+    cases = [
+        ({"codebook_size": 31}, r"codebook_size \(31\) must not exceed the number of items \(30\)"),
+        ({"modalities": ["text", "smell"]}, r"modalities .*collaborative.*text"),
+        ({"modalities": []}, "modalities"),
+        ({"modalities": ["text", "text"], "target_modality": "text"}, "different names"),
+        ({"modalities": ["text"]}, r"target_modality \(collaborative\) must be one of"),
+        ({"codebook_size": [4, 4, 4]}, r"n_levels \(2\)"),
+        ({"codebook_size": 1}, "at least 2"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(ValueError, match=message):
+            tokens_of(rule_folder, **changes)
+    assert stages == []
+
+
+def test_nan_and_constant_vectors_are_named(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, message in ((float("nan"), "NaN"), (1.0, "vectors are equal")):
+        vectors = torch.full((31, 4), value)
+        present = torch.arange(31) > 0
+        monkeypatch.setattr(stages_module, "text_vectors", lambda *_, v=vectors, p=present: (v, p))
+        with pytest.raises(ValueError, match=f"{message}.*"):
+            tokens_of(rule_folder, cache_dir=str(rule_folder / message))
+
+
+def test_codebook_size_per_level() -> None:
+    assert level_sizes({"codebook_size": [4, 8], "n_levels": 2}) == [4, 8]
+    assert level_sizes({"codebook_size": 4, "n_levels": 3}) == [4, 4, 4]
+
+
+def test_codes_of_a_checkpoint_fit_only_its_items(rule_folder: Path) -> None:
+    config, train = made(rule_folder)
+    tokens = tokenize(config, train)
+    state = {"other_parameter": {"code_state": tokens.to_plain()}}
+    again = from_checkpoint(state, train)
+    assert torch.equal(again.table.target_codes, tokens.table.target_codes)
+    write_dataset(rule_folder / "data", "rule", rule_sequences(n_items=29))
+    with pytest.raises(ValueError, match="trained on other items than the 29"):
+        from_checkpoint(state, made(rule_folder)[1])
+    with pytest.raises(ValueError, match="holds no item codes: it is not one of MSCGRec"):
+        from_checkpoint({}, train)
