@@ -56,13 +56,13 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_no_module_is_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 305
 
 
 def test_no_package_is_crowded() -> None:
     for floor in FLOORS:
         files = [p for p in (PACKAGE / floor).glob("*.py") if p.name != "__init__.py"]
-        assert 0 < len(files) <= 13, floor
+        assert 0 < len(files) <= 12, floor
 
 
 def test_tests_mirror_the_package() -> None:

@@ -13,7 +13,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 
 N_ITEMS = 30
@@ -154,9 +154,9 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
 # --- images ---------------------------------------------------------------------------------------
 
 
-def dino_settings(**changes: Any) -> DinoSettings:
+def dino_settings(**changes: Any) -> RQDinoSettings:
     """Settings of a tiny RQ-DINO: two layers of 32 numbers on 16 x 16 pixels."""
-    return DinoSettings(
+    return RQDinoSettings(
         **{
             "backbone": "vit_tiny_patch16_224",
             "backbone_args": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2},

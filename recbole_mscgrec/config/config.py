@@ -18,6 +18,7 @@ import recbole.config
 from recbole.utils import ModelType, argument_list
 
 from recbole_mscgrec.config import data_fields, parsing
+from recbole_mscgrec.config.removed import check_not_removed
 
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
@@ -166,6 +167,7 @@ class Config(recbole.config.Config):
 
     def _check_external_keys(self, model: str) -> None:
         for key, value in self.external_config_dict.items():
+            check_not_removed(key)
             if key not in self._known:
                 raise unknown_setting(key, self._known, model)
             check_type(key, value, self.internal_config_dict.get(key))

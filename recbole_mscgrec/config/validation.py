@@ -10,9 +10,8 @@ CHOICES = {
     "encoder_attention": ("item_causal", "bidirectional"),
     "history_tokens": ("item", "code"),
     "train_rows": ("tiled", "prefix"),
-    "start_token": ("history", "learned"),
-    "constrained_decoding": ("hard", "soft", "none"),
-    "quantizer": ("kmeans", "sinkhorn"),
+    "decoder": ("item_aware", "t5"),
+    "collaborative_source": ("SASRec", "GRU4Rec"),
     "collision": ("extra_level", "redistribute"),
 }
 
@@ -31,10 +30,6 @@ _NEEDS = (
         "a recurrent encoder reads one token per item",
     ),
     (
-        *("random_windows", True, "train_rows", "tiled"),
-        "a row per prefix has no window to move",
-    ),
-    (
         *("code_bias", True, "history_tokens", "code"),
         "with one token per item there is no place inside an item",
     ),
@@ -45,10 +40,6 @@ _NEEDS = (
     (
         *("learned_vectors", True, "history_tokens", "item"),
         "a token of one code has no place for the item's vector",
-    ),
-    (
-        *("exclude_seen", True, "constrained_decoding", "hard"),
-        "items are excluded on the prefix tree, which a free beam may leave",
     ),
 )
 
@@ -68,8 +59,3 @@ def check_switches(config: Any) -> None:
         value = config[key]
         if not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise ValueError(f"{key} ({value!r}) must be at least 0 and below 1.")
-    if config["constrained_decoding"] == "soft" and not config["soft_penalty"] > 0:
-        raise ValueError(
-            f"soft_penalty ({config['soft_penalty']}) must be above 0; without a penalty use "
-            "constrained_decoding=none."
-        )

@@ -14,7 +14,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from scipy.sparse import csr_matrix
 
-ALL, HISTORY = "all", "history"
+NONE, ALL, HISTORY = "none", "all", "history"
 
 
 class SeenItems:
@@ -31,7 +31,7 @@ class SeenItems:
 
     def __init__(self, data: Any, which: str = ALL) -> None:
         if which not in (ALL, HISTORY):
-            raise ValueError(f"seen_items ({which!r}) must be {ALL!r} or {HISTORY!r}.")
+            raise ValueError(f"exclude_seen ({which!r}) must be {NONE!r}, {ALL!r} or {HISTORY!r}.")
         self.which = which
         self.shape = (data.user_num, data.item_num)
         rows = data.inter_feat
@@ -49,8 +49,8 @@ class SeenItems:
         for loader in (test_data, valid_data):  # from the last split to the first
             if not isinstance(loader, FullSortEvalDataLoader):
                 raise ValueError(
-                    "exclude_seen needs the ranking of all items: set eval_args mode to full, or "
-                    "leave exclude_seen out."
+                    f"exclude_seen={self.which} needs the ranking of all items: set eval_args mode "
+                    "to full, or use exclude_seen=none."
                 )
             rows = loader._dataset.inter_feat
             targets = _pairs(rows[loader.uid_field], rows[loader.iid_field], self.shape)
@@ -67,11 +67,11 @@ def _pairs(rows: Any, items: Any, shape: tuple[int, int]) -> csr_matrix:
 
 def _history_field(loader: Any) -> str:
     """The field of the items that the model reads."""
-    field = getattr(loader._dataset, f"{loader.iid_field}_list_field", None)
+    field = f"{loader.iid_field}{loader._dataset.config['LIST_SUFFIX']}"
     if field not in loader._dataset.inter_feat:
         raise ValueError(
-            f"seen_items={HISTORY} needs a sequential model, which reads a history: use "
-            f"seen_items={ALL}."
+            f"exclude_seen={HISTORY} needs a sequential model, which reads a history: use "
+            f"exclude_seen={ALL}."
         )
     return field
 

@@ -44,8 +44,6 @@ class TiledDataset(SequentialDataset):
         """Name of the (B, T) field of history items."""
         return f"{self.iid_field}{self.config['LIST_SUFFIX']}"
 
-    _shifting = False  # random_windows, on the train split only
-
     def data_augmentation(self) -> None:
         """Replace the interactions by one light row per prefix: the target and where it stands.
 
@@ -89,9 +87,19 @@ class TiledDataset(SequentialDataset):
         return [train, *held_out]
 
     def windows(self) -> Interaction:
-        """The train split as windows in their places, whatever `train_rows` is."""
-        no_shift = np.zeros(len(self._window), dtype=np.int64)
-        return self._windows(np.arange(len(self._window)), no_shift)
+        """The train split as windows, whatever `train_rows` is."""
+        width, last = self.max_item_list_len, self._window_last
+        end = last - self._window * width
+        begin = np.maximum(end - width + 1, self._sequence_start[last] + 1)  # first target
+        length = end - begin + 1
+        return Interaction(
+            {
+                self.uid_field: torch.from_numpy(self._window_user),
+                self.history_field: self._gather(begin - 1, length),
+                self.item_list_length_field: torch.from_numpy(length),
+                target_list_field(self.config): self._gather(begin, length, keep=self._is_target),
+            }
+        )
 
     def prefixes(self) -> Interaction:
         """The train split with one row per prefix, whatever `train_rows` is."""
@@ -106,10 +114,7 @@ class TiledDataset(SequentialDataset):
         return Interaction(fields)
 
     def _plan_windows(self, targets: np.ndarray) -> None:
-        """Rows of the train split: window k of a user ends k * T targets before the user's last.
-
-        With `random_windows` there is one more, which is empty until it is shifted.
-        """
+        """Rows of the train split: window k of a user ends k * T targets before the user's last."""
         self._is_target = np.zeros(len(self._sequence), dtype=bool)
         self._is_target[targets] = True
         users = np.zeros(len(self._sequence), dtype=np.int64)
@@ -118,47 +123,20 @@ class TiledDataset(SequentialDataset):
         # (U,) the last target of every user that has one, and how many windows reach back from it.
         last = targets[order][np.r_[start[order][1:] != start[order][:-1], True]]
         counts = -((self._sequence_start[last] - last) // self.max_item_list_len)
-        self._shifting = bool(self.config["random_windows"])
-        counts += self._shifting
         which = np.repeat(np.arange(len(last)), counts)
         self._window = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._window_last, self._window_user = last[which], users[last[which]]
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         """Rows by index; the windows of several are cut to the longest: where users have few
-        interactions, most positions of a batch would be padding.
-
-        With `random_windows`, windows of the train split start anywhere. A row's window moves by a
-        random number of targets below T, so over all rows each target is expected once, with a
-        history of random length. That keeps a small data set from being learned by heart.
-        """
-        if self._shifting:
-            index = np.asarray(index)
-            shift = torch.randint(self.max_item_list_len, index.shape).numpy()
-            rows = self._windows(index, shift)
-        else:
-            rows = super().__getitem__(index, join)
+        interactions, most positions of a batch would be padding."""
+        rows = super().__getitem__(index, join)
         targets = target_list_field(self.config)
         if targets in rows and rows[targets].dim() == 2 and len(rows):
             longest = max(int(rows[self.item_list_length_field].max()), 1)
             for field in (self.history_field, targets):
                 rows.interaction[field] = rows[field][:, :longest]
         return rows
-
-    def _windows(self, rows: np.ndarray, shift: np.ndarray) -> Interaction:
-        """Train rows whose windows are moved by `shift` targets towards the newest."""
-        width, last = self.max_item_list_len, self._window_last[rows]
-        end = last - self._window[rows] * width + shift
-        begin = np.maximum(end - width + 1, self._sequence_start[last] + 1)  # first target
-        length = np.maximum(np.minimum(end, last) - begin + 1, 0)
-        return Interaction(
-            {
-                self.uid_field: torch.from_numpy(self._window_user[rows]),
-                self.history_field: self._gather(begin - 1, length),
-                self.item_list_length_field: torch.from_numpy(length),
-                target_list_field(self.config): self._gather(begin, length, keep=self._is_target),
-            }
-        )
 
     def _gather(
         self, start: np.ndarray, length: np.ndarray, keep: np.ndarray | None = None

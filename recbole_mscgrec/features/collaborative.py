@@ -1,5 +1,5 @@
 """Collaborative vectors: the item embeddings of a sequential recommender trained on the train split
-only; of SASRec, or of the RecBole model that `collaborative_source` names."""
+only, SASRec or GRU4Rec (`collaborative_source`)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ def collaborative_vectors(config: Any, train: Any, partial: Path) -> tuple[Tenso
     Sees `train` only. The last target of up to 1,000 users is held out from it to stop early, so no
     number depends on the valid or test split. Deterministic for a seed. After every epoch the state
     goes to the file `partial`, from which an interrupted stage goes on; it is removed at the end.
-
-    Raises:
-        ValueError: a `collaborative_source` that cannot be one (see `source_of`).
     """
     init_seed(config["seed"], config["reproducibility"])
     source, name = source_of(config, train), config["collaborative_source"]

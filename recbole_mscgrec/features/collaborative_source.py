@@ -1,63 +1,29 @@
-"""What the collaborative vectors are learned by: SASRec or GRU4Rec on tiled rows, or any sequential
-model of RecBole that has an item embedding, on RecBole's rows."""
+"""What the collaborative vectors are learned by: SASRec or GRU4Rec on tiled rows."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.transform import construct_transform
-from recbole.utils import InputType, ModelType, get_model
 
 from recbole_mscgrec.config.config import Config, Settings
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
 
 Tensor = torch.Tensor
-OURS = "SASRec"  # has its settings collaborative_*; every other model its own YAML file
+SASREC = "SASRec"  # has its settings collaborative_*; GRU4Rec those of RecBole
 _HELD_OUT_USERS = 1000  # users whose last train target measures when to stop
 _SCORED_AT_ONCE = 256  # users
 
 
-class Source(Protocol):
-    """A model that is being trained on the train split but for some held-out targets."""
-
-    model: Any
-
-    def train_epoch(self, optimizer: Any) -> float:
-        """One epoch. Returns the mean loss of its batches."""
-
-    def score(self) -> float:
-        """NDCG@10 of the held-out targets among all items."""
-
-
-def source_of(config: Any, train: Any) -> Source:
-    """The source that `collaborative_source` names.
-
-    Raises:
-        ValueError: no model of RecBole, not a sequential one, one that needs negative samples or
-            item features, or one without an item embedding.
-    """
-    name = config["collaborative_source"]
-    if name == OURS:
-        if config["collaborative_settings"]:
-            raise ValueError(
-                f"collaborative_settings ({config['collaborative_settings']}) are for another "
-                f"collaborative_source than {OURS}, which has its own (collaborative_size)."
-            )
-        return TiledSource(TiledSASRec(_sasrec_config(config), train), config, train)
-    if name == "GRU4Rec":
-        return TiledSource(TiledGRU4Rec(_config_of(config), train), config, train)
-    if name in ("TiledSASRec", "TiledGRU4Rec"):
-        raise ValueError(
-            f"collaborative_source ({name}) is written {name.removeprefix('Tiled')}: this stage "
-            "trains it on tiled rows anyway."
-        )
-    return PrefixSource(config, train)
-
-
-# --- on tiled rows --------------------------------------------------------------------------------
+def source_of(config: Any, train: Any) -> TiledSource:
+    """The model that `collaborative_source` names, on the windows of the train split."""
+    if config["collaborative_source"] == SASREC:
+        model = TiledSASRec(_sasrec_config(config), train)
+    else:
+        model = TiledGRU4Rec(_gru4rec_config(config), train)
+    return TiledSource(model, config, train)
 
 
 class TiledSource:
@@ -129,81 +95,13 @@ def _hold_out(
     return held, items, position + 1
 
 
-# --- on a row per prefix --------------------------------------------------------------------------
-
-
-class PrefixSource:
-    """A RecBole model with its own YAML file and `collaborative_settings`, one row per prefix."""
-
-    def __init__(self, config: Any, train: Any) -> None:
-        self.device, self.batch_size = config["device"], config["collaborative_batch_size"]
-        theirs = _config_of(config)
-        # The transform names the fields that it adds in the configuration, where models look.
-        self.data, self.transform = train, construct_transform(theirs)
-        self.model = _build(theirs, train).to(self.device)
-        rows = train.prefixes()
-        users = rows[train.uid_field]
-        last = torch.ones(len(users), dtype=torch.bool)
-        last[:-1] = users[1:] != users[:-1]
-        candidates = last.nonzero().flatten()
-        generator = torch.Generator().manual_seed(config["seed"])
-        held = candidates[torch.randperm(len(candidates), generator=generator)[:_HELD_OUT_USERS]]
-        last[:] = False
-        last[held] = True
-        self.rows, self.held_out = rows[~last], rows[last]
-
-    def train_epoch(self, optimizer: Any) -> float:
-        losses = []
-        for index in torch.randperm(len(self.rows)).split(self.batch_size):
-            batch = self.transform(self.data, self.rows[index]).to(self.device)
-            losses.append(_step(self.model, batch, optimizer))
-        return float(np.mean(losses))
-
-    @torch.no_grad()
-    def score(self) -> float:
-        ranks = []
-        for index in torch.arange(len(self.held_out)).split(_SCORED_AT_ONCE):
-            batch = self.held_out[index].to(self.device)
-            scores = self.model.full_sort_predict(batch).view(len(index), -1)
-            ranks.append(_rank(scores[:, 1 : self.data.item_num], batch[self.model.ITEM_ID] - 1))
-        return _ndcg(torch.cat(ranks))
-
-
-def _config_of(config: Any) -> Config:
-    """The other model's configuration: its own settings, but this run's data and seed."""
-    name = config["collaborative_source"]
+def _gru4rec_config(config: Any) -> Config:
+    """RecBole's own settings of GRU4Rec, but this run's data and seed."""
     shared = "data_path USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD LIST_SUFFIX NEG_PREFIX".split()
     shared += "ITEM_LIST_LENGTH_FIELD MAX_ITEM_LIST_LENGTH load_col seed gpu_id use_gpu".split()
     settings = {key: config[key] for key in shared}
     settings["data_path"] = str(settings["data_path"])
-    typed = {**settings, **config["collaborative_settings"]}
-    theirs = Config(name, config["dataset"], typed=typed)
-    if theirs["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise ValueError(f"collaborative_source ({name}) must be a sequential model of RecBole.")
-    if theirs["MODEL_INPUT_TYPE"] == InputType.PAIRWISE or theirs["loss_type"] == "BPR":
-        raise ValueError(
-            f"collaborative_source ({name}) trains with negative samples, which this stage does "
-            "not draw: use a model with cross-entropy, such as SASRec, GRU4Rec, NARM or BERT4Rec."
-        )
-    return theirs
-
-
-def _build(config: Config, train: Any) -> Any:
-    name = config["model"]
-    try:
-        model = get_model(name)(config, train)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"collaborative_source ({name}) cannot be built on histories of items alone "
-            f"({type(error).__name__}: {error}): use SASRec, GRU4Rec, NARM, STAMP or BERT4Rec."
-        ) from error
-    table = getattr(model, "item_embedding", None)
-    if not isinstance(table, torch.nn.Embedding) or table.num_embeddings < train.item_num:
-        raise ValueError(f"collaborative_source ({name}) has no table `item_embedding` of items.")
-    return model
-
-
-# --- both -----------------------------------------------------------------------------------------
+    return Config("GRU4Rec", config["dataset"], typed=settings)
 
 
 def _step(model: Any, batch: Any, optimizer: Any) -> float:

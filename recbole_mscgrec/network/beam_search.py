@@ -25,7 +25,6 @@ class Beams(NamedTuple):
 
     items: Tensor  # (B, W) long
     log_probs: Tensor  # (B, W) exact log-probability under the model
-    n_invalid: Tensor | None = None  # (B,) results that were no item, where the search was free
 
 
 def beam_search(

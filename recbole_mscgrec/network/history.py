@@ -32,9 +32,7 @@ class HistoryTokens(nn.Module):
         vectors: modality -> vectors (N, D_m), of which a linear map is added to an item's token;
             with tokens 'item'.
         tokens: 'item' (one token per item) or 'code' (one per code; the paper's form).
-        max_length: the longest history, where `item_positions` asks for learned positions.
-        item_positions, code_positions: add a learned vector per place in the history, and per
-            place inside an item; instead of relative biases.
+        code_positions: add a learned vector per place inside an item, instead of a relative bias.
         mask_prob: chance that training hides a modality of an item; never all of them.
         learned: add a vector of the item's own, which begins at zero; with tokens 'item'.
     """
@@ -44,8 +42,6 @@ class HistoryTokens(nn.Module):
         table: CodeTable,
         size: int,
         tokens: str = ITEM,
-        max_length: int = 0,
-        item_positions: bool = False,
         code_positions: bool = False,
         mask_prob: float = 0.0,
         vectors: dict[str, Tensor] | None = None,
@@ -62,7 +58,6 @@ class HistoryTokens(nn.Module):
         self.per_item = sum(self.columns) if tokens == CODE else 1  # G
         self.code_embedding = nn.Embedding(self.n_rows, size, padding_idx=0)
         self.item_embedding = nn.Embedding(table.n_items, size, padding_idx=0) if learned else None
-        self.item_position = nn.Embedding(max_length, size) if item_positions else None
         self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
 
     def _lay_out(self, table: CodeTable) -> None:
@@ -133,9 +128,6 @@ class HistoryTokens(nn.Module):
                 rows = torch.where(masked, self.mask_layout, rows)
             x, keep = self.code_embedding(rows.long()).flatten(1, 2), rows.flatten(1) != 0
             keep[:, 0] = True  # attention of an empty row needs a key
-        if self.item_position is not None:
-            places = self.item_position.weight[: item_seq.size(1)]
-            x = x + places.repeat_interleave(self.per_item, dim=0)
         if self.code_position is not None:
             x = x + self.code_position.weight.repeat(item_seq.size(1), 1)
         return x, keep

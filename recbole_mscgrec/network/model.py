@@ -14,7 +14,6 @@ from recbole_mscgrec.network.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm
 from recbole_mscgrec.network.constrained_loss import Targets
-from recbole_mscgrec.network.free_search import free_beam_search
 from recbole_mscgrec.network.history import CODE, ITEM, HistoryTokens
 from recbole_mscgrec.network.init import begin_at_vectors, draw_weights
 from recbole_mscgrec.network.item_swap import Neighbours
@@ -27,6 +26,7 @@ from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
+ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: knows the last item and distances, or neither
 
 
 class Sizes(NamedTuple):
@@ -44,10 +44,8 @@ class Sizes(NamedTuple):
     encoder: str = "attention"
     encoder_attention: str = "item_causal"
     history_tokens: str = ITEM
-    item_bias: bool = True
     code_bias: bool = False
-    cross_bias: bool = True
-    start_token: str = "history"
+    decoder: str = ITEM_AWARE
     neighbour_prob: float = 0.0
     learned_vectors: bool = False
 
@@ -73,7 +71,6 @@ class CodeNetwork(nn.Module):
     Args:
         table: the codes.
         sizes: hyper-parameters.
-        max_length: the longest history; only learned positions (`item_bias` off) need it.
         vectors: modality -> (N, D_m), the vectors behind the codes: part of an item's token, and
             where the codewords begin.
 
@@ -85,7 +82,6 @@ class CodeNetwork(nn.Module):
         self,
         table: CodeTable,
         sizes: Sizes,
-        max_length: int = 0,
         vectors: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -101,8 +97,6 @@ class CodeNetwork(nn.Module):
             table,
             size,
             sizes.history_tokens,
-            max_length,
-            item_positions=not sizes.item_bias,
             code_positions=code_positions,
             mask_prob=sizes.modality_mask_prob,
             vectors=vectors,
@@ -112,8 +106,8 @@ class CodeNetwork(nn.Module):
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
         self.node_vectors = NodeVectors(self.tree, size) if sizes.learned_vectors else None
         self.start = nn.Parameter(torch.zeros(size))
-        from_history = sizes.start_token == "history"
-        self.start_from_history = nn.Linear(size, size, bias=False) if from_history else None
+        item_aware = sizes.decoder == ITEM_AWARE
+        self.start_from_history = nn.Linear(size, size, bias=False) if item_aware else None
         self.level_embedding = nn.Embedding(self.n_levels, size)
         self._add_blocks(sizes)
         draw_weights(self)
@@ -134,9 +128,9 @@ class CodeNetwork(nn.Module):
             n_blocks, self.recurrent = 0, RecurrentEncoder(size, *layers)
         else:
             both_ways, per_item = self.bidirectional, self.history.per_item
-            item_bias = DistanceBias(*buckets, both_ways) if sizes.item_bias else NoBias(both_ways)
+            item_bias = DistanceBias(*buckets, both_ways)
             self.encoder_bias = HistoryBias(item_bias, n_heads, per_item, sizes.code_bias)
-        self.decoder_bias = DistanceBias(*buckets) if sizes.cross_bias else NoBias()
+        self.decoder_bias = DistanceBias(*buckets) if sizes.decoder == ITEM_AWARE else NoBias()
         self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(n_blocks))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
@@ -218,7 +212,7 @@ class CodeNetwork(nn.Module):
 
     def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
         """First decoder token (n, D) of the targets at these places of the flattened (B, Q):
-        learned, and with `start_token: history` made from the last item that the target may see,
+        learned, and with the item-aware decoder made from the last item that the target may see,
         the mean of its tokens."""
         states, size = encoded.states, encoded.states.size(-1)
         if self.start_from_history is None:
@@ -284,11 +278,6 @@ class CodeNetwork(nn.Module):
         """
         step = self.decoder_step(encoded, limit)
         return beam_search(step, self.tree, len(encoded), beam_size, restriction, constrained)
-
-    def free_beams(self, encoded: Encoded, limit: Tensor, beam_size: int, penalty: float) -> Beams:
-        """The same without the constraint: see `free_beam_search`."""
-        step = self.decoder_step(encoded, limit)
-        return free_beam_search(step, self.tree, len(encoded), beam_size, penalty)
 
     def decoder_step(self, encoded: Encoded, limit: Tensor) -> Step:
         """The step function of a beam search over one batch; it keeps the decoder's state."""

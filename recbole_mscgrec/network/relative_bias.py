@@ -43,16 +43,12 @@ class DistanceBias(nn.Module):
 
 
 class NoBias(nn.Module):
-    """In place of DistanceBias where positions are learned vectors: it hides the future only."""
-
-    def __init__(self, bidirectional: bool = False) -> None:
-        super().__init__()
-        self.bidirectional = bidirectional
+    """In place of DistanceBias in the decoder's cross-attention, as in T5: it hides the future."""
 
     def forward(self, distance: Tensor) -> Tensor:
         """Bias (B, 1, Q, T) of distances (B, Q, T): 0, or -inf where the query may not look."""
         bias = torch.zeros(distance.shape, device=distance.device).unsqueeze(1)
-        return bias if self.bidirectional else bias.masked_fill(_future(distance), -torch.inf)
+        return bias.masked_fill(_future(distance), -torch.inf)
 
 
 def _future(distance: Tensor) -> Tensor:
@@ -70,9 +66,7 @@ class HistoryBias(nn.Module):
         code_bias: whether the second part is there.
     """
 
-    def __init__(
-        self, item: DistanceBias | NoBias, n_heads: int, per_item: int, code_bias: bool
-    ) -> None:
+    def __init__(self, item: DistanceBias, n_heads: int, per_item: int, code_bias: bool) -> None:
         super().__init__()
         self.item, self.per_item = item, per_item
         self.code = nn.Parameter(torch.zeros(n_heads, per_item, per_item)) if code_bias else None

@@ -31,19 +31,13 @@ class SecondModel:
 
     Raises:
         ValueError: no such file, a model that is not sequential or gives no log-probabilities, one
-            of other data, another split or shorter histories, a weight that is no share, or beams
-            that may leave the real items.
+            of other data, another split or shorter histories, or a weight that is no share.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         file, self.weight = config[_KEY], config["rescore_weight"]
         if not 0 <= self.weight <= 1:
             raise ValueError(f"rescore_weight ({self.weight}) must be from 0 to 1.")
-        if config["constrained_decoding"] != "hard":
-            raise ValueError(
-                f"{_KEY} needs constrained_decoding=hard: it has no score for a result that is no "
-                "item."
-            )
         state = checkpoint.load(file, config["device"], key=_KEY)
         trained = Settings(state["config"], device=config["device"])
         kind = get_model(trained["model"])
@@ -89,7 +83,7 @@ class SecondModel:
         """The same items, best first by the mean of both."""
         others = self.log_probs(interaction).gather(1, beams.items)
         scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
-        return Beams(beams.items.gather(1, order), scores, beams.n_invalid)
+        return Beams(beams.items.gather(1, order), scores)
 
 
 def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:

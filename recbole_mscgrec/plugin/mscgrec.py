@@ -48,12 +48,7 @@ class MSCGRec(SequentialRecommender):
         check_switches(config)
         self.TARGETS = target_list_field(config)
         self.beam_size = config["beam_size"]
-        self.constrained_training = config["constrained_training"]
-        decoding = config["constrained_decoding"]
-        self.hard = decoding == "hard"
-        self.penalty = config["soft_penalty"] if decoding == "soft" else 0.0
-        # What beams and `predict` score with: a softmax over children has to be trained.
-        self.over_children = self.constrained_training and self.hard
+        self.constrained = config["constrained_training"]
         self.second = SecondModel(config, dataset) if config["rescore_model"] else None
         saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
         if saved:
@@ -65,7 +60,7 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         sizes = Sizes(*(config[name] for name in Sizes._fields))
-        self.network = CodeNetwork(tokens.table, sizes, self.max_seq_length, tokens.vectors)
+        self.network = CodeNetwork(tokens.table, sizes, tokens.vectors)
         if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
             self.network.history.index_without(config["eval_drop_modality"])
 
@@ -95,13 +90,10 @@ class MSCGRec(SequentialRecommender):
         encoded = self.network.encode(item_seq)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
         place = targets.nonzero().flatten()
-        if len(place) == 0:  # a small batch of windows that random_windows left empty
-            return 0 * encoded.states.sum()
         return self._loss(encoded, limit, targets[place], place)
 
     def _loss(self, encoded: Encoded, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
-        constrained = self.constrained_training
-        levels = self.network.level_log_probs(encoded, limit, items, place, constrained)
+        levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
         return -levels.sum(0).mean()
 
     def predict(self, interaction: Any) -> Tensor:
@@ -110,7 +102,7 @@ class MSCGRec(SequentialRecommender):
         encoded, limit = self._history(interaction)
         items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
-        levels = self.network.level_log_probs(encoded, limit, items, place, self.over_children)
+        levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
         if self.second is None:
             return levels.sum(0)
         others = self.second.log_probs(interaction).gather(1, items.unsqueeze(1)).squeeze(1)
@@ -122,7 +114,7 @@ class MSCGRec(SequentialRecommender):
         encoded, limit = self._history(interaction)
         encoded = encoded.select(rows)
         place = torch.arange(len(items), device=items.device)
-        return self.network.level_log_probs(encoded, limit[rows], items, place, self.over_children)
+        return self.network.level_log_probs(encoded, limit[rows], items, place, self.constrained)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
@@ -133,7 +125,7 @@ class MSCGRec(SequentialRecommender):
             n = len(items)
             place = torch.arange(len(encoded) * n, device=limit.device)
             rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
-            levels = self.network.level_log_probs(*rows, self.over_children)
+            levels = self.network.level_log_probs(*rows, self.constrained)
             scores[:, items] = levels.sum(0).view(-1, n)
         if self.second is not None:
             scores = self.second.mix(scores, self.second.log_probs(interaction))
@@ -150,18 +142,11 @@ class MSCGRec(SequentialRecommender):
         `restriction` (AllowedItems, ExcludedItems) limits the items that a row may get. A row that
         may get fewer than W items has a shorter list: the rest holds item 0 and -inf. With
         `rescore_model` the W items are ranked by the mean of both models' log-probabilities.
-
-        Raises:
-            ValueError: a restriction where `constrained_decoding` is not hard.
         """
         encoded, limit = self._history(interaction)
         width = beam_size or self.beam_size
-        if self.hard:
-            beams = self.network.beams(encoded, limit, width, restriction, self.over_children)
-            return beams if self.second is None else self.second.rerank(beams, interaction)
-        if restriction is not None:
-            raise ValueError("A restriction needs constrained_decoding=hard: free beams ignore it.")
-        return self.network.free_beams(encoded, limit, width, self.penalty)
+        beams = self.network.beams(encoded, limit, width, restriction, self.constrained)
+        return beams if self.second is None else self.second.rerank(beams, interaction)
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """Encoded history and its last position (B, 1)."""

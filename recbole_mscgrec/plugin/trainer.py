@@ -75,7 +75,6 @@ class MSCGRecTrainer(Trainer):
         """RecBole's evaluate; notes what `remarks` tells: of the best model only, as it costs
         time."""
         self.remarking = load_best_model
-        self.n_results = self.n_invalid = 0
         self.level_sum = torch.zeros(self.model.network.n_levels, dtype=torch.double)
         return super().evaluate(eval_data, load_best_model, *args, **kwargs)
 
@@ -83,15 +82,11 @@ class MSCGRecTrainer(Trainer):
         """Of the last evaluation of the best model.
 
         level_share: the part of the targets' log-likelihood that each level of the code carries;
-        the collision level, where there is one, is the last. Where beams may leave the catalogue,
-        invalid_share: the part of their results that is no item.
+        the collision level, where there is one, is the last.
         """
         total = float(self.level_sum.sum())
         shares = self.level_sum / total if total else self.level_sum
-        remarks: dict[str, Any] = {"level_share": [round(float(s), 4) for s in shares]}
-        if self.n_results:
-            remarks["invalid_share"] = self.n_invalid / self.n_results
-        return remarks
+        return {"level_share": [round(float(s), 4) for s in shares]}
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, history_index, positive_u, positive_i = batched_data
@@ -107,7 +102,4 @@ class MSCGRecTrainer(Trainer):
         if self.remarking:
             levels = self.model.level_log_probs(interaction, positive_u, positive_i)
             self.level_sum += levels.sum(1).double().cpu()
-        if beams.n_invalid is not None:
-            self.n_results += beams.items.numel()
-            self.n_invalid += int(beams.n_invalid.sum())
         return interaction, beams.items, positive_u, positive_i

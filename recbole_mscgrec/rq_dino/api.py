@@ -9,6 +9,7 @@ self-distillation needs, which is what an image is of, and not what its pixels n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,12 @@ from typing import Any, NamedTuple
 import torch
 
 from recbole_mscgrec.rq_dino.backbone import make_backbone
-from recbole_mscgrec.rq_dino.settings import DinoSettings, check_settings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings, check_settings
 from recbole_mscgrec.rq_dino.training import DinoTraining, encode
 from recbole_mscgrec.rq_dino.views import Pixels
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 
-__all__ = ["DinoSettings", "RQDinoResult", "backbone_features", "rq_dino"]
+__all__ = ["RQDinoSettings", "RQDinoResult", "backbone_features", "rq_dino"]
 Tensor = torch.Tensor
 
 
@@ -41,7 +42,7 @@ class RQDinoResult(NamedTuple):
 
 def rq_dino(
     images: Any,
-    settings: DinoSettings,
+    settings: RQDinoSettings,
     codebook_sizes: list[int],
     *,
     seed: int,
@@ -54,7 +55,7 @@ def rq_dino(
     """Train RQ-DINO on `images` and give the codes of the un-augmented images.
 
     The vectors are the student's, in whose space the codebooks were learned; codes come from those
-    codebooks as training left them. With `image_quantize: False` the student is DINO's own and the
+    codebooks as training left them. Without `quantize` the student is DINO's own and the
     codebooks are k-means on its vectors after training. A function of images, settings and seed.
     An interrupted run goes on from the file `partial`, which is removed at the end.
 
@@ -112,7 +113,7 @@ def _log(history: dict[str, Any]) -> None:
 
 def backbone_features(
     images: Any,
-    settings: DinoSettings,
+    settings: RQDinoSettings,
     *,
     device: torch.device | str,
     n_workers: int,
@@ -130,7 +131,7 @@ def backbone_features(
     with _own_random(device):
         torch.manual_seed(seed)
         backbone = make_backbone(settings).to(device)
-        once = settings._replace(cache_gb=0.0)  # nothing is gained by keeping them
+        once = replace(settings, cache_gb=0.0)  # nothing is gained by keeping them
         pixels = Pixels(images, once, n_workers)
         return encode(backbone, pixels, settings, device, show_progress)
 
@@ -142,7 +143,7 @@ def _own_random(device: torch.device | str) -> Any:
     return torch.random.fork_rng(devices=list(devices))
 
 
-def _warn_if_random(settings: DinoSettings, what: str) -> None:
+def _warn_if_random(settings: RQDinoSettings, what: str) -> None:
     if not settings.weights:
         getLogger().warning(
             f"image: {what} with a backbone of random weights tells little more than colours: set "

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 
 Tensor = torch.Tensor
 HUB = "hub"
@@ -73,7 +73,7 @@ def _one_length(x: Tensor) -> Tensor:
     return nn.functional.normalize(x, dim=-1) * x.size(-1) ** 0.5
 
 
-def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> Backbone:
+def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
     """`image_backbone` without its classifier, for images of `image_size` and `image_local_size`.
 
     Weights are random (`image_weights` unset), timm's pretrained ones (`hub`), or those of a
@@ -99,7 +99,7 @@ def make_backbone(settings: DinoSettings, drop_path: float = 0.0) -> Backbone:
     return backbone
 
 
-def _create(settings: DinoSettings, options: dict[str, Any]) -> nn.Module:
+def _create(settings: RQDinoSettings, options: dict[str, Any]) -> nn.Module:
     """Transformers have to be told the image size and that it varies; convolutions have no such
     argument."""
     options = {"num_classes": 0, **options, **settings.backbone_args}
@@ -112,7 +112,7 @@ def _create(settings: DinoSettings, options: dict[str, Any]) -> nn.Module:
     return timm.create_model(settings.backbone, **options)
 
 
-def _explain(settings: DinoSettings, error: Exception) -> str:
+def _explain(settings: RQDinoSettings, error: Exception) -> str:
     reason = f"({type(error).__name__}: {str(error)[:200]})"
     if settings.backbone not in timm.list_models():
         name = settings.backbone.partition(".")[0]
@@ -132,7 +132,7 @@ def _explain(settings: DinoSettings, error: Exception) -> str:
     )
 
 
-def _check_sizes(settings: DinoSettings, backbone: nn.Module) -> None:
+def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
     """One forward pass at both sizes, before any time is spent."""
     backbone.eval()
     sizes = {"image_size": settings.size}
@@ -185,7 +185,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _check_match(settings: DinoSettings, wanted: set[str], given: set[str]) -> None:
+def _check_match(settings: RQDinoSettings, wanted: set[str], given: set[str]) -> None:
     """timm loads what fits and is silent on the rest; names that lack make a random layer."""
     lacking = sorted(wanted - given)
     if len(lacking) > len(wanted) // 10:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_mscgrec.rq_dino.quantizer import Quantized, ResidualVQ
-from recbole_mscgrec.rq_dino.settings import SINKHORN, DinoSettings
+from recbole_mscgrec.rq_dino.settings import SINKHORN, RQDinoSettings
 
 Tensor = torch.Tensor
 _SINKHORN_STEPS = 3
@@ -24,7 +24,7 @@ def _full_precision(x: Tensor) -> Any:
 class DinoHead(nn.Module):
     """D -> out_dim logits: an MLP, a unit vector, cosines to `out_dim` prototypes."""
 
-    def __init__(self, width: int, settings: DinoSettings) -> None:
+    def __init__(self, width: int, settings: RQDinoSettings) -> None:
         super().__init__()
         hidden, bottleneck = settings.head_size, max(settings.head_size // 4, 1)
         self.mlp = nn.Sequential(
@@ -56,7 +56,7 @@ class DinoNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, settings: DinoSettings, codebook_sizes: list[int] | None
+        self, backbone: nn.Module, settings: RQDinoSettings, codebook_sizes: list[int] | None
     ) -> None:
         super().__init__()
         self.backbone, width = backbone, backbone.width
@@ -102,7 +102,7 @@ def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS)
 class Targets(nn.Module):
     """The teacher's sharpened and balanced probabilities."""
 
-    def __init__(self, settings: DinoSettings) -> None:
+    def __init__(self, settings: RQDinoSettings) -> None:
         super().__init__()
         self.balance, self.temperature = settings.teacher_balance, settings.teacher_temperature
         self.register_buffer("centre", torch.zeros(settings.out_dim))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer, nearest
 
 Tensor = torch.Tensor
@@ -30,7 +30,7 @@ class ResidualVQ(nn.Module):
     is False before that.
     """
 
-    def __init__(self, codebook_sizes: list[int], width: int, settings: DinoSettings) -> None:
+    def __init__(self, codebook_sizes: list[int], width: int, settings: RQDinoSettings) -> None:
         super().__init__()
         self.sizes, self.decay = codebook_sizes, settings.codebook_decay
         self.restart_below = settings.restart_below

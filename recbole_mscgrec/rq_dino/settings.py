@@ -1,47 +1,58 @@
-"""Settings of RQ-DINO: the keys image_NAME of properties/model/MSCGRec.yaml, and their rules."""
+"""Settings of RQ-DINO and their rules."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 SINKHORN, CENTRE = "sinkhorn", "centre"
 
 
-class DinoSettings(NamedTuple):
-    """Every field NAME is the YAML key image_NAME, where its meaning stands."""
+@dataclass(frozen=True)
+class RQDinoSettings:
+    """The backbone's, and the constants of the training with where they are from.
 
-    backbone: str
-    backbone_args: dict[str, Any]
-    weights: str | None
-    projection: int | None
-    size: int
-    local_size: int
-    n_local_crops: int
-    global_scale: list[float]
-    local_scale: list[float]
-    colour_jitter: float
+    The fields without a default are settings of MSCGRec.yaml, as image_NAME.
+    """
+
+    backbone: str  # a timm model by name
+    backbone_args: dict[str, Any]  # what timm's create_model gets besides
+    weights: str | None  # None: from scratch; hub: timm's pretrained weights; or a file
+    projection: int | None  # freeze the backbone and learn a linear map to so many numbers
+    size: int  # pixels of a global crop and of an encoded image
+    local_size: int  # pixels of a local crop
+    n_local_crops: int  # local crops per image beside the two global ones
     epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup_epochs: float
-    weight_decay: list[float]
-    clip_norm: float
-    drop_path: float
-    head_size: int
-    out_dim: int
-    freeze_last_layer: int
-    student_temperature: float
-    teacher_temperature: float
-    teacher_balance: str
-    teacher_momentum: float
-    spread: float
-    quantize: bool
-    quantize_after: int
-    commitment: float
-    codebook_decay: float
-    restart_below: float
-    cache_gb: float
+    batch_size: int  # images per step
+    learning_rate: float  # AdamW's, after warm-up
+    cache_gb: float  # decoded images stay in memory up to this size
+    # Views. Shares of the area as in DINO; colours are part of what an image says, so they stay.
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    local_scale: tuple[float, float] = (0.1, 0.4)
+    colour_jitter: float = 0.0  # DINO: 0.4
+    # Optimization, as in DINO unless noted.
+    warmup_epochs: float = 1.0  # DINO: 10 of 100
+    weight_decay: tuple[float, float] = (0.04, 0.4)  # at the start and at the end
+    clip_norm: float = 3.0
+    drop_path: float = 0.0  # DINO: 0.1, for larger models
+    # Projection head and its prototypes. DINO has 65,536 for a million images.
+    head_size: int = 512
+    out_dim: int = 1024
+    freeze_last_layer: int = 1  # epochs in which the prototypes stay as they are
+    # Targets, as in DINO; balanced by Sinkhorn-Knopp within a step as in SwAV and DINOv2, since a
+    # running mean needs large batches.
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04  # above 0.07 is unstable
+    teacher_balance: str = SINKHORN  # or CENTRE, DINO's running mean
+    teacher_momentum: float = 0.99  # at the start, rises to 1; DINO: 0.996, for long trainings
+    spread: float = 0.1  # weight of DINOv2's KoLeo loss: without it few dimensions carry all
+    # Residual quantization of the student, with straight-through gradients as in VQ-VAE.
+    quantize: bool = True  # False: DINO alone, codes by k-means after training
+    quantize_after: int = 1  # epochs: codebooks of random features are soon useless
+    commitment: float = 0.25  # weight of the distance to the codewords, as in VQ-VAE
+    codebook_decay: float = 0.98  # of the codebooks' running means
+    restart_below: float = 0.2  # a codeword used less than this share of the mean restarts
 
 
 _COUNTS = "size local_size epochs batch_size head_size out_dim".split()
@@ -54,7 +65,7 @@ _SHARES = "drop_path teacher_momentum codebook_decay restart_below".split()
 _PAIRS = "global_scale local_scale weight_decay".split()
 
 
-def check_settings(settings: DinoSettings) -> None:
+def check_settings(settings: RQDinoSettings) -> None:
     """Raise ValueError for a value outside its range; the key is named."""
     counts = _COUNTS if settings.projection is None else [*_COUNTS, "projection"]
     for name in counts:
@@ -73,7 +84,7 @@ def check_settings(settings: DinoSettings) -> None:
     _require(settings, "teacher_balance", lambda v: v in balances, f"one of {balances}")
 
 
-def _require(settings: DinoSettings, name: str, rule: Any, wanted: str) -> None:
+def _require(settings: RQDinoSettings, name: str, rule: Any, wanted: str) -> None:
     value = getattr(settings, name)
     numbers = value if isinstance(value, (list, tuple)) else [value]
     finite = all(math.isfinite(v) for v in numbers if isinstance(v, (int, float)))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from recbole_mscgrec.rq_dino.backbone import Projection, make_backbone
 from recbole_mscgrec.rq_dino.model import DinoNetwork, Targets, dino_loss, ema_update, koleo
 from recbole_mscgrec.rq_dino.quantizer import perplexities
-from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.rq_dino.views import Pixels, multi_crop, plain_view
 from recbole_mscgrec.storage import checkpoint
 
@@ -41,7 +41,7 @@ class DinoTraining:
     def __init__(
         self,
         pixels: Pixels,
-        settings: DinoSettings,
+        settings: RQDinoSettings,
         codebook_sizes: list[int],
         *,
         seed: int,
@@ -251,7 +251,7 @@ class DinoTraining:
 def encode(
     backbone: nn.Module,
     pixels: Pixels,
-    settings: DinoSettings,
+    settings: RQDinoSettings,
     device: torch.device | str,
     show_progress: bool = False,
 ) -> Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 
 Tensor = torch.Tensor
 _ASPECT = 4 / 3  # crops are at most this much wider or higher than the image
@@ -35,7 +35,7 @@ class Pixels(Dataset):
     """
 
     def __init__(
-        self, images: Any, settings: DinoSettings, n_workers: int = 0, show_progress: bool = False
+        self, images: Any, settings: RQDinoSettings, n_workers: int = 0, show_progress: bool = False
     ) -> None:
         self.images, self.side, self.n_workers = images, 2 * settings.size, n_workers
         self.stored: Tensor | None = None
@@ -77,7 +77,7 @@ def plain_view(batch: Tensor, size: int) -> Tensor:
     return F.interpolate(batch.float() / 255, size=(size, size), mode="bilinear", antialias=True)
 
 
-def multi_crop(batch: Tensor, settings: DinoSettings) -> tuple[Tensor, Tensor | None]:
+def multi_crop(batch: Tensor, settings: RQDinoSettings) -> tuple[Tensor, Tensor | None]:
     """Two global crops of every image, then its local ones, each with its own colours.
 
     Returns floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; None without local
@@ -92,7 +92,7 @@ def multi_crop(batch: Tensor, settings: DinoSettings) -> tuple[Tensor, Tensor | 
     return torch.cat(globals_), torch.cat(locals_) if locals_ else None
 
 
-def _view(images: Tensor, size: int, scale: list[float], settings: DinoSettings) -> Tensor:
+def _view(images: Tensor, size: int, scale: list[float], settings: RQDinoSettings) -> Tensor:
     crop = random_crop(images, size, scale)
     if settings.colour_jitter:
         crop = recolour(crop, settings.colour_jitter)

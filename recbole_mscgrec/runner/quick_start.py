@@ -11,9 +11,10 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_co
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.removed import of_a_saved_run
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import fetch
-from recbole_mscgrec.data.seen_items import SeenItems
+from recbole_mscgrec.data.seen_items import NONE, SeenItems
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit
@@ -64,7 +65,7 @@ def load_data_and_model(
     state = checkpoint.load(model_file, required=("config", "chosen", "state_dict"))
     trained = state["config"]
     used_up = {"initial_model": None, "resume": False, "model_file": str(model_file)}
-    typed = state["chosen"] | used_up
+    typed = of_a_saved_run(state["chosen"], str(model_file)) | used_up
     config = _config(trained["model"], trained["dataset"], None, config_dict, typed=typed)
     init_seed(config["seed"], config["reproducibility"])
     dataset, *loaders = _data(config)
@@ -134,7 +135,7 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     data = create_dataset(config)
     getLogger().info(data)
     # Before the split, which changes `data`.
-    seen = SeenItems(data, config["seen_items"]) if config["exclude_seen"] else None
+    seen = SeenItems(data, config["exclude_seen"]) if config["exclude_seen"] != NONE else None
     train_data, valid_data, test_data = data_preparation(config, data)
     if seen:
         seen.leave_out(valid_data, test_data)

@@ -58,19 +58,6 @@ class CodeTable:
         return self.codes[self.target][1:]
 
 
-def shuffling(n_items: int, seed: int) -> Tensor:
-    """For every item the one whose codes it gets, at random; row 0 stays: long (N,)."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(n_items - 1, generator=generator) + 1
-    return torch.cat([torch.zeros(1, dtype=torch.long), order])
-
-
-def shuffled(table: CodeTable, rows: Tensor) -> CodeTable:
-    """The same codes, each item's handed to another item: codes that mean nothing."""
-    codes = {name: codes[rows] for name, codes in table.codes.items()}
-    return CodeTable(codes, table.sizes, table.target)
-
-
 def validate(table: CodeTable) -> None:
     """Raise ValueError where the table breaks its promises; the first offender is named."""
     for name, codes in table.codes.items():

@@ -3,17 +3,12 @@ before it left over (paper: item tokenization)."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, from different starts
-_ENTROPY = 0.3  # of Sinkhorn's plan, as a share of the mean distance to the nearest codeword
-_SINKHORN_STEPS = 200
-_BALANCING_ROUNDS = 10  # assignments and means after k-means; more change the codes of few items
 _CHUNK = 1 << 16  # rows per distance block: bounds memory at 64k x K floats
 
 
@@ -24,21 +19,12 @@ class ResidualQuantizer:
         codebook_sizes: K of each level.
         n_iterations: Lloyd iterations per level at most; a level stops when no item moves.
         seed: the result is a function of the data and this seed.
-        balanced: spread the items evenly over a level's codewords (see `balance`); k-means alone
-            gives each item its nearest codeword.
     """
 
-    def __init__(
-        self,
-        codebook_sizes: list[int],
-        n_iterations: int = 50,
-        seed: int = 0,
-        balanced: bool = False,
-    ) -> None:
+    def __init__(self, codebook_sizes: list[int], n_iterations: int = 50, seed: int = 0) -> None:
         self.codebook_sizes = codebook_sizes
         self.n_iterations = n_iterations
         self.seed = seed
-        self.balanced = balanced
         self.codebooks: list[Tensor] = []  # (K, D) each
 
     def fit(self, vectors: Tensor) -> Tensor:
@@ -53,10 +39,7 @@ class ResidualQuantizer:
         self.codebooks = []
         for size in self.codebook_sizes:
             codebook = k_means(residual, size, self.n_iterations, generator)
-            if self.balanced:
-                codebook, code = balance(residual, codebook)
-            else:
-                code = nearest(residual, codebook)[0]
+            code = nearest(residual, codebook)[0]
             self.codebooks.append(codebook)
             codes.append(code)
             residual = residual - codebook[code]
@@ -124,30 +107,6 @@ def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generato
         previous = code
         codebook = _means(vectors, code, codebook)
     return codebook
-
-
-def balance(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """k-means from `codebook` (K, D) in which every codeword gets about N/K of the N vectors.
-
-    Items are assigned by entropic optimal transport (Sinkhorn) instead of to the nearest codeword.
-    Returns the codebook and the codes (N,). Takes N*K numbers of memory.
-    """
-    code = nearest(vectors, codebook)[0]
-    for _ in range(_BALANCING_ROUNDS):
-        code = _transport(torch.cdist(vectors, codebook).square())
-        codebook = _means(vectors, code, codebook)
-    return codebook, code
-
-
-def _transport(cost: Tensor) -> Tensor:
-    """The codeword (N,) that gets most of each item in a plan of even column sums; cost (N, K)."""
-    scale = cost.min(dim=1).values.mean().clamp(min=1e-6 * cost.mean())
-    log_plan = -cost / (_ENTROPY * scale).clamp(min=1e-12)
-    share = math.log(cost.size(0) / cost.size(1))
-    for _ in range(_SINKHORN_STEPS):
-        log_plan = log_plan - log_plan.logsumexp(dim=0, keepdim=True) + share
-        log_plan = log_plan.log_softmax(dim=1)
-    return log_plan.argmax(dim=1)
 
 
 def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ _LEAST_SHARE = 0.1
 _LEAST_LIFT = 1.1
 _MOST_WORDS = 3
 # Settings that a page names: of all modalities, of one of them, of the one that is generated.
-_SETTINGS = ("n_levels", "codebook_size", "quantizer", "seed")
+_SETTINGS = ("n_levels", "codebook_size", "seed")
 _SETTINGS_OF = {
     "text": ("text_encoder", "text_columns"),
-    "image": ("image_tokenizer", "image_dir", "image_features"),
+    "image": ("image_tokenizer", "image_dir"),
     "collaborative": ("collaborative_size", "collaborative_epochs"),
 }
 

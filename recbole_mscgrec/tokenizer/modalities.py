@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from recbole_mscgrec.features import given_files
 from recbole_mscgrec.features.collaborative import collaborative_vectors
 from recbole_mscgrec.features.images import ItemImages, expected_folder, find_images, n_workers
 from recbole_mscgrec.features.text import TFIDF, item_file, item_texts, text_vectors
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING
 from recbole_mscgrec.storage import cache
 
@@ -45,7 +47,7 @@ class Absent(NamedTuple):
 def stage_of(name: str, config: Any, train: Any) -> Stage | Absent:
     """The stage of one modality, its inputs read and checked.
 
-    Files of `vectors_file`, `codes_file` and `image_features` take the place of a stage's own work.
+    Files of `vectors_file` and `codes_file` take the place of a stage's own work.
     """
     if any(name in files for files in _given(config).values()):
         return _given_stage(name, config, train)
@@ -87,16 +89,8 @@ def level_sizes(config: Any) -> list[int]:
 
 
 def _given(config: Any) -> dict[str, dict[str, str]]:
-    """Key -> modality -> file. `image_features` is the image entry of `vectors_file`."""
-    vectors, features = dict(config["vectors_file"] or {}), config["image_features"]
-    if features and "image" in vectors:
-        raise ValueError(
-            f"image_features ({features}) and vectors_file ({vectors['image']}) both give vectors "
-            "of the modality image: keep one."
-        )
-    if features:
-        vectors["image"] = features
-    return {"vectors_file": vectors, "codes_file": dict(config["codes_file"] or {})}
+    """Key -> modality -> file."""
+    return {key: dict(config[key] or {}) for key in ("vectors_file", "codes_file")}
 
 
 def _given_stage(name: str, config: Any, train: Any) -> Stage:
@@ -155,17 +149,16 @@ def _image_stage(config: Any, train: Any) -> Stage | Absent:
     if not images:
         expected = expected_folder(config).resolve() / "ITEM.jpg"
         return Absent(f"no image as {expected}, in any format; image_dir names another folder")
-    from recbole_mscgrec.rq_dino.api import DinoSettings  # timm takes seconds to import
-
-    settings = DinoSettings(**{name: config[f"image_{name}"] for name in DinoSettings._fields})
+    chosen = [field.name for field in fields(RQDinoSettings) if f"image_{field.name}" in config]
+    settings = RQDinoSettings(**{name: config[f"image_{name}"] for name in chosen})
     key = cache.fingerprint(
         images=images.digests,
         items=images.items,
         n_items=train.item_num,
         kind=kind,
         sizes=level_sizes(config) if kind == RQ_DINO else [],
-        settings=settings._asdict(),
-        weights=[_weights(value) for value in settings if isinstance(value, str)],
+        settings=asdict(settings),
+        weights=[_weights(value) for value in asdict(settings).values() if isinstance(value, str)],
         precision=config["matmul_precision"],
         seed=config["seed"],
     )
@@ -175,7 +168,7 @@ def _image_stage(config: Any, train: Any) -> Stage | Absent:
 
 def _rq_dino(images: ItemImages, settings: Any, config: Any, n_items: int, key: str) -> Features:
     """Codes of RQ-DINO; its losses go to TensorBoard and, as JSON, beside the cached codes."""
-    from recbole_mscgrec.rq_dino.api import rq_dino
+    from recbole_mscgrec.rq_dino.api import rq_dino  # timm takes seconds to import
 
     sizes, file = level_sizes(config), cache.path(config["cache_dir"], "image", key)
     made = rq_dino(

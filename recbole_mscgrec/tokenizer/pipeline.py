@@ -70,7 +70,6 @@ def tokenize(config: Any, train: Any) -> Tokenization:
         sizes=level_sizes(config),
         target=target,
         iterations=config["quantizer_iterations"],
-        quantizer=config["quantizer"],
         collision=config["collision"],
         seed=config["seed"],
     )
@@ -81,10 +80,6 @@ def tokenize(config: Any, train: Any) -> Tokenization:
             cache.save(config["cache_dir"], "codes", key, stored)
         table, report = _assemble(stored, config)
         kept = {name: v.half() for name, v in vectors.items()} if config["history_vectors"] else {}
-        if config["shuffle_codes"]:
-            rows = code_table.shuffling(train.item_num, config["seed"])
-            table = code_table.shuffled(table, rows)
-            kept = {name: v[rows] for name, v in kept.items()}
     _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
     return Tokenization(table, report, seconds, _items(train), kept)
 
@@ -204,8 +199,7 @@ def _quantize(features: dict[str, Features], config: Any, train: Any) -> dict[st
         else:
             rows, sizes = feature.present.nonzero().flatten(), torch.tensor(level_sizes(config))
             iterations, seed = config["quantizer_iterations"], config["seed"]
-            balanced = config["quantizer"] == "sinkhorn"
-            quantizer = ResidualQuantizer(sizes.tolist(), iterations, seed, balanced)
+            quantizer = ResidualQuantizer(sizes.tolist(), iterations, seed)
             table = torch.full((train.item_num, len(sizes)), MISSING)
             table[rows] = quantizer.fit(feature.vectors[rows])
         stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from recbole_mscgrec.config.config import (
 )
 from recbole_mscgrec.config.parsing import read_settings
 from recbole_mscgrec.network.model import Sizes
-from recbole_mscgrec.rq_dino.settings import DinoSettings
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 PACKAGE = PROJECT / "recbole_mscgrec"
@@ -48,7 +49,7 @@ def read_by_recbole() -> set[str]:
 
 def read_here() -> set[str]:
     text = "\n".join(OURS.values())
-    images = {f"image_{name}" for name in DinoSettings._fields}
+    images = {f"image_{f.name}" for f in fields(RQDinoSettings) if f.default is MISSING}
     return set(READ.findall(text)) | set(Sizes._fields) | images
 
 
@@ -182,7 +183,7 @@ def test_a_key_of_another_model_is_refused() -> None:
         ("hidden_size", "wide", "int"),
         ("hidden_size", 1.5, "int"),
         ("learning_rate", "fast", "float"),
-        ("exclude_seen", "yes please", "bool"),
+        ("learned_vectors", "yes please", "bool"),
         ("epochs", True, "int"),
         ("text_encoder", 3, "str"),
         ("eval_args", "full", "dict"),
@@ -199,7 +200,7 @@ def test_right_types_are_taken() -> None:
     check_type("codebook_size", 8, 64)
     check_type("topk", 10, [1, 5])
     check_type("result_file", "x.json", None)
-    check_type("exclude_seen", True, False)
+    check_type("learned_vectors", True, False)
 
 
 def test_a_missing_properties_folder_raises(

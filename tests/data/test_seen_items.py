@@ -69,9 +69,9 @@ def test_loaders_name_what_the_model_reads(model: str, folder: Path) -> None:
 
 
 def test_a_model_without_a_history_has_none_to_leave_out(folder: Path) -> None:
-    with pytest.raises(ValueError, match="seen_items=history needs a sequential model"):
+    with pytest.raises(ValueError, match="exclude_seen=history needs a sequential model"):
         loaders("Pop", folder, "history")
-    with pytest.raises(ValueError, match="seen_items .'some'. must be 'all' or 'history'"):
+    with pytest.raises(ValueError, match="exclude_seen .'some'. must be 'none', 'all' or"):
         loaders("TiledSASRec", folder, "some")
 
 
@@ -118,13 +118,13 @@ def test_a_popular_item_that_all_had_ranks_behind_what_is_new(folder: Path) -> N
     chosen = protocol(folder, metric_decimal_place=3, topk=[1, 3], valid_metric="NDCG@3")
     result = {
         seen: run("Pop", "shared", config_dict={**chosen, "exclude_seen": seen})["test_result"]
-        for seen in (False, True)
+        for seen in ("none", "all")
     }
-    assert result[False]["recall@1"] == 0.0
-    assert result[True]["recall@1"] == 1.0
+    assert result["none"]["recall@1"] == 0.0
+    assert result["all"]["recall@1"] == 1.0
 
 
 def test_sampled_candidates_are_refused(folder: Path) -> None:
     eval_args = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni5"}
-    with pytest.raises(ValueError, match="exclude_seen needs the ranking of all items"):
-        run("Pop", "seen", config_dict=protocol(folder, eval_args=eval_args, exclude_seen=True))
+    with pytest.raises(ValueError, match="exclude_seen=all needs the ranking of all items"):
+        run("Pop", "seen", config_dict=protocol(folder, eval_args=eval_args, exclude_seen="all"))

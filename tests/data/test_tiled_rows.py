@@ -124,49 +124,6 @@ def test_split_without_train_rows_is_refused(scratch: Path) -> None:
         TiledDataset(config).build()
 
 
-def test_random_windows_show_every_target_once_on_average() -> None:
-    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=7, random_windows=True)
-    train = TiledDataset(config).build()[0]
-    _, stock = split(SequentialDataset, 50)
-    rows = stock[0].inter_feat
-    full = {}
-    for user, target, history, n in zip(
-        *(rows[f].tolist() for f in ("user_id", "item_id", "item_id_list", "item_length")),
-        strict=True,
-    ):
-        full.setdefault((user, target), []).append(history[:n])
-    expected = Counter({key: len(histories) for key, histories in full.items()})
-    torch.manual_seed(0)
-    shown: Counter = Counter()
-    n_epochs = 400
-    for _ in range(n_epochs):
-        batch = train[list(range(len(train)))]
-        for user, history, targets in zip(
-            batch["user_id"].tolist(),
-            batch["item_id_list"].tolist(),
-            batch[target_list_field(config)].tolist(),
-            strict=True,
-        ):
-            for t, target in enumerate(targets):
-                if target:
-                    shown[user, target] += 1
-                    seen = history[: t + 1]
-                    assert any(h[-len(seen) :] == seen for h in full[user, target])
-    assert set(shown) == set(expected)
-    for key, count in expected.items():
-        assert abs(shown[key] / n_epochs - count) < 0.2 * count
-
-
-def test_random_windows_follow_the_seed() -> None:
-    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=7, random_windows=True)
-    train = TiledDataset(config).build()[0]
-    drawn = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        drawn.append(train[list(range(len(train)))][target_list_field(config)])
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-
-
 def targets_with_histories(config: StockConfig, rows: object) -> list[tuple]:
     """(user, target, history up to it) of every position of tiled rows."""
     fields = ("user_id", "item_id_list", "item_length", target_list_field(config))
@@ -175,34 +132,3 @@ def targets_with_histories(config: StockConfig, rows: object) -> list[tuple]:
         assert all(history[:n]) and not any(history[n:]) and not any(targets[n:])
         found += [(user, t, tuple(history[: i + 1])) for i, t in enumerate(targets) if t]
     return found
-
-
-@pytest.mark.parametrize("length", [3, 7, 50])
-def test_random_windows_hold_every_target_once_on_average_with_a_true_history(length: int) -> None:
-    config = make_config("TiledSASRec", "uneven", MAX_ITEM_LIST_LENGTH=length, random_windows=True)
-    train = TiledDataset(config).build()[0]
-    stock = SequentialDataset(config).build()[0].inter_feat
-    fields = ("user_id", "item_id", "item_id_list", "item_length")
-    suffixes = {
-        (u, i, tuple(history[k:n]))
-        for u, i, history, n in zip(*(stock[f].tolist() for f in fields), strict=True)
-        for k in range(n)
-    }
-    torch.manual_seed(0)
-    n_draws, found, first = 400, Counter(), set()
-    for _ in range(n_draws):
-        drawn = targets_with_histories(config, train[torch.randperm(len(train))])
-        assert set(drawn) <= suffixes
-        found.update((u, i) for u, i, _ in drawn)
-        first.add(tuple(sorted(drawn)))
-    expected = Counter(zip(stock["user_id"].tolist(), stock["item_id"].tolist(), strict=True))
-    mean = {pair: count / n_draws for pair, count in found.items()}
-    assert mean == pytest.approx(dict(expected), abs=0.3)
-    assert len(first) > 10  # and they do move
-
-
-def test_counts_and_items_seen_do_not_depend_on_random_windows() -> None:
-    still = TiledDataset(make_config("TiledSASRec", "uneven", random_windows=False)).build()[0]
-    moving = TiledDataset(make_config("TiledSASRec", "uneven", random_windows=True)).build()[0]
-    assert moving.item_counter == still.item_counter
-    assert torch.equal(moving.items_seen(), still.items_seen())

@@ -76,7 +76,7 @@ def test_every_kind_of_value_reaches_the_cell_as_it_is(
     changes = {"text_columns": None, "modalities": ["text"], "learning_rate": 1e-5}
     changes |= {
         "vectors_file": {"text": "a.npz"},
-        "exclude_seen": True,
+        "exclude_seen": "all",
         "user_inter_num_interval": "[5,inf)",
         "cache_dir": "1/0",  # texts that stand for something else on a command line
         "text_encoder": "None",

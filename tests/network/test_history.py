@@ -134,18 +134,14 @@ def test_an_empty_row_keeps_a_key() -> None:
     assert keep.tolist() == [[True] + [False] * 14]
 
 
-@pytest.mark.parametrize("form", ["item", "code"])
-def test_learned_positions_are_added(form: str) -> None:
+def test_learned_places_inside_an_item_are_added() -> None:
     codes = code_table()
-    plain = tokens(codes, form)
-    placed = HistoryTokens(codes, 16, form, 6, item_positions=True, code_positions=form == "code")
+    plain = tokens(codes, "code")
+    placed = HistoryTokens(codes, 16, "code", code_positions=True)
     placed.code_embedding = plain.code_embedding
     items = torch.tensor([[4, 4, 9]])
     added = (embed(placed, items) - embed(plain, items))[0].view(3, -1, 16)
-    expected = placed.item_position.weight[:3].unsqueeze(1).expand_as(added)
-    if placed.code_position is not None:
-        expected = expected + placed.code_position.weight
-    torch.testing.assert_close(added, expected)
+    torch.testing.assert_close(added, placed.code_position.weight.expand_as(added))
 
 
 def unit_vectors(codes: CodeTable) -> dict[str, torch.Tensor]:

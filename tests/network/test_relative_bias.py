@@ -34,7 +34,6 @@ def test_bidirectional_distances_have_buckets_of_their_own() -> None:
 def test_without_a_bias_only_the_future_is_hidden() -> None:
     distance = torch.tensor([[[0, -1], [1, 0]]])
     assert NoBias()(distance).tolist() == [[[[0, -INF], [0, 0]]]]
-    assert NoBias(bidirectional=True)(distance).tolist() == [[[[0, 0], [0, 0]]]]
 
 
 def test_history_bias_adds_item_distance_and_place_inside_the_item() -> None:

@@ -191,17 +191,6 @@ def test_level_shares_are_those_of_the_exact_log_probabilities(trained: Trained)
     assert sum(trained.result["level_share"]) == pytest.approx(1, abs=1e-3)
 
 
-def test_shuffled_codes_are_trained_and_saved_as_such(rule_folder: Path) -> None:
-    plain, mixed = (
-        build("MSCGRec", "rule", settings(rule_folder, shuffle_codes=value)).model
-        for value in (False, True)
-    )
-    tables = [m.code_state["table"]["codes"]["collaborative"] for m in (plain, mixed)]
-    assert not torch.equal(*tables)
-    assert sorted(tables[0].tolist()) == sorted(tables[1].tolist())
-    assert plain.code_health == mixed.code_health
-
-
 def test_test_metrics_are_measured_on_the_test_alone(rule_folder: Path) -> None:
     for model, sizes in (("MSCGRec", settings), ("Pop", protocol)):
         plain = run(model, "rule", config_dict=sizes(rule_folder))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING as MISSING_DEFAULT
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,7 @@ def test_projection_is_learned_behind_a_frozen_backbone(
 ) -> None:
     """Its vectors stay a linear map of the backbone's unit vectors, and no longer the first one."""
     chosen = dino_settings(projection=8, learning_rate=0.01, epochs=4)
-    made = train(tmp_path, 64, **chosen._asdict())
+    made = train(tmp_path, 64, **asdict(chosen))
     assert made.vectors.shape == (64, 8) and "random weights" in caplog.text
     options = {"device": "cpu", "n_workers": 0, "show_progress": False}
     features = backbone_features(coloured_shapes(64), chosen, seed=1, **options)
@@ -246,7 +248,9 @@ def test_stage_with_the_keys_of_the_yaml(rule_folder: Path) -> None:
     folder.mkdir()
     for i, image in enumerate(coloured_shapes(20)):
         image.save(folder / f"i{i}.png")
-    names = {f"image_{name}": value for name, value in dino_settings(epochs=2)._asdict().items()}
+    tiny = dino_settings(epochs=2)
+    keys = [field.name for field in fields(tiny) if field.default is MISSING_DEFAULT]
+    names = {f"image_{name}": getattr(tiny, name) for name in keys}
     chosen = settings(rule_folder, **names, modalities=["text", "image"], target_modality="text")
     config = Config("MSCGRecTokenizer", "rule", config_dict=chosen)
     dataset = create_dataset(config).build()[0]

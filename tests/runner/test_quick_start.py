@@ -68,7 +68,7 @@ def test_every_model_named_in_the_readme_trains_saves_and_loads(
 
 @pytest.mark.parametrize("model", sorted(NAMED))
 def test_a_saved_model_comes_with_its_settings_and_data(rule_folder: Path, model: str) -> None:
-    result = run(model, "rule", config_dict=protocol(rule_folder, topk=[1, 10], exclude_seen=True))
+    result = run(model, "rule", config_dict=protocol(rule_folder, topk=[1, 10], exclude_seen="all"))
     file = best_file(rule_folder / "saved", model)
     config, network, data, _, valid_data, test_data = load_data_and_model(str(file))
     assert (config["model"], config["dataset"], config["topk"]) == (model, "rule", [1, 10])

@@ -6,15 +6,12 @@ import math
 
 import pytest
 import torch
-from tiny import code_table
 
 from recbole_mscgrec.semantic_ids.code_table import (
     MISSING,
     CodeTable,
     free_leaves,
     health,
-    shuffled,
-    shuffling,
 )
 
 ABSENT = [MISSING, MISSING]
@@ -96,13 +93,3 @@ def test_a_table_that_breaks_its_promises_is_refused() -> None:
     lacking = plain["codes"]["a"].tolist()[:4] + [ABSENT]
     with pytest.raises(ValueError, match="1 items lack a code in the target modality a.*item 4"):
         CodeTable.from_plain(changed("a", lacking))
-
-
-def test_shuffled_codes_are_the_same_codes_of_other_items() -> None:
-    before = code_table()
-    mixed = shuffled(before, shuffling(before.n_items, seed=3))
-    together = [torch.cat([t.codes[m][1:] for m in t.codes], dim=1) for t in (before, mixed)]
-    assert sorted(together[0].tolist()) == sorted(together[1].tolist())
-    assert (together[0] != together[1]).any(1).float().mean() > 0.8
-    assert (mixed.codes["a"][0] == MISSING).all()
-    assert torch.equal(shuffled(before, shuffling(before.n_items, 3)).codes["a"], mixed.codes["a"])

@@ -148,22 +148,3 @@ def test_vectors_that_cannot_be_quantized_are_refused() -> None:
         ResidualQuantizer([4]).fit(vectors)
     with pytest.raises(ValueError, match="All 10 vectors are equal"):
         ResidualQuantizer([4]).fit(torch.ones(10, 4))
-
-
-def test_balanced_codes_use_every_codeword_about_equally() -> None:
-    """Density falls along the line, so the nearest codewords hold very different numbers."""
-    vectors = torch.linspace(0.001, 0.999, 400).log().neg().unsqueeze(1)
-    counts = {}
-    for balanced in (False, True):
-        codes = ResidualQuantizer([8], 50, seed=0, balanced=balanced).fit(vectors)
-        counts[balanced] = torch.bincount(codes[:, 0], minlength=8)
-    assert int(counts[False].max()) > 90 and int(counts[False].min()) < 20
-    assert int(counts[True].max()) <= 60 and int(counts[True].min()) >= 40
-
-
-def test_balanced_codewords_are_the_means_of_their_vectors() -> None:
-    vectors = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
-    quantizer = ResidualQuantizer([4], 50, seed=0, balanced=True)
-    codes = quantizer.fit(vectors)[:, 0]
-    means = torch.stack([vectors[codes == k].mean(0) for k in range(4)])
-    torch.testing.assert_close(quantizer.codebooks[0], means)

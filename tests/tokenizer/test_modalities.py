@@ -38,12 +38,6 @@ def colour(image: Image.Image) -> torch.Tensor:
     return torch.tensor(image.getpixel((0, 0))).float()
 
 
-class Settings(NamedTuple):
-    """Stands for DinoSettings: filled from the key `image_tokenizer`."""
-
-    tokenizer: str
-
-
 class Result(NamedTuple):
     codes: torch.Tensor
     vectors: torch.Tensor
@@ -66,8 +60,7 @@ def dino(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return torch.stack([colour(images[i]) for i in range(len(images))])
 
     module = ModuleType("recbole_mscgrec.rq_dino.api")
-    module.DinoSettings, module.rq_dino = Settings, rq_dino
-    module.backbone_features = backbone_features
+    module.rq_dino, module.backbone_features = rq_dino, backbone_features
     monkeypatch.setitem(sys.modules, "recbole_mscgrec.rq_dino.api", module)
     return calls
 
@@ -261,14 +254,9 @@ def test_a_modality_of_its_own(rule_folder: Path) -> None:
     assert tokens.table.sizes["genome"] == [5, 3, 1]
 
 
-def test_image_features_are_the_vectors_of_image(rule_folder: Path) -> None:
-    file = write_vectors(rule_folder, 25)
-    one = tokens_of(rule_folder, image_features=file)
-    two = tokens_of(rule_folder, vectors_file={"image": file})
-    assert torch.equal(one.table.codes["image"], two.table.codes["image"])
-    assert one.health["image"]["n_missing"] == 5
-    with pytest.raises(ValueError, match="image_features .* and vectors_file .* both give"):
-        tokens_of(rule_folder, image_features=file, vectors_file={"image": file})
+def test_given_vectors_take_the_place_of_images(rule_folder: Path) -> None:
+    tokens = tokens_of(rule_folder, vectors_file={"image": write_vectors(rule_folder, 25)})
+    assert tokens.health["image"]["n_missing"] == 5
 
 
 def test_given_codes_as_the_target_with_and_without_vectors(rule_folder: Path) -> None:

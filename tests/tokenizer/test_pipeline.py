@@ -69,14 +69,7 @@ def test_redistribution_makes_the_target_unique_without_another_level(rule_folde
     assert len(torch.unique(text.target_codes, dim=0)) == 30
 
 
-def test_balanced_codebooks_are_codes_of_their_own(rule_folder: Path) -> None:
-    plain = tokens_of(rule_folder, codebook_size=6).table.codes["text"]
-    balanced = tokens_of(rule_folder, codebook_size=6, quantizer="sinkhorn").table.codes["text"]
-    spread = [int(torch.bincount(t[1:, 0], minlength=6).max()) for t in (plain, balanced)]
-    assert spread[1] <= spread[0] and spread[1] <= 8
-
-
-@pytest.mark.parametrize("key", ["quantizer", "collision"])
+@pytest.mark.parametrize("key", ["decoder", "collision"])
 def test_an_unknown_choice_is_refused(rule_folder: Path, key: str) -> None:
     with pytest.raises(ValueError, match=f"{key} .'best'. must be one of"):
         tokens_of(rule_folder, **{key: "best"})

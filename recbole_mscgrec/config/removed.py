@@ -1,0 +1,69 @@
+"""Settings of earlier versions: what took their place, and how a saved run's are read today."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Key -> (its default, what to do). A saved run that used the default is read as if it were absent.
+REMOVED: dict[str, tuple[Any, str]] = {
+    "quantizer": ("kmeans", "codebooks come from k-means; leave it out"),
+    "random_windows": (False, "windows are cut at fixed places; leave it out"),
+    "constrained_decoding": ("hard", "every result is a real item; leave it out"),
+    "soft_penalty": (5.0, "every result is a real item; leave it out"),
+    "item_bias": (True, "the encoder has a relative bias over items; leave it out"),
+    "collaborative_settings": (
+        {},
+        "SASRec has collaborative_*, GRU4Rec RecBole's own",
+    ),
+    "shuffle_codes": (False, "run benchmarks/shuffled_codes.py"),
+    "image_features": (None, "use vectors_file={'image': FILE}"),
+    "seen_items": ("all", "use exclude_seen: none, all or history"),
+    "start_token": ("history", "use decoder: item_aware or t5"),
+    "cross_bias": (True, "use decoder: item_aware or t5"),
+}
+_IMAGE = (
+    "global_scale local_scale colour_jitter warmup_epochs weight_decay clip_norm drop_path"
+    " head_size out_dim freeze_last_layer student_temperature teacher_temperature teacher_balance"
+    " teacher_momentum spread quantize quantize_after commitment codebook_decay restart_below"
+).split()
+for _name in _IMAGE:
+    REMOVED[f"image_{_name}"] = (
+        None,
+        f"it is a constant now; RQDinoSettings({_name}=...) in Python has it still",
+    )
+_DECODERS = {("history", True): "item_aware", ("learned", False): "t5"}
+_MADE_CODES = tuple(f"image_{name}" for name in _IMAGE)  # a saved model holds its codes
+
+
+def check_not_removed(key: str) -> None:
+    """Raise ValueError for a key that an earlier version had, with what to use."""
+    if key in REMOVED:
+        raise ValueError(f"{key} is no setting any more: {REMOVED[key][1]}.")
+
+
+def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """The settings of a run that an earlier version may have saved, under today's names.
+
+    Raises:
+        ValueError: a value that this version cannot give; names it and `source`.
+    """
+    today = {key: value for key, value in settings.items() if key not in REMOVED}
+    if isinstance(settings.get("exclude_seen"), bool):
+        which = settings.get("seen_items", "all")
+        today["exclude_seen"] = which if settings["exclude_seen"] else "none"
+    if {"start_token", "cross_bias"} & settings.keys():
+        pair = settings.get("start_token", "history"), settings.get("cross_bias", True)
+        if pair not in _DECODERS:
+            raise ValueError(
+                f"{source} was trained with start_token={pair[0]} and cross_bias={pair[1]}, which "
+                "this version does not have: use version 0.1 of this package."
+            )
+        today["decoder"] = _DECODERS[pair]
+    merged = ("seen_items", "start_token", "cross_bias", *_MADE_CODES)
+    for key in settings.keys() & REMOVED.keys() - set(merged):
+        if settings[key] not in (REMOVED[key][0], None):
+            raise ValueError(
+                f"{source} was trained with {key}={settings[key]}, which this version does not "
+                "have: use version 0.1 of this package."
+            )
+    return today

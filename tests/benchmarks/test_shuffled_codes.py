@@ -1,0 +1,38 @@
+"""Codes without meaning: the same codes, at other items."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import recbole_mscgrec
+from recbole_mscgrec.config.parsing import read_settings
+
+SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "shuffled_codes.py"
+
+
+def test_the_same_codes_of_other_items() -> None:
+    spec = importlib.util.spec_from_file_location("shuffled_codes", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = {f"i{n}": [n, 7] for n in range(30)}
+    image = {f"i{n}": [n] for n in range(0, 30, 2)}  # every second item has one
+    a, b = module.shuffled([text, image], seed=3)
+    assert sorted(a.values()) == sorted(text.values()) and a.keys() == text.keys()
+    assert sum(a[token] != codes for token, codes in text.items()) > 24
+    where = {codes[0]: token for token, codes in a.items()}
+    assert b == {where[n]: [n] for n in range(0, 30, 2)}  # an item's codes stay together
+    assert module.shuffled([text, image], seed=3) == [a, b]
+    assert module.shuffled([text, image], seed=4) != [a, b]
+
+
+def test_the_files_it_writes_are_settings_of_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "codes_text.json"
+    file.write_text(json.dumps({"a": [1], "b": [2], "c": [3]}))
+    subprocess.run([sys.executable, SCRIPT, f"--to={tmp_path / 'out'}", file], check=True)
+    settings = read_settings(tmp_path / "out" / "settings.yaml")
+    assert settings["modalities"] == ["text"]
+    assert sorted(json.loads(Path(settings["codes_file"]["text"]).read_text())) == ["a", "b", "c"]

@@ -1,0 +1,44 @@
+"""Settings of earlier versions are refused by name, and saved runs that had them are read."""
+
+from __future__ import annotations
+
+import pytest
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.removed import REMOVED, of_a_saved_run
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key} is no setting any more: ."):
+        Config("MSCGRec", "x", config_dict={key: 1})
+
+
+@pytest.mark.parametrize(
+    ("saved", "today"),
+    [
+        ({"epochs": 3, "exclude_seen": "all"}, {"epochs": 3, "exclude_seen": "all"}),
+        ({"exclude_seen": True}, {"exclude_seen": "all"}),
+        ({"exclude_seen": True, "seen_items": "history"}, {"exclude_seen": "history"}),
+        ({"exclude_seen": False, "seen_items": "all"}, {"exclude_seen": "none"}),
+        ({"start_token": "learned", "cross_bias": False}, {"decoder": "t5"}),
+        ({"start_token": "history"}, {"decoder": "item_aware"}),
+        ({"quantizer": "kmeans", "random_windows": False, "soft_penalty": 5.0}, {}),
+        ({"image_spread": 0.5, "image_quantize": True}, {}),  # its codes are in the file
+    ],
+)
+def test_settings_of_a_saved_run_under_todays_names(saved: dict, today: dict) -> None:
+    assert of_a_saved_run(saved, "m.pth") == today
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [{"start_token": "learned"}, {"cross_bias": False}, {"item_bias": False}],
+)
+def test_what_this_version_cannot_give_is_refused(saved: dict) -> None:
+    with pytest.raises(ValueError, match="m.pth was trained with .*version 0.1"):
+        of_a_saved_run(saved, "m.pth")
+
+
+def test_every_name_of_today_is_a_setting() -> None:
+    Config("MSCGRec", "x", config_dict={"exclude_seen": "history", "decoder": "t5"})
