@@ -29,6 +29,7 @@ def apply() -> None:
     _import_models_without_anomaly_detection()
     _count_every_interaction()
     _evaluate_no_strings()
+    _keep_the_lists_of_settings()
 
 
 def _restore_numpy_aliases() -> None:
@@ -45,6 +46,23 @@ def _restore_numpy_aliases() -> None:
     ):
         if name not in np.__dict__:
             setattr(np, name, value)
+
+
+def _keep_the_lists_of_settings() -> None:
+    """Config adds the keys of a data set's file to RecBole's own list of data settings, so that the
+    list grows with every Config of a process."""
+    from recbole.config import Config
+
+    original = Config._init_parameters_category
+    if getattr(original, "copies", False):
+        return
+
+    def _init_parameters_category(self: Any) -> None:
+        original(self)
+        self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
+
+    _init_parameters_category.copies = True
+    Config._init_parameters_category = _init_parameters_category
 
 
 def _evaluate_no_strings() -> None:

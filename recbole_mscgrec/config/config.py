@@ -17,8 +17,9 @@ import recbole
 import recbole.config
 from recbole.utils import ModelType, argument_list
 
-from recbole_mscgrec.config import data_fields, parsing
+from recbole_mscgrec.config import data_fields, parsing, run_id
 from recbole_mscgrec.config.removed import check_not_removed
+from recbole_mscgrec.storage.checkpoint import to_plain
 
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
@@ -68,7 +69,9 @@ class Config(recbole.config.Config):
         typed: dict[str, Any] | None = None,
     ) -> None:
         self._typed = typed or {}
+        self.preset: dict[str, Any] = {}  # see presets.resolve
         super().__init__(model, dataset, config_file_list, config_dict)
+        self.names_the_run = {key: to_plain(self[key]) for key in self.training_keys if key in self}
 
     def _build_yaml_loader(self) -> type:
         return parsing.Loader
@@ -99,13 +102,13 @@ class Config(recbole.config.Config):
         super()._load_internal_config_dict(model, model_class, dataset)
         folder = properties_folder()
         self._known = set(self.internal_config_dict) | set(_recbole_keys(self))
-        for path in (
-            folder / "overall.yaml",
-            folder / "model" / f"{_YAML_OF.get(model, model)}.yaml",
-            folder / "dataset" / f"{dataset}.yaml",
-        ):
+        ours = folder / "model" / f"{_YAML_OF.get(model, model)}.yaml"
+        for path in (folder / "overall.yaml", ours, folder / "dataset" / f"{dataset}.yaml"):
             if path.is_file():
                 self._update_internal_config_dict(str(path))
+        theirs = _RECBOLE_PROPERTIES / "model" / f"{model}.yaml"
+        of_model = [parsing.read_settings(path) or {} for path in (theirs, ours) if path.is_file()]
+        self.training_keys = run_id.training_keys(key for keys in of_model for key in keys)
         self._known |= set(self.internal_config_dict)
         self._known |= set(_all_project_keys(folder))
         if (

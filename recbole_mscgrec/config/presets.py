@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from logging import getLogger
 from typing import Any
 
@@ -26,9 +25,9 @@ def is_sparse(times_shown: float, n_items: int) -> bool:
     return times_shown < SHOWN_BELOW and n_items >= AT_LEAST
 
 
-def for_data(config: Any, train: Any) -> Any:
-    """The configuration for the data set whose train split is `train`: with SETTINGS where that is
-    sparse and `sparse_settings` is on, but for keys that the user has chosen; else the same.
+def resolve(config: Any, train: Any) -> None:
+    """Put SETTINGS into the configuration where the data set whose train split is `train` is sparse
+    and `sparse_settings` is on, but for keys that the user has chosen; `config.preset` tells which.
 
     A file of codes for the target modality is a choice of the target too, and tokens of one code
     are one of codes without vectors.
@@ -36,17 +35,17 @@ def for_data(config: Any, train: Any) -> Any:
     n_items = train.item_num - 1
     times_shown = sum(train.item_counter.values()) / n_items
     if not config["sparse_settings"] or not is_sparse(times_shown, n_items):
-        return config
+        return
     chosen = set(config.external_config_dict)
     if config["target_modality"] in (config["codes_file"] or {}):
         chosen.add("target_modality")
     if config["history_tokens"] == "code":
         chosen.add("history_vectors")
-    changes = {key: value for key, value in SETTINGS.items() if key not in chosen}
-    fitted = copy.copy(config)
-    fitted.final_config_dict = config.final_config_dict | changes
-    told = ", ".join(f"{key} {value}" for key, value in changes.items())
+    if config.preset:  # resolved before
+        return
+    config.preset = {key: value for key, value in SETTINGS.items() if key not in chosen}
+    config.final_config_dict.update(config.preset)
+    told = ", ".join(f"{key} {value}" for key, value in config.preset.items())
     getLogger().info(
         f"Sparse data (the train split shows an item {times_shown:.1f} times in the mean): {told}."
     )
-    return fitted

@@ -22,8 +22,8 @@ import yaml
 import recbole_mscgrec
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.run_id import settings_of
 from recbole_mscgrec.experiments.variants import Row
-from recbole_mscgrec.runner.result import chosen_settings
 from recbole_mscgrec.storage import cache, checkpoint
 
 _SECONDS_TO_STOP = 10  # that a cell gets to end by itself after Ctrl-C
@@ -75,10 +75,19 @@ def finished(cell: Cell) -> dict[str, Any] | None:
         return None
     way_out = "Choose another --table_dir, or move this file away to run the cell again."
     result = read_result(cell.result_file, way_out)
-    stored, wanted = result.get("settings"), chosen_settings(cell.config())
+    config = cell.config()
+    stored, wanted = result.get("settings"), settings_of(config)
     if stored is None or (result["model"], result["dataset"]) != (cell.row.model, cell.dataset):
         raise ValueError(f"{cell.result_file} is not a result of this table. {way_out}")
-    differ = sorted(k for k in stored.keys() | wanted.keys() if stored.get(k) != wanted.get(k))
+    version = result.get("made_by", {}).get("version")
+    if version != recbole_mscgrec.__version__:
+        raise ValueError(
+            f"{cell.result_file} was made by version {version} of this package, this is "
+            f"{recbole_mscgrec.__version__}. {way_out}"
+        )
+    # What the data's preset set there is no difference of what was asked for.
+    asked = {**stored, **{key: wanted.get(key) for key in result.get("preset", {})}}
+    differ = sorted(k for k in asked.keys() | wanted.keys() if asked.get(k) != wanted.get(k))
     if differ:
         had = ", ".join(f"{k} was {stored.get(k)!r} and is {wanted.get(k)!r}" for k in differ)
         raise ValueError(f"{cell.result_file} was made with other settings: {had}. {way_out}")

@@ -67,7 +67,7 @@ def _summary(row: Measured) -> dict[str, Any]:
         "name": row.name,
         "model": row.model,
         "note": row.note,
-        "settings": _shared(results, "settings"),
+        "settings": _shared(results, "chosen"),
         "modalities": sorted({m for r in results for m in r.get("code_health") or {}}),
         "seeds": list(row.results),
         "valid": _spreads(results, "best_valid_result"),

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from recbole_mscgrec.config import run_id
 from recbole_mscgrec.storage.checkpoint import from_plain, save, to_plain
+from recbole_mscgrec.storage.provenance import made_by
 
 
 def install() -> None:
@@ -38,9 +40,15 @@ def install() -> None:
 
 
 def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
-    """All that RecBole's `evaluate` and `resume_checkpoint` read, as plain values; and `chosen`,
-    the settings that the user gave."""
+    """All that RecBole's `evaluate` and `resume_checkpoint` read, as plain values.
+
+    Beside it `settings`, all that the training depends on, defaults and presets included; `chosen`,
+    those that the user gave; and `made_by`, the version and commit of this package.
+    """
+    config = trainer.config
     return {
+        "made_by": made_by(),
+        "settings": run_id.settings_of(config) if hasattr(config, "training_keys") else {},
         "config": to_plain(trainer.config.final_config_dict),
         "chosen": to_plain(trainer.config.external_config_dict),
         "epoch": epoch,

@@ -18,7 +18,7 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 
-from recbole_mscgrec.config.presets import for_data
+from recbole_mscgrec.config.presets import resolve
 from recbole_mscgrec.config.validation import check_switches
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.network.beam_search import Beams
@@ -43,7 +43,7 @@ class MSCGRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        config = for_data(config, dataset)
+        resolve(config, dataset)
         check_evaluation(config)
         check_switches(config)
         self.TARGETS = target_list_field(config)

@@ -12,7 +12,7 @@ from typing import Any
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.trainer import Trainer
 
-from recbole_mscgrec.config.presets import for_data
+from recbole_mscgrec.config.presets import resolve
 from recbole_mscgrec.storage import cache, checkpoint
 from recbole_mscgrec.tokenizer import code_page
 from recbole_mscgrec.tokenizer.item_cards import Cards, item_cards
@@ -25,13 +25,14 @@ class MSCGRecTokenizer(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        config = for_data(config, dataset)
+        resolve(config, dataset)
         # All that can fail does so before the tokenizers are trained.
         folder, cards = codes_folder(config), item_cards(config, dataset)
         settings = config.final_config_dict
         if config["model_file"]:
             state = checkpoint.load(config["model_file"])
-            tokens, settings = from_checkpoint(state, dataset), state["config"]
+            tokens = from_checkpoint(state, dataset)
+            settings = state["config"] | state.get("settings", {})
         else:
             tokens = tokenize(config, dataset)
         self.table = tokens.table

@@ -11,7 +11,6 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_co
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.removed import of_a_saved_run
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import fetch
 from recbole_mscgrec.data.seen_items import NONE, SeenItems
@@ -20,7 +19,7 @@ from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit
 from recbole_mscgrec.runner.lock import alone
 from recbole_mscgrec.runner.result import peak_memory_mb, result_of
-from recbole_mscgrec.runner.saved_model import begin_at, check_fits
+from recbole_mscgrec.runner.saved_model import begin_at, check_fits, config_of_saved
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.storage import cache, checkpoint
 from recbole_mscgrec.tokenizer.pipeline import timed
@@ -35,10 +34,12 @@ def run(
     """Train (or load) and evaluate one model of RecBole or of this project.
 
     Returns:
-        The content of the result file: model, dataset, seed, settings (those chosen),
-        best_valid_result, test_result, seconds (stage -> s), peak_memory_mb, the same after each
-        stage, n_parameters, versions, code_health; with `eval_drop_modality` also test_without:
-        that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells of the test.
+        The content of the result file: model, dataset, seed, settings (all that the result depends
+        on), chosen (those that were given), preset (those that sparse data changed), made_by
+        (version, commit), best_valid_result, test_result, seconds (stage -> s), peak_memory_mb, the
+        same after each stage, n_parameters, versions, code_health; with `eval_drop_modality` also
+        test_without: that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells
+        of the test.
     """
     config = _config(model, dataset, config_file_list, config_dict)
     user_ranks.check_per_user(config)
@@ -62,11 +63,10 @@ def load_data_and_model(
     Raises:
         ValueError: not a checkpoint of this project, or data of other items than it was trained on.
     """
-    state = checkpoint.load(model_file, required=("config", "chosen", "state_dict"))
+    state = checkpoint.load(model_file, required=("config", "state_dict"))
     trained = state["config"]
-    used_up = {"initial_model": None, "resume": False, "model_file": str(model_file)}
-    typed = of_a_saved_run(state["chosen"], str(model_file)) | used_up
-    config = _config(trained["model"], trained["dataset"], None, config_dict, typed=typed)
+    given = {**(config_dict or {}), "model_file": str(model_file)}
+    config = _config(trained["model"], trained["dataset"], None, given)
     init_seed(config["seed"], config["reproducibility"])
     dataset, *loaders = _data(config)
     init_seed(config["seed"], config["reproducibility"])
@@ -78,9 +78,14 @@ def load_data_and_model(
 
 def _config(*settings: Any, **more: Any) -> Config:
     """A Config whose data set is there and was checked: what its files hold is known to it."""
-    config = Config(*settings, **more)
-    if fetch(Path(config["data_path"]), config["dataset"]):
+
+    def made() -> Config:
         config = Config(*settings, **more)
+        return config_of_saved(config) if config["model_file"] else config
+
+    config = made()
+    if fetch(Path(config["data_path"]), config["dataset"]):
+        config = made()
     init_logger(config)
     check_data(config)
     return config

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.provenance import made_by
 
 
 def result_of(
@@ -27,7 +28,10 @@ def result_of(
         "model": config["model"],
         "dataset": config["dataset"],
         "seed": config["seed"],
-        "settings": chosen_settings(config),
+        "settings": run_id.settings_of(config),
+        "chosen": chosen_settings(config),
+        "preset": checkpoint.to_plain(config.preset),
+        "made_by": made_by(),
         "best_valid_result": checkpoint.to_plain(best_valid),
         "test_result": checkpoint.to_plain(test),
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
@@ -41,10 +45,9 @@ def result_of(
 
 
 def chosen_settings(config: Any) -> dict[str, Any]:
-    """The settings of the command line and of config files on which a result depends."""
-    chosen = checkpoint.to_plain(dict(config.external_config_dict))
-    measured = ("eval_drop_modality", "test_metrics")
-    return {k: v for k, v in sorted(chosen.items()) if run_id.is_setting(k) or k in measured}
+    """Those of the settings that a result depends on which the user gave."""
+    given = config.external_config_dict
+    return {key: value for key, value in run_id.settings_of(config).items() if key in given}
 
 
 def peak_memory_mb() -> float:
@@ -55,6 +58,10 @@ def peak_memory_mb() -> float:
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) / 1024, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return round(psutil.Process().memory_info().peak_wset / 1024**2, 1)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(kilobytes / (1024**2 if sys.platform == "darwin" else 1024), 1)
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_mscgrec.config import run_id
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.removed import of_a_saved_run
+from recbole_mscgrec.config.run_id import cannot_change
 from recbole_mscgrec.storage import checkpoint
+
+# Where a run was and on what machine: taken over too, unless given now.
+_PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_size".split()
 
 
 def begin_at(config: Any, network: Any) -> None:
@@ -13,12 +18,8 @@ def begin_at(config: Any, network: Any) -> None:
     (`learned_vectors`): without them it is the same model.
 
     Raises:
-        ValueError: see `check_fits`; or `model_file` beside it.
+        ValueError: see `check_fits`.
     """
-    if config["model_file"]:
-        raise ValueError(
-            "initial_model begins a training and model_file replaces one: leave one of them out."
-        )
     at_zero = getattr(network, "zero_at_first", frozenset)()
     state = check_fits(config, "initial_model", network, at_zero)
     network.load_state_dict(state["state_dict"], strict=False)  # what is not at zero was checked
@@ -26,36 +27,80 @@ def begin_at(config: Any, network: Any) -> None:
 
 
 def check_fits(
-    config: Any, key: str, network: Any, may_lack: frozenset[str] = frozenset()
+    config: Any, key_name: str, network: Any, may_lack: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """The checkpoint that the setting `key` names; all of the weights `may_lack` may be absent.
+    """The checkpoint that the setting `key_name` names; all weights of `may_lack` may be absent.
 
     Raises:
         ValueError: it holds another model, or weights of other sizes than the network's.
     """
-    state, ours = checkpoint.load(config[key], key=key), network.state_dict()
+    state, ours = checkpoint.load(config[key_name], key=key_name), network.state_dict()
     trained = state["config"]
     if trained.get("model") != config["model"]:
         raise ValueError(
-            f"{key} ({config[key]}) holds {trained.get('model')}, not {config['model']}: add "
-            f"--model={trained.get('model')}."
+            f"{key_name} ({config[key_name]}) holds {trained.get('model')}, not "
+            f"{config['model']}: add --model={trained.get('model')}."
         )
     here = {name: tensor.shape for name, tensor in ours.items()}
     there = {name: tensor.shape for name, tensor in state["state_dict"].items()}
     if here == there or {k: v for k, v in here.items() if k not in may_lack} == there:
         return state
-    settings = checkpoint.to_plain(config.final_config_dict)
     differ = [
-        k for k in trained if k in settings and settings[k] != trained[k] and run_id.is_setting(k)
+        key
+        for key in sorted(config.training_keys)
+        if key in trained and checkpoint.to_plain(config[key]) != trained[key]
     ]
     if differ:
-        used = " ".join(f"--{k}={trained[k]}" for k in differ)
+        used = " ".join(f"--{key}={trained[key]}" for key in differ)
         raise ValueError(
-            f"{key} ({config[key]}) holds weights of other sizes than these settings give. It was "
-            f"trained with {used}."
+            f"{key_name} ({config[key_name]}) holds weights of other sizes than these settings "
+            f"give. It was trained with {used}."
         )
     strange = sorted(name for name, _ in set(there.items()) ^ set(here.items()))[0]
     raise ValueError(
-        f"{key} ({config[key]}) was saved by another version of this package, whose network "
-        f"differs in {strange}: use it with that version, or train again."
+        f"{key_name} ({config[key_name]}) was saved by another version of this package, whose "
+        f"network differs in {strange}: use it with that version, or train again."
     )
+
+
+def config_of_saved(config: Config) -> Config:
+    """The configuration for evaluating the saved model that `model_file` names: the settings that
+    it was trained with, and on top those that were given now and may change after training.
+
+    Raises:
+        ValueError: no checkpoint, another model's, or a setting that cannot change after training.
+    """
+    file, given = str(config["model_file"]), config.external_config_dict
+    if given.get("initial_model"):
+        raise ValueError(
+            "initial_model begins a training and model_file replaces one: leave one of them out."
+        )
+    state = checkpoint.load(file, required=("config", "state_dict"))
+    trained = state["config"] | state.get("settings", {})
+    model, dataset = trained.get("model"), trained.get("dataset")
+    if config["model"] not in (model, "MSCGRecTokenizer"):
+        raise ValueError(
+            f"model_file ({file}) holds {model}, not {config['model']}: add --model={model}."
+        )
+    if config["dataset"] != dataset:
+        raise ValueError(
+            f"model_file ({file}) was trained on {dataset}, not {config['dataset']}: add "
+            f"--dataset={dataset}."
+        )
+    trained = of_a_saved_run(trained, file)
+    keys = config.training_keys
+    refused = [key for key in given if cannot_change(key, given[key], trained.get(key), keys)]
+    if refused:
+        told = ", ".join(f"{key} {trained.get(key)!r} (not {given[key]!r})" for key in refused)
+        raise ValueError(
+            f"model_file ({file}) was trained with {told}, which cannot change after training: "
+            f"leave {', '.join(refused)} out."
+        )
+    chosen = state.get("chosen", {})
+    saved = of_a_saved_run(state.get("settings") or chosen, file)
+    typed = {key: value for key, value in saved.items() if key in keys or "settings" in state}
+    if (typed.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        del typed["train_neg_sample_args"]  # as RecBole writes that there are no negatives
+    typed |= {key: chosen[key] for key in _PLACES if key in chosen}
+    used_up = {"initial_model": None, "resume": False, "model_file": file}
+    return Config(config["model"], dataset, typed={**typed, **given, **used_up})

@@ -140,7 +140,8 @@ def test_a_value_of_an_ablation_file(rule_folder: Path) -> None:
 
 def test_a_checkpoint(trained: Any) -> None:
     state = torch.load(trained.model_file, weights_only=True)
-    state["chosen"]["text_encoder"] = PAYLOAD
+    for part in ("chosen", "settings", "config"):
+        state[part]["text_encoder"] = PAYLOAD
     torch.save(state, "shared.pth")
     config = load_data_and_model("shared.pth")[0]
     assert config["text_encoder"] == PAYLOAD

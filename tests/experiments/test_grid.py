@@ -10,9 +10,11 @@ import pytest
 from tiny import protocol, settings
 
 from recbole_mscgrec.cli import main, parse
+from recbole_mscgrec.config.run_id import settings_of
 from recbole_mscgrec.experiments import grid
 from recbole_mscgrec.experiments.job import Cell
 from recbole_mscgrec.runner.result import chosen_settings
+from recbole_mscgrec.storage.provenance import made_by
 
 
 def argv(folder: Path, *options: str, sizes: Any = protocol, **changes: Any) -> list[str]:
@@ -40,7 +42,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
             "model": cell.row.model,
             "dataset": cell.dataset,
             "seed": cell.seed,
-            "settings": chosen_settings(cell.config()),
+            "settings": settings_of(cell.config()),
+            "chosen": chosen_settings(cell.config()),
+            "made_by": made_by(),
             "best_valid_result": metrics,
             "test_result": metrics,
             "seconds": {"train": 1.0},

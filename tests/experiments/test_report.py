@@ -20,7 +20,7 @@ def result(seed: int, value: float, **changes: Any) -> dict[str, Any]:
         "model": "Pop",
         "dataset": "rule",
         "seed": seed,
-        "settings": {"seed": seed, "epochs": 2},
+        "chosen": {"seed": seed, "epochs": 2},
         "best_valid_result": {"ndcg@10": 2 * value},
         "test_result": {"ndcg@10": value, "recall@10": value, "itemcoverage@10": 0.5},
         "seconds": {"data": 1.0, "train": 10.0 * seed},

@@ -95,7 +95,6 @@ def test_what_cannot_rank_is_refused(trained: Trained, second: Path, rule_folder
         refused(f"holds {model}: .*loss_type CE", rescore_model=saved)
     refused("rescore_model .nowhere.pth. does not exist", rescore_model="nowhere.pth")
     refused("rescore_weight .1.5. must be", rescore_model=str(second), rescore_weight=1.5)
-    refused("histories of 40", rescore_model=str(second), MAX_ITEM_LIST_LENGTH=40)
     sequences = {f"u{u}": list("abcdefghijkl") for u in range(9)}
     for name, match in (
         ("other", "trained with dataset other, this run has rule"),

@@ -103,7 +103,10 @@ def test_what_cannot_be_loaded_is_named(trained: Trained, tmp_path: Path) -> Non
     state = checkpoint.load(trained.model_file)
     del state["chosen"]
     checkpoint.save(tmp_path / "old.pth", state)
-    with pytest.raises(ValueError, match="lacks chosen"):
+    del state["settings"]
+    del state["state_dict"]
+    checkpoint.save(tmp_path / "old.pth", state)
+    with pytest.raises(ValueError, match="lacks state_dict"):
         load_data_and_model(str(tmp_path / "old.pth"))
 
 

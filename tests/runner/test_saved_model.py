@@ -1,8 +1,9 @@
-"""`initial_model`: a training that begins at the weights and codes of another."""
+"""Saved models: beginning a training at one, and evaluating one with its own settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import Trained
 from tiny import best_file, protocol
 
 from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage import checkpoint
 
 
 def begun_at(trained: Trained, folder: Path, **changes: object) -> dict:
@@ -68,3 +70,74 @@ def test_what_does_not_fit_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave one of them out"):
         both = begun_at(trained, tmp_path, model_file=str(trained.model_file))
         run("MSCGRec", "rule", config_dict=both)
+
+
+# --- evaluating a saved model ---------------------------------------------------------------------
+
+
+def evaluated(trained: Trained, **changes: Any) -> dict[str, Any]:
+    """What `--model_file` gives with no other setting than where the data are, and `changes`."""
+    given = {"data_path": trained.settings["data_path"], "show_progress": False}
+    given |= {"model_file": str(trained.model_file), **changes}
+    return run("MSCGRec", "rule", config_dict=given)
+
+
+def test_a_saved_model_is_evaluated_with_the_settings_it_was_trained_with(trained: Trained) -> None:
+    result = evaluated(trained)
+    assert result["test_result"] == trained.result["test_result"]
+    assert result["settings"] == trained.result["settings"]
+    assert result["settings"]["hidden_size"] == 32 and result["made_by"]["version"]
+
+
+def test_what_is_measured_may_change_after_training(trained: Trained, tmp_path: Path) -> None:
+    changes = {"topk": [2], "metrics": ["Recall"], "valid_metric": "Recall@2", "beam_size": 12}
+    changes |= {"exclude_seen": "history", "result_file": str(tmp_path / "r.json")}
+    assert set(evaluated(trained, **changes)["test_result"]) == {"recall@2"}
+    assert (tmp_path / "r.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("constrained_training", False),
+        ("MAX_ITEM_LIST_LENGTH", 5),
+        ("hidden_size", 48),
+        ("seed", 7),
+        ("user_inter_num_interval", "[9,inf)"),
+        ("eval_args", {"split": {"RS": [8, 1, 1]}, "order": "TO", "mode": "full"}),
+    ],
+)
+def test_what_training_depends_on_is_refused_by_name(
+    trained: Trained, key: str, value: Any
+) -> None:
+    with pytest.raises(ValueError, match=f"was trained with {key} .*cannot change after training"):
+        evaluated(trained, **{key: value})
+
+
+def test_the_same_values_given_again_are_no_change(trained: Trained) -> None:
+    again = evaluated(trained, hidden_size=32, MAX_ITEM_LIST_LENGTH=12, seed=2020)
+    assert again["test_result"] == trained.result["test_result"]
+
+
+def test_a_model_that_an_earlier_version_saved(trained: Trained, tmp_path: Path) -> None:
+    """It has `chosen` in place of `settings`, and names that are gone."""
+    state = checkpoint.load(trained.model_file)
+    del state["settings"]
+    old = {"exclude_seen": False, "seen_items": "all", "quantizer": "kmeans", "item_bias": True}
+    for part in ("config", "chosen"):
+        state[part] = {k: v for k, v in state[part].items() if k != "decoder"} | old
+    checkpoint.save(tmp_path / "old.pth", state)
+    result = evaluated(trained, model_file=str(tmp_path / "old.pth"))
+    assert result["test_result"] == trained.result["test_result"]
+    state["chosen"]["quantizer"] = "sinkhorn"
+    checkpoint.save(tmp_path / "old.pth", state)
+    with pytest.raises(ValueError, match="old.pth was trained with quantizer=sinkhorn"):
+        evaluated(trained, model_file=str(tmp_path / "old.pth"))
+
+
+def test_another_model_or_data_set_is_named(trained: Trained) -> None:
+    chosen = {"data_path": trained.settings["data_path"], "model_file": str(trained.model_file)}
+    with pytest.raises(ValueError, match="holds MSCGRec, not SASRec: add --model=MSCGRec"):
+        run("SASRec", "rule", config_dict=chosen)
+    with pytest.raises(ValueError, match="was trained on rule, not ml-100k: add --dataset=rule"):
+        run("MSCGRec", "ml-100k", config_dict=chosen)
