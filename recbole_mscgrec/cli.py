@@ -6,6 +6,7 @@ import argparse
 import logging
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from pathlib import Path
 
 from recbole_mscgrec.experiments import grid
 from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
+
+_BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -24,6 +28,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--model", "-m", default=grid.DEFAULT_MODEL, help="name of the model")
     parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
     grid.add_options(parser)
     known, rest = parser.parse_known_args(argv)
     # RecBole's way to name several is one text with spaces; a name of one file may hold spaces too.
@@ -64,7 +69,12 @@ def ended_like_ctrl_c() -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of run_recbole_mscgrec.py. Returns the exit status."""
+    """Entry point of run_recbole_mscgrec.py.
+
+    Returns:
+        The exit status: 0; 1 after an error, or where a row of a table lacks a result; 130 after
+        Ctrl-C.
+    """
     known, settings = parse(sys.argv[1:] if argv is None else argv)
     # RecBole's own use of numpy, pandas and torch warns on every run; nothing a user can act on.
     warnings.filterwarnings("ignore", module=r"recbole\.")
@@ -75,14 +85,20 @@ def main(argv: list[str] | None = None) -> int:
             if grid.asked_for(known):
                 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
                 table = grid.run(known, dict(settings))
-                return 0 if any(row["seeds"] for row in table["rows"]) else 1
+                return 1 if grid.any_failed(table) else 0
             run(known.model, known.dataset, known.config_files, dict(settings))
-    except (ValueError, OSError, ImportError) as error:
+    except UserError as error:
+        if known.debug:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         print(stop or "Stopped.", file=sys.stderr)
         return 130
+    except Exception:
+        print(_BUG, file=sys.stderr)
+        traceback.print_exc()
+        return 1
     finally:
         sys.argv = program
     return 0

@@ -16,6 +16,7 @@ import torch
 
 from recbole_mscgrec.config import parsing
 from recbole_mscgrec.data import time_order
+from recbole_mscgrec.storage.errors import UserError
 
 
 def apply() -> None:
@@ -81,7 +82,7 @@ def _evaluate_no_strings() -> None:
 
     def teacher(name: str) -> Any:
         if not isinstance(getattr(kd_dagfm, name, None), type):
-            raise ValueError(f"teacher ({name}) must be CrossNet or CIN.")
+            raise UserError(f"teacher ({name}) must be CrossNet or CIN.")
         return getattr(kd_dagfm, name)
 
     Config._convert_config_dict = _convert_config_dict

@@ -29,7 +29,8 @@ def test_parse(tmp_path: Path) -> None:
     assert parse(["--x=a=b"])[1] == {"x": "a=b"}
     known = vars(parse(["--seed=3"])[0])  # not short for --seed_list
     assert (known.pop("model"), known.pop("dataset")) == ("MSCGRec", "ml-100k")
-    assert known.pop("config_files") == [] and set(known.values()) == {None}
+    assert known.pop("config_files") == [] and known.pop("debug") is False
+    assert set(known.values()) == {None}
 
 
 @pytest.mark.parametrize(

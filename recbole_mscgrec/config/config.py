@@ -20,6 +20,7 @@ from recbole.utils import ModelType, argument_list
 from recbole_mscgrec.config import data_fields, parsing, run_id
 from recbole_mscgrec.config.removed import check_not_removed
 from recbole_mscgrec.storage.checkpoint import to_plain
+from recbole_mscgrec.storage.errors import UserError
 
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
@@ -57,7 +58,7 @@ class Config(recbole.config.Config):
             number, a list and so on (`parsing.parse_value`). `config_dict` goes over them.
 
     Raises:
-        ValueError: an unknown key (with the nearest known one) or a value of the wrong type.
+        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Config(recbole.config.Config):
         for file in file_list or []:
             content = parsing.read_settings(file) or {}
             if not isinstance(content, dict):
-                raise ValueError(f"{file} must hold settings, one `key: value` a line.")
+                raise UserError(f"{file} must hold settings, one `key: value` a line.")
             settings |= content
         return settings
 
@@ -163,7 +164,7 @@ class Config(recbole.config.Config):
         metrics = [metrics] if isinstance(metrics, str) else metrics
         topk = [topk] if isinstance(topk, int) else topk
         if name.lower() not in [m.lower() for m in metrics] or (k and int(k) not in topk):
-            raise ValueError(
+            raise UserError(
                 f"valid_metric ({settings['valid_metric']}) is not measured: metrics are {metrics} "
                 f"at {topk}. Add it there or choose one of them."
             )
@@ -184,20 +185,20 @@ class Settings(dict):
         return None
 
 
-def unknown_setting(key: str, known: Iterable[str], model: str) -> ValueError:
+def unknown_setting(key: str, known: Iterable[str], model: str) -> UserError:
     """The error for a key that is not `known`, with the nearest that is."""
     near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
     hint = f": did you mean {near[0]}?" if near else "."
-    return ValueError(f"{key} is not a setting of RecBole or of {model}{hint}")
+    return UserError(f"{key} is not a setting of RecBole or of {model}{hint}")
 
 
 def known_settings(model: str, dataset: str) -> frozenset[str]:
-    """Every key that a run of this model accepts. Raises ValueError for an unknown model."""
+    """Every key that a run of this model accepts. Raises UserError for an unknown model."""
     return frozenset(Config(model, dataset)._known)
 
 
 def check_model_name(name: str) -> None:
-    """Raise ValueError for a model that neither RecBole nor a plugin has."""
+    """Raise UserError for a model that neither RecBole nor a plugin has."""
     families = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
     for family in families:
         module = f"recbole.model.{family}_recommender"
@@ -214,11 +215,11 @@ def check_model_name(name: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "see RecBole's list of models."
-        raise ValueError(f"model {name!r} is not known: {hint}")
+        raise UserError(f"model {name!r} is not known: {hint}")
 
 
 def check_type(key: str, value: Any, default: Any) -> None:
-    """Raise ValueError where `value` has another type than the key's default."""
+    """Raise UserError where `value` has another type than the key's default."""
     if default is None or value is None:
         return
     allowed: tuple[type, ...]
@@ -238,7 +239,7 @@ def check_type(key: str, value: Any, default: Any) -> None:
     else:
         allowed = (str,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise ValueError(
+        raise UserError(
             f"{key} must be {' or '.join(t.__name__ for t in allowed)} (default {default!r}), "
             f"not {type(value).__name__} {value!r}."
         )

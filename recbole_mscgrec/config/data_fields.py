@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_mscgrec.storage.errors import UserError
+
 # Setting -> names that such a column has, the likeliest first.
 NAMES: dict[str, tuple[str, ...]] = {
     "USER_ID_FIELD": (
@@ -29,13 +31,13 @@ def header_of(file: Path, separator: str, encoding: str | None) -> dict[str, str
     """Column name -> type of an atomic file, in the file's order.
 
     Raises:
-        ValueError: a column without a type.
+        UserError: a column without a type.
     """
     with file.open(encoding=encoding or "utf-8") as stream:
         header = stream.readline().rstrip("\r\n")
     columns = dict(column.rpartition(":")[::2] for column in header.split(separator))
     if "" in columns:
-        raise ValueError(
+        raise UserError(
             f"{file}: the header is {header[:200]!r}, and each of its columns must be name:type, "
             f"separated by {separator!r} (field_separator), such as item_id:token."
         )

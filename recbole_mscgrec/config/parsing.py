@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from recbole_mscgrec.storage.errors import UserError
+
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
 
 # Keys that hold intervals such as "[5,inf)" or "(0,10]": text for RecBole, also where Python would
@@ -74,9 +76,9 @@ def read_settings(file: str | Path) -> Any:
     """Content of a YAML file, numbers such as 1e-3 read as RecBole reads them.
 
     Raises:
-        ValueError: not YAML, or YAML that asks for Python objects.
+        UserError: not YAML, or YAML that asks for Python objects.
     """
     try:
         return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+        raise UserError(f"{file} is not YAML: {error}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_mscgrec.storage.errors import UserError
+
 # Key -> (its default, what to do). A saved run that used the default is read as if it were absent.
 REMOVED: dict[str, tuple[Any, str]] = {
     "quantizer": ("kmeans", "codebooks come from k-means; leave it out"),
@@ -36,16 +38,16 @@ _MADE_CODES = tuple(f"image_{name}" for name in _IMAGE)  # a saved model holds i
 
 
 def check_not_removed(key: str) -> None:
-    """Raise ValueError for a key that an earlier version had, with what to use."""
+    """Raise UserError for a key that an earlier version had, with what to use."""
     if key in REMOVED:
-        raise ValueError(f"{key} is no setting any more: {REMOVED[key][1]}.")
+        raise UserError(f"{key} is no setting any more: {REMOVED[key][1]}.")
 
 
 def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
     """The settings of a run that an earlier version may have saved, under today's names.
 
     Raises:
-        ValueError: a value that this version cannot give; names it and `source`.
+        UserError: a value that this version cannot give; names it and `source`.
     """
     today = {key: value for key, value in settings.items() if key not in REMOVED}
     if isinstance(settings.get("exclude_seen"), bool):
@@ -54,7 +56,7 @@ def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
     if {"start_token", "cross_bias"} & settings.keys():
         pair = settings.get("start_token", "history"), settings.get("cross_bias", True)
         if pair not in _DECODERS:
-            raise ValueError(
+            raise UserError(
                 f"{source} was trained with start_token={pair[0]} and cross_bias={pair[1]}, which "
                 "this version does not have: use version 0.1 of this package."
             )
@@ -62,7 +64,7 @@ def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
     merged = ("seen_items", "start_token", "cross_bias", *_MADE_CODES)
     for key in settings.keys() & REMOVED.keys() - set(merged):
         if settings[key] not in (REMOVED[key][0], None):
-            raise ValueError(
+            raise UserError(
                 f"{source} was trained with {key}={settings[key]}, which this version does not "
                 "have: use version 0.1 of this package."
             )

@@ -30,7 +30,7 @@ _AFTER_TRAINING = frozenset(
     repeatable""".split()
 )
 # What is measured of a trained model, and how: part of a result, not of the training.
-_MEASURED = (
+MEASURED = (
     "metrics topk test_metrics eval_batch_size rescore_model rescore_weight eval_drop_modality"
 ).split()
 _SPLIT = ("split", "order", "group_by")  # of eval_args; `mode` may change after training
@@ -46,7 +46,7 @@ def training_keys(model_keys: Iterable[str]) -> frozenset[str]:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """All settings that a result depends on, defaults included, as plain values."""
-    keys = sorted(config.training_keys | set(_MEASURED))
+    keys = sorted(config.training_keys | set(MEASURED))
     return {key: to_plain(config[key]) for key in keys if key in config}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_mscgrec.storage.errors import UserError
+
 CHOICES = {
     "encoder": ("attention", "gru"),
     "encoder_attention": ("item_causal", "bidirectional"),
@@ -45,17 +47,15 @@ _NEEDS = (
 
 
 def check_switches(config: Any) -> None:
-    """Raise ValueError for a value that a switch does not have, or a combination that cannot work,
+    """Raise UserError for a value that a switch does not have, or a combination that cannot work,
     with the reason."""
     for key, choices in CHOICES.items():
         if config[key] not in choices:
-            raise ValueError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")
+            raise UserError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")
     for key, value, other, needed, reason in _NEEDS:
         if config[key] == value and config[other] != needed:
-            raise ValueError(
-                f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}."
-            )
+            raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
     for key in ("modality_mask_prob", "neighbour_prob"):
         value = config[key]
         if not (isinstance(value, (int, float)) and 0 <= value < 1):
-            raise ValueError(f"{key} ({value!r}) must be at least 0 and below 1.")
+            raise UserError(f"{key} ({value!r}) must be at least 0 and below 1.")

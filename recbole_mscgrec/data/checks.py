@@ -9,20 +9,21 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.storage.errors import UserError
 
 
 def check_data(config: Any) -> None:
     """Check that the data set is there and has the columns that its settings name.
 
     Raises:
-        ValueError: no .inter file, or no user, item or time column.
+        UserError: no .inter file, or no user, item or time column.
     """
     folder, name = Path(config["data_path"]), config["dataset"]
     inter = folder / f"{name}.inter"
     if config["benchmark_filename"] is not None:
         return
     if not inter.is_file():
-        raise ValueError(f"{inter} does not exist: put the data set's atomic files into {folder}.")
+        raise UserError(f"{inter} does not exist: put the data set's atomic files into {folder}.")
     columns = list(header_of(inter, config["field_separator"], config["encoding"]))
     if config.found_fields:
         found = ", ".join(f"{key} {column}" for key, column in config.found_fields.items())
@@ -33,13 +34,13 @@ def check_data(config: Any) -> None:
         needed.append("TIME_FIELD")  # a file without any keeps the order of its rows
     for key in needed:
         if config[key] not in columns:
-            raise ValueError(
+            raise UserError(
                 f"{inter} has no column {config[key]!r} ({key}); it has {', '.join(columns)}. "
                 f"Name the right one with --{key}=..., or add the column."
             )
     loaded = (config["load_col"] or {}).get("inter", columns)
     if time not in loaded and "TIME_FIELD" in needed:
-        raise ValueError(
+        raise UserError(
             f"load_col reads {loaded} of {inter} but not {time!r} (TIME_FIELD), "
             "which orders the sequences: add it to load_col."
         )

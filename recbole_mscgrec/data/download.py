@@ -17,6 +17,8 @@ import yaml
 from recbole.utils import url
 from tqdm import tqdm
 
+from recbole_mscgrec.storage.errors import UserError
+
 _URLS = Path(url.__file__).parent.parent / "properties" / "dataset" / "url.yaml"
 _ASK_ABOVE = 1 << 30  # bytes, as RecBole does
 _BLOCK = 1 << 20
@@ -30,7 +32,7 @@ def fetch(folder: Path, name: str) -> bool:
         Whether something was downloaded.
 
     Raises:
-        ValueError: RecBole knows no such name (the nearest are offered), there is no network, or
+        UserError: RecBole knows no such name (the nearest are offered), there is no network, or
             what came is not the whole data set. Nothing is left in `folder` then.
     """
     if folder.exists():
@@ -44,7 +46,7 @@ def fetch(folder: Path, name: str) -> bool:
             _download(address, archive)
             _unpack(archive, unpacked, PurePosixPath(address).stem, name)
         except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{_where(folder, name)} Downloading it from {address} failed: {error}."
             ) from error
         os.replace(unpacked, folder)
@@ -64,7 +66,7 @@ def _address(folder: Path, name: str) -> str:
     beside = [path.name for path in folder.parent.glob("*") if path.is_dir()]
     near = difflib.get_close_matches(name, [*known, *beside, "ml-100k"], n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(f"{_where(folder, name)} RecBole knows no download for this name.{hint}")
+    raise UserError(f"{_where(folder, name)} RecBole knows no download for this name.{hint}")
 
 
 def _where(folder: Path, name: str) -> str:
@@ -86,17 +88,17 @@ def _download(address: str, file: Path) -> None:
                 bar.update(len(block))
     got = file.stat().st_size
     if size and got != size:
-        raise ValueError(f"{got:,} of {size:,} bytes came: the connection broke, try again")
+        raise UserError(f"{got:,} of {size:,} bytes came: the connection broke, try again")
 
 
 def _check_size(size: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if 4 * size > free:  # the archive, and about three times as much unpacked
-        raise ValueError(f"it has {size:,} bytes and {folder.parent} only {free:,} free")
+        raise UserError(f"it has {size:,} bytes and {folder.parent} only {free:,} free")
     if size > _ASK_ABOVE and sys.stdin is not None and sys.stdin.isatty():
         answer = input(f"This will download {size / (1 << 30):.1f} GB. Go on? (y/N) ")
         if answer.strip().lower() not in ("y", "yes"):
-            raise ValueError("it was declined")
+            raise UserError("it was declined")
 
 
 def _unpack(archive: Path, folder: Path, stem: str, name: str) -> None:
@@ -105,7 +107,7 @@ def _unpack(archive: Path, folder: Path, stem: str, name: str) -> None:
     with zipfile.ZipFile(archive) as stored:
         damaged = stored.testzip()
         if damaged is not None:
-            raise ValueError(f"{damaged} in the archive is damaged")
+            raise UserError(f"{damaged} in the archive is damaged")
         for member in stored.infolist():
             base = PurePosixPath(member.filename).name
             if member.is_dir() or not base or base.startswith("."):
@@ -115,4 +117,4 @@ def _unpack(archive: Path, folder: Path, stem: str, name: str) -> None:
                 shutil.copyfileobj(source, target)
     found = sorted(path.name for path in folder.iterdir())
     if not any(file.startswith(f"{name}.") and file.endswith(".inter") for file in found):
-        raise ValueError(f"the archive holds {found} and no {stem}.inter")
+        raise UserError(f"the archive holds {found} and no {stem}.inter")

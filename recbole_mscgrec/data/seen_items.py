@@ -14,6 +14,8 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from scipy.sparse import csr_matrix
 
+from recbole_mscgrec.storage.errors import UserError
+
 NONE, ALL, HISTORY = "none", "all", "history"
 
 
@@ -26,12 +28,12 @@ class SeenItems:
             is what the authors of HSTU leave out.
 
     Raises:
-        ValueError: another `which`.
+        UserError: another `which`.
     """
 
     def __init__(self, data: Any, which: str = ALL) -> None:
         if which not in (ALL, HISTORY):
-            raise ValueError(f"exclude_seen ({which!r}) must be {NONE!r}, {ALL!r} or {HISTORY!r}.")
+            raise UserError(f"exclude_seen ({which!r}) must be {NONE!r}, {ALL!r} or {HISTORY!r}.")
         self.which = which
         self.shape = (data.user_num, data.item_num)
         rows = data.inter_feat
@@ -42,13 +44,13 @@ class SeenItems:
         and for the test those of validation. An item that is a target stays.
 
         Raises:
-            ValueError: loaders of sampled candidates, which name none; or of a model that reads no
+            UserError: loaders of sampled candidates, which name none; or of a model that reads no
                 history, where that is to be left out.
         """
         seen = self.had
         for loader in (test_data, valid_data):  # from the last split to the first
             if not isinstance(loader, FullSortEvalDataLoader):
-                raise ValueError(
+                raise UserError(
                     f"exclude_seen={self.which} needs the ranking of all items: set eval_args mode "
                     "to full, or use exclude_seen=none."
                 )
@@ -69,7 +71,7 @@ def _history_field(loader: Any) -> str:
     """The field of the items that the model reads."""
     field = f"{loader.iid_field}{loader._dataset.config['LIST_SUFFIX']}"
     if field not in loader._dataset.inter_feat:
-        raise ValueError(
+        raise UserError(
             f"exclude_seen={HISTORY} needs a sequential model, which reads a history: use "
             f"exclude_seen={ALL}."
         )

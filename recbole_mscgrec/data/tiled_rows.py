@@ -16,6 +16,8 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_mscgrec.storage.errors import UserError
+
 POSITION = "sequence_position"
 
 
@@ -68,12 +70,12 @@ class TiledDataset(SequentialDataset):
         """Split as RecBole does, then give the train split windows and the others histories."""
         train, *held_out = super().build()
         if len(train) == 0:
-            raise ValueError(
+            raise UserError(
                 "The train split is empty: leave-one-out needs users with at least two "
                 "interactions. Lower user_inter_num_interval or use another data set."
             )
         if not len(held_out[-1]):
-            raise ValueError(
+            raise UserError(
                 "The test split is empty: no user has three interactions, one of which to test. "
                 "Lower user_inter_num_interval or use another data set."
             )

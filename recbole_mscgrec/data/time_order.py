@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.storage.errors import UserError
 
 _EXACT_INTEGERS = 2.0**53  # float64 holds every whole number below
 _SHOWN = 3  # rows named by an error
@@ -41,7 +42,7 @@ def ordered_times(texts: pd.Series) -> np.ndarray:
     (nanoseconds since 1970): then each later one gets the next larger float64.
 
     Raises:
-        ValueError: a text that is not a finite number; names it.
+        UserError: a text that is not a finite number; names it.
     """
     codes, distinct = pd.factorize(texts)
     try:
@@ -50,7 +51,7 @@ def ordered_times(texts: pd.Series) -> np.ndarray:
         exact = []
     if not exact or not all(number.is_finite() for number in exact):
         wrong = next(text for text in distinct if not _is_finite_number(text))
-        raise ValueError(f"{wrong!r} is not a number")
+        raise UserError(f"{wrong!r} is not a number")
     order = sorted(range(len(exact)), key=exact.__getitem__)
     values = np.empty(len(exact))
     before, value = None, -np.inf
@@ -87,7 +88,7 @@ def _read_exact_times(dataset_class: Any) -> None:
                 frame[field] = np.arange(len(frame), dtype=np.float64)
             return frame
         if self.field2type[field] not in (FeatureType.FLOAT, FeatureType.TOKEN):
-            raise ValueError(
+            raise UserError(
                 f"{filepath}: {field} (TIME_FIELD) is of type {self.field2type[field].value}; a "
                 f"time is one number per row: write {field}:float in the header."
             )
@@ -144,7 +145,7 @@ def _times(texts: pd.Series, field: str, filepath: str) -> np.ndarray:
     try:
         return ordered_times(texts.dropna())
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{filepath}: {field} (TIME_FIELD) holds {error}: times must be numbers, such as "
             "seconds since 1970."
         ) from error
@@ -154,7 +155,7 @@ def _refuse_missing(times: pd.Series, field: str, filepath: str) -> None:
     missing = np.flatnonzero(times.isna())
     if len(missing):
         lines = ", ".join(str(row + 2) for row in missing[:_SHOWN])  # line 1 is the header
-        raise ValueError(
+        raise UserError(
             f"{filepath}: {len(missing)} of {len(times)} rows have no {field} (TIME_FIELD), which "
             f"orders the interactions; the first are lines {lines}. Fill them in or leave these "
             "rows out."

@@ -22,8 +22,9 @@ from recbole_mscgrec.experiments.variants import (
 )
 from recbole_mscgrec.plugin.evaluation import check_test_metrics
 from recbole_mscgrec.runner import user_ranks
-from recbole_mscgrec.runner.lock import taken
+from recbole_mscgrec.runner.lock import claimed, taken
 from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage.errors import UserError
 
 # What a cell gets unless the command line says otherwise.
 DEFAULTS = {
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
     cells out among them; the last to end writes the whole table. Returns the content of table.json.
 
     Raises:
-        ValueError: before anything runs: a model, seed, row or setting that cannot be, or results
+        UserError: before anything runs: a model, seed, row or setting that cannot be, or results
             in the folder that were made with other settings.
         KeyboardInterrupt: after the table of what is there was written; its text says how to go on.
     """
@@ -87,11 +88,17 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
     return _write(cells, errors)
 
 
+def any_failed(table: dict[str, Any]) -> bool:
+    """Whether a row of the table lacks a result that no other process is making."""
+    errors = (error for row in table["rows"] for error in row["errors"].values())
+    return any(error != _ELSEWHERE for error in errors)
+
+
 # --- planning -------------------------------------------------------------------------------------
 
 
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
-    """All cells of a table, seed by seed, every one of them checked. Raises ValueError."""
+    """All cells of a table, seed by seed, every one of them checked. Raises UserError."""
     rows, seeds = _rows(options), _seeds(options, settings)
     common: dict[str, Any] = {}
     for file in options.config_files:
@@ -111,29 +118,29 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
 def _rows(options: argparse.Namespace) -> list[Row]:
     if options.ablation is not None:
         if options.model_list is not None:
-            raise ValueError("model_list and ablation both name rows: give the rows of one table.")
+            raise UserError("model_list and ablation both name rows: give the rows of one table.")
         rows = read_rows(options.ablation, options.model)
         return rows if options.rows is None else select_rows(rows, options.rows)
     if options.rows is not None:
-        raise ValueError(f"rows ({options.rows}) needs --ablation: it names rows of that file.")
+        raise UserError(f"rows ({options.rows}) needs --ablation: it names rows of that file.")
     if options.model_list is not None:
         models = [m.strip() for m in options.model_list.split(",") if m.strip()]
         if models and options.model not in (*models, DEFAULT_MODEL):
-            raise ValueError(f"model ({options.model}) is not in model_list ({models}): add it.")
+            raise UserError(f"model ({options.model}) is not in model_list ({models}): add it.")
         return rows_of_models(models)
     return rows_of_models([options.model])
 
 
 def _seeds(options: argparse.Namespace, settings: dict[str, Any]) -> list[int]:
     if options.seed_list is not None and "seed" in settings:
-        raise ValueError("seed and seed_list are both given: keep seed_list.")
+        raise UserError("seed and seed_list are both given: keep seed_list.")
     text = settings.get("seed", "2020") if options.seed_list is None else options.seed_list
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts or not all(part.isdigit() for part in parts):
-        raise ValueError(f"seed_list ({text}) must be whole numbers: --seed_list=2020,2021,2022.")
+        raise UserError(f"seed_list ({text}) must be whole numbers: --seed_list=2020,2021,2022.")
     seeds = [int(part) for part in parts]
     if len(set(seeds)) != len(seeds):
-        raise ValueError(f"seed_list ({text}) names a seed twice: a repetition shows no spread.")
+        raise UserError(f"seed_list ({text}) names a seed twice: a repetition shows no spread.")
     return seeds
 
 
@@ -143,7 +150,7 @@ def _settings_of_rows(
     """Row name -> the common settings that its model knows, then its own.
 
     Raises:
-        ValueError: a common key that no model knows, or a row's key that its model does not.
+        UserError: a common key that no model knows, or a row's key that its model does not.
     """
     models = [row.model for row in rows]
     known = {model: known_settings(model, dataset) for model in dict.fromkeys(models)}
@@ -154,7 +161,7 @@ def _settings_of_rows(
         for key in row.settings:
             if key not in known[row.model]:
                 error = unknown_setting(key, known[row.model], row.model)
-                raise ValueError(f"row {row.name!r}: {error}")
+                raise UserError(f"row {row.name!r}: {error}")
     for model, keys in known.items():
         left_out = [f"{key}={value}" for key, value in common.items() if key not in keys]
         if left_out:
@@ -183,7 +190,7 @@ def _checked(cells: list[Cell]) -> list[Cell]:
                     config = cell._replace(ranked=False).config()
                 check_data(config)
             except ValueError as error:
-                raise ValueError(f"{cell.row.name}: {error}") from error
+                raise UserError(f"{cell.row.name}: {error}") from error
             reason = user_ranks.why_not_per_user(config)
             ranked[cell.row.name] = not reason
             if reason and reason not in reasons:
@@ -197,10 +204,15 @@ def _checked(cells: list[Cell]) -> list[Cell]:
 
 
 def _run(cell: Cell) -> str | None:
-    """Run a cell unless another process has it or has finished it meanwhile. None or an error."""
-    if finished(cell) is not None:
-        return None
-    return _ELSEWHERE if taken(cell.config()) else run_cell(cell)
+    """Run a cell unless another process has it or has finished it meanwhile. None or an error.
+
+    The claim is held from before the cell's process starts until it has ended, so that two tables
+    started together never take the same row.
+    """
+    with claimed(cell.file(".claim")) as mine:
+        if not mine or taken(cell.config()):
+            return _ELSEWHERE
+        return None if finished(cell) is not None else run_cell(cell)
 
 
 def _outcome(cell: Cell, error: str | None) -> str:

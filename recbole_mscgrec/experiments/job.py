@@ -24,7 +24,8 @@ from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.run_id import settings_of
 from recbole_mscgrec.experiments.variants import Row
-from recbole_mscgrec.storage import cache, checkpoint
+from recbole_mscgrec.storage import checkpoint, files
+from recbole_mscgrec.storage.errors import UserError
 
 _SECONDS_TO_STOP = 10  # that a cell gets to end by itself after Ctrl-C
 
@@ -61,7 +62,7 @@ class Cell(NamedTuple):
         return {"checkpoint_dir": str(self.folder / "checkpoints"), **self.settings, **mine}
 
     def config(self) -> Config:
-        """The cell's Config, made as the cell's own process makes it. Raises ValueError."""
+        """The cell's Config, made as the cell's own process makes it. Raises UserError."""
         return Config(self.row.model, self.dataset, typed=self.all_settings())
 
 
@@ -69,7 +70,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     """The result of a cell that has one.
 
     Raises:
-        ValueError: the result was made with other settings, or is no result.
+        UserError: the result was made with other settings, or is no result.
     """
     if not cell.result_file.is_file():
         return None
@@ -78,10 +79,10 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     config = cell.config()
     stored, wanted = result.get("settings"), settings_of(config)
     if stored is None or (result["model"], result["dataset"]) != (cell.row.model, cell.dataset):
-        raise ValueError(f"{cell.result_file} is not a result of this table. {way_out}")
+        raise UserError(f"{cell.result_file} is not a result of this table. {way_out}")
     version = result.get("made_by", {}).get("version")
     if version != recbole_mscgrec.__version__:
-        raise ValueError(
+        raise UserError(
             f"{cell.result_file} was made by version {version} of this package, this is "
             f"{recbole_mscgrec.__version__}. {way_out}"
         )
@@ -90,19 +91,19 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     differ = sorted(k for k in asked.keys() | wanted.keys() if asked.get(k) != wanted.get(k))
     if differ:
         had = ", ".join(f"{k} was {stored.get(k)!r} and is {wanted.get(k)!r}" for k in differ)
-        raise ValueError(f"{cell.result_file} was made with other settings: {had}. {way_out}")
+        raise UserError(f"{cell.result_file} was made with other settings: {had}. {way_out}")
     return result
 
 
 def read_result(file: Path, way_out: str = "") -> dict[str, Any]:
-    """Content of a result file. Raises ValueError where it is none."""
+    """Content of a result file. Raises UserError where it is none."""
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
         if {"model", "dataset", "seed", "test_result"} <= set(result):
             return result
     except (ValueError, TypeError):
         pass
-    raise ValueError(f"{file} is not a result file. {way_out}".strip())
+    raise UserError(f"{file} is not a result file. {way_out}".strip())
 
 
 def run_cell(cell: Cell) -> str | None:
@@ -114,7 +115,7 @@ def run_cell(cell: Cell) -> str | None:
     last = run_id.last_of(cell.config())
     file, log = cell.file(".yaml"), cell.file(".log")
     # A file, because a value that is typed as text would have to be parsed again.
-    cache.write_text(file, yaml.safe_dump(checkpoint.to_plain(cell.all_settings())))
+    files.write_text(file, yaml.safe_dump(checkpoint.to_plain(cell.all_settings())))
     options = [f"--model={cell.row.model}", f"--dataset={cell.dataset}"]
     options += ["--config_files", str(file), *(["--resume=True"] if last.is_file() else [])]
     with log.open("a", encoding="utf-8") as stream:
@@ -149,9 +150,9 @@ def _stop(process: subprocess.Popen) -> None:
     At most the epoch under way is lost: files are written beside their place and renamed.
     """
     # SIGTERM, as our command line takes it for Ctrl-C also where that is ignored.
-    for ask in (None, signal.SIGTERM, signal.SIGKILL):
+    for ask in (None, process.terminate, process.kill):
         if ask is not None:
-            process.send_signal(ask)
+            ask()
         with suppress(subprocess.TimeoutExpired):
             process.wait(2 if ask is None else _SECONDS_TO_STOP)
             return

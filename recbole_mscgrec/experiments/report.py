@@ -22,7 +22,8 @@ from recbole_mscgrec.experiments.job import read_result
 from recbole_mscgrec.experiments.markdown import markdown
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.user_ranks import Ranks
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import files
+from recbole_mscgrec.storage.errors import UserError
 
 
 class Measured(NamedTuple):
@@ -154,27 +155,27 @@ def _per_user(row: Measured, seeds: list[int], users: list[str], names: list[str
 
 def write(content: dict[str, Any], folder: str | Path) -> None:
     """table.json and table.md in `folder`."""
-    cache.write_json(Path(folder) / "table.json", content)
-    cache.write_text(Path(folder) / "table.md", markdown(content))
+    files.write_json(Path(folder) / "table.json", content)
+    files.write_text(Path(folder) / "table.md", markdown(content))
 
 
 def read_rows(files: Sequence[str], first: str | None = None) -> list[Measured]:
     """Rows of result files, in the order of the files; `first` names the row to put first.
 
     Raises:
-        ValueError: no file, one that is no result, or no row named `first`.
+        UserError: no file, one that is no result, or no row named `first`.
     """
     rows: dict[str, Measured] = {}
     for file in map(Path, files):
         result, name = read_result(file), file.stem.rpartition("_")[0] or file.stem
         row = rows.setdefault(name, Measured(name, result["model"], "", {}, {}, {}))
         if result["seed"] in row.results:
-            raise ValueError(f"{file}: row {name} has seed {result['seed']} twice.")
+            raise UserError(f"{file}: row {name} has seed {result['seed']} twice.")
         row.results[result["seed"]] = result
         if file.with_suffix(".npz").is_file():
             row.ranks[result["seed"]] = user_ranks.load(file.with_suffix(".npz"))
     if not rows or (first is not None and first not in rows):
-        raise ValueError(f"first ({first}) must be one of the rows {list(rows)}.")
+        raise UserError(f"first ({first}) must be one of the rows {list(rows)}.")
     return sorted(rows.values(), key=lambda row: row.name != first)
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recbole_mscgrec.storage.errors import UserError
+
 N_RESAMPLES, SEED, LEVEL = 10_000, 0, 0.95
 _CELLS_PER_BLOCK = 4_000_000  # users drawn at once: 32 MB of indices
 
@@ -29,10 +31,10 @@ def paired_bootstrap(
     bootstrap distribution moved to the null hypothesis of no difference.
 
     Raises:
-        ValueError: shapes that differ, or no user.
+        UserError: shapes that differ, or no user.
     """
     if first.shape != other.shape or first.ndim != 2 or not len(first):
-        raise ValueError(
+        raise UserError(
             f"paired_bootstrap needs two arrays (users, metrics) of one shape with a user, not "
             f"{first.shape} and {other.shape}: pair the users first."
         )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from recbole_mscgrec.config.config import check_model_name, properties_folder
 from recbole_mscgrec.config.parsing import read_settings
+from recbole_mscgrec.storage.errors import UserError
 
 _KEYS = {"name", "model", "settings", "note"}
 # Given by the table itself, so neither the command line nor a row may set them.
@@ -40,10 +41,10 @@ def rows_of_models(models: list[str]) -> list[Row]:
     """One row per model, as it comes.
 
     Raises:
-        ValueError: no model, one twice, or an unknown one.
+        UserError: no model, one twice, or an unknown one.
     """
     if not models:
-        raise ValueError("model_list is empty: name models, as in --model_list=MSCGRec,SASRec.")
+        raise UserError("model_list is empty: name models, as in --model_list=MSCGRec,SASRec.")
     rows = [Row(model, model, {}) for model in models]
     _check_rows(rows, "model_list")
     return rows
@@ -55,12 +56,12 @@ def read_rows(file: str | Path, model: str) -> list[Row]:
     A name that is no file here is looked for among the files that come with this project.
 
     Raises:
-        ValueError: what cannot be a row, with its place in the list.
+        UserError: what cannot be a row, with its place in the list.
     """
     path = _find(file)
     content = read_settings(path)
     if not isinstance(content, list) or not content:
-        raise ValueError(f"ablation: {path} must hold a list of rows; the first is the base.")
+        raise UserError(f"ablation: {path} must hold a list of rows; the first is the base.")
     rows = [_row(entry, f"{path}, row {n}", model) for n, entry in enumerate(content, 1)]
     _check_rows(rows, str(path))
     return rows
@@ -71,7 +72,7 @@ def select_rows(rows: list[Row], names: str) -> list[Row]:
     holds a comma goes by its name in file names.
 
     Raises:
-        ValueError: a name that no row has.
+        UserError: a name that no row has.
     """
     wanted = {name.strip().lower() for name in names.split(",") if name.strip()}
     chosen = [row for row in rows if wanted & {row.name.lower(), row.slug.lower()}]
@@ -79,7 +80,7 @@ def select_rows(rows: list[Row], names: str) -> list[Row]:
     if wanted - found or not chosen:
         strange = ", ".join(sorted(wanted - found)) or "nothing"
         there = ", ".join(row.slug if "," in row.name else row.name for row in rows)
-        raise ValueError(f"rows ({names}): {strange} is no row; there are {there}.")
+        raise UserError(f"rows ({names}): {strange} is no row; there are {there}.")
     return chosen
 
 
@@ -89,28 +90,28 @@ def _find(file: str | Path) -> Path:
         if path.is_file():
             return path
     there = ", ".join(sorted(p.stem for p in ours.glob("*.yaml")))
-    raise ValueError(f"ablation: {file} does not exist, here or in {ours} (there: {there}).")
+    raise UserError(f"ablation: {file} does not exist, here or in {ours} (there: {there}).")
 
 
 def _row(entry: Any, place: str, model: str) -> Row:
     if not isinstance(entry, dict) or not entry.get("name"):
-        raise ValueError(f"ablation: {place} must be a mapping with a name, not {entry!r}.")
+        raise UserError(f"ablation: {place} must be a mapping with a name, not {entry!r}.")
     unknown = sorted(set(entry) - _KEYS)
     if unknown:
-        raise ValueError(f"ablation: {place} has {unknown}; a row holds {sorted(_KEYS)}.")
+        raise UserError(f"ablation: {place} has {unknown}; a row holds {sorted(_KEYS)}.")
     settings = entry.get("settings") or {}
     if not isinstance(settings, dict):
-        raise ValueError(f"ablation: {place}: settings must be a mapping, not {settings!r}.")
+        raise UserError(f"ablation: {place}: settings must be a mapping, not {settings!r}.")
     check_reserved(settings, f"ablation: {place}: ")
     note = str(entry.get("note") or "")
     return Row(str(entry["name"]), str(entry.get("model") or model), dict(settings), note)
 
 
 def check_reserved(settings: Iterable[str], place: str = "") -> None:
-    """Raise ValueError for a key that a table gives its cells itself."""
+    """Raise UserError for a key that a table gives its cells itself."""
     for key in settings:
         if key in RESERVED:
-            raise ValueError(f"{place}{key} cannot be set for a table: {RESERVED[key]}.")
+            raise UserError(f"{place}{key} cannot be set for a table: {RESERVED[key]}.")
 
 
 def _check_rows(rows: list[Row], place: str) -> None:
@@ -118,8 +119,8 @@ def _check_rows(rows: list[Row], place: str) -> None:
         counts = Counter(getattr(row, field).lower() for row in rows)
         twice = [name for name, n in counts.items() if n > 1]
         if twice:
-            raise ValueError(f"{place}: {', '.join(twice)} stands there twice; one row each.")
+            raise UserError(f"{place}: {', '.join(twice)} stands there twice; one row each.")
     for row in rows:
         if not row.slug:
-            raise ValueError(f"{place}: the name {row.name!r} holds no letter or digit.")
+            raise UserError(f"{place}: the name {row.name!r} holds no letter or digit.")
         check_model_name(row.model)

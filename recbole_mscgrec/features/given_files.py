@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 
 from recbole_mscgrec.semantic_ids.code_table import MISSING
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _LARGEST_CODEBOOK = 1 << 16  # more is an item number or a hash, not a code
@@ -37,7 +38,7 @@ def given_vectors(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tenso
     """Vectors float32 (N, D) of a file, and which items have one: bool (N,).
 
     Raises:
-        ValueError: a file that is not as the table above says, names an item twice or no item of
+        UserError: a file that is not as the table above says, names an item twice or no item of
             the data set, or holds NaN or infinity.
     """
     where = f"vectors of {modality} ({path})"
@@ -57,12 +58,12 @@ def given_codes(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]
     each level (L,): one more than the largest code there.
 
     Raises:
-        ValueError: as `given_vectors`, or a code that is not an integer from 0 to 65,535.
+        UserError: as `given_vectors`, or a code that is not an integer from 0 to 65,535.
     """
     where = f"codes of {modality} ({path})"
     tokens, rows = _read(Path(path), "codes", where)
     if rows.is_floating_point():
-        raise ValueError(f"{where} must be integers, not {rows.dtype}: codes number codewords.")
+        raise UserError(f"{where} must be integers, not {rows.dtype}: codes number codewords.")
     items, tokens, rows = _known(tokens, rows.long(), dataset, where)
     outside = ((rows < 0) | (rows >= _LARGEST_CODEBOOK)).any(1)
     rule = f"have a code outside 0 to {_LARGEST_CODEBOOK - 1}; leave out items that have none"
@@ -75,7 +76,7 @@ def given_codes(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]
 def _refuse(wrong: Tensor, tokens: list[str], where: str, what: str) -> None:
     if wrong.any():
         named = ", ".join(tokens[i] for i in wrong.nonzero().flatten()[:_NAMED].tolist())
-        raise ValueError(f"{where}: {int(wrong.sum())} items {what}: first {named}.")
+        raise UserError(f"{where}: {int(wrong.sum())} items {what}: first {named}.")
 
 
 def _known(
@@ -85,13 +86,13 @@ def _known(
     twice = [token for token, n in Counter(tokens).items() if n > 1]
     if twice:
         named = ", ".join(twice[:_NAMED])
-        raise ValueError(f"{where}: {len(twice)} items stand there more than once: first {named}.")
+        raise UserError(f"{where}: {len(twice)} items stand there more than once: first {named}.")
     ids = dataset.field2token_id[dataset.iid_field]
     items = torch.tensor([ids.get(token, 0) for token in tokens])  # 0: padding, never a row's item
     known = items > 0
     n_known, n_items = int(known.sum()), dataset.item_num - 1
     if n_known == 0:
-        raise ValueError(
+        raise UserError(
             f"{where} describe none of the data set's {n_items} items: the first tokens there are "
             f"{tokens[:_NAMED]}, the data set's are {[str(t) for t in list(ids)[1 : 1 + _NAMED]]}."
         )
@@ -108,7 +109,7 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
     """Tokens (n) and rows (n, D) of a file, as it holds them."""
     if not path.is_file() or path.suffix not in _READABLE:
         what = f"must be one of {', '.join(_READABLE)}" if path.is_file() else "does not exist"
-        raise ValueError(f"{where}: the file {what}.")
+        raise UserError(f"{where}: the file {what}.")
     try:
         if path.suffix == ".json":
             tokens, rows = _from_json(path, where)
@@ -117,9 +118,9 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
         else:
             tokens, rows = _tokens_beside(path, where), _array(path, part, where)
     except (OSError, EOFError, *_DAMAGED) as error:
-        raise ValueError(f"{where}: the file is damaged ({error}).") from error
+        raise UserError(f"{where}: the file is damaged ({error}).") from error
     if rows.dim() != 2 or len(rows) != len(tokens) or rows.numel() == 0:
-        raise ValueError(
+        raise UserError(
             f"{where} must be one row for each of its {len(tokens)} tokens, (n, numbers), "
             f"but their shape is {tuple(rows.shape)}."
         )
@@ -130,15 +131,15 @@ def _from_json(path: Path, where: str) -> tuple[list[str], Tensor]:
     try:  # pairs, not a dict: a dict would forget an item that stands there twice
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
     except ValueError as error:
-        raise ValueError(f"{where}: the file is no JSON ({error}).") from error
+        raise UserError(f"{where}: the file is no JSON ({error}).") from error
     if not isinstance(pairs, tuple) or not pairs:
-        raise ValueError(f"{where} must be a JSON object of item token: [numbers].")
+        raise UserError(f"{where} must be a JSON object of item token: [numbers].")
     tokens, rows = [token for token, _ in pairs], [row for _, row in pairs]
     width = len(rows[0]) if isinstance(rows[0], list) else 0
     wrong = [not _is_row(row, width) for row in rows]
     if any(wrong):
         first = [f"{t}: {r}" for t, r, w in zip(tokens, rows, wrong, strict=True) if w][:_NAMED]
-        raise ValueError(
+        raise UserError(
             f"{where}: {sum(wrong)} items do not have a list of {width or 'some'} numbers, as the "
             f"first item should and all others with it: {'; '.join(first)[:200]}."
         )
@@ -159,7 +160,7 @@ def _from_npz(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
     with np.load(path, allow_pickle=False) as stored:
         lacking = {"tokens", part} - set(stored.files)
         if lacking:
-            raise ValueError(f"{where} lacks {sorted(lacking)}; it holds {sorted(stored.files)}.")
+            raise UserError(f"{where} lacks {sorted(lacking)}; it holds {sorted(stored.files)}.")
         tokens = _unpickled(stored, "tokens", where)
         rows = _tensor(_unpickled(stored, part, where), where)
     if tokens.dtype.kind == "S":
@@ -171,7 +172,7 @@ def _unpickled(stored: Any, name: str, where: str) -> np.ndarray:
     try:
         return stored[name]
     except ValueError as error:  # an array of Python objects: loading it could run code
-        raise ValueError(
+        raise UserError(
             f"{where}: `{name}` holds Python objects; save it as np.array(..., dtype=str) or as "
             "an array of numbers."
         ) from error
@@ -182,16 +183,16 @@ def _array(path: Path, part: str, where: str) -> Tensor:
         try:
             return _tensor(np.load(path, allow_pickle=False), where)
         except ValueError as error:
-            raise ValueError(f"{where}: the file is no array of numbers ({error}).") from error
+            raise UserError(f"{where}: the file is no array of numbers ({error}).") from error
     with safetensors.safe_open(path, framework="pt") as stored:
         if part not in stored.keys():
-            raise ValueError(f"{where} lacks the tensor {part!r}; it holds {stored.keys()}.")
+            raise UserError(f"{where} lacks the tensor {part!r}; it holds {stored.keys()}.")
         return stored.get_tensor(part)
 
 
 def _tensor(array: np.ndarray, where: str) -> Tensor:
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{where} must be numbers, not {array.dtype}.")
+        raise UserError(f"{where} must be numbers, not {array.dtype}.")
     kind = np.int64 if array.dtype.kind in "iu" else np.float32
     return torch.from_numpy(array.astype(kind))
 
@@ -199,5 +200,5 @@ def _tensor(array: np.ndarray, where: str) -> Tensor:
 def _tokens_beside(path: Path, where: str) -> list[str]:
     file = path.with_suffix(".tokens.txt")
     if not file.is_file():
-        raise ValueError(f"{where}: {file} with one item token a line is missing.")
+        raise UserError(f"{where}: {file} with one item token a line is missing.")
     return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")

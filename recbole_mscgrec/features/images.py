@@ -19,7 +19,8 @@ from recbole.utils import set_color
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _LONGEST_SIDE = 1024  # pixels; larger images are reduced, crops need no more
@@ -43,12 +44,12 @@ class ItemImages(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Raises ValueError for a file that was damaged or removed since it was checked: going on
+        """Raises UserError for a file that was damaged or removed since it was checked: going on
         would store codes of another picture."""
         try:
             return load_image(self.paths[index])
         except Exception as error:  # as in _Check
-            raise ValueError(
+            raise UserError(
                 f"{self.paths[index]} could be read when this run began and cannot now ({error}): "
                 "restore it, or run again to go on without it."
             ) from error
@@ -63,12 +64,12 @@ def find_images(config: Any, dataset: Any) -> ItemImages | None:
     image. The check is remembered per file's size and time in `cache_dir`.
 
     Raises:
-        ValueError: image_dir does not exist, or no file there is named like an item.
+        UserError: image_dir does not exist, or no file there is named like an item.
     """
     folder = expected_folder(config)
     if not folder.is_dir():
         if config["image_dir"]:
-            raise ValueError(f"image_dir ({folder}) is not a folder: check the path.")
+            raise UserError(f"image_dir ({folder}) is not a folder: check the path.")
         return None
     files = _files_of_items(folder, dataset)
     digests, defects = _check([n for names in files.values() for n in names], folder, config)
@@ -92,10 +93,10 @@ def n_workers(config: Any) -> int:
     """Processes that decode images: `image_workers`, at most one per core.
 
     Raises:
-        ValueError: a negative number.
+        UserError: a negative number.
     """
     if config["image_workers"] < 0:
-        raise ValueError(f"image_workers ({config['image_workers']}) must not be negative.")
+        raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
     return min(config["image_workers"], _n_cores())
 
 
@@ -159,7 +160,7 @@ def _files_of_items(folder: Path, dataset: Any) -> dict[int, list[str]]:
         if ids.get(Path(name).stem, 0):  # 0 is padding
             files[ids[Path(name).stem]].append(name)
     if not files:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds {len(names)} images and none is named like an item of the data set: "
             f"its first files are {names[:_NAMED]}, the first items "
             f"{[str(t) for t in list(ids)[1 : 1 + _NAMED]]}. "
@@ -205,7 +206,7 @@ def _check(names: list[str], folder: Path, config: Any) -> tuple[dict[str, str],
     if new:
         found = _check_in_processes([folder / name for name in new], config)
         known |= {n: [states[n], *result] for n, result in zip(new, found, strict=True)}
-        cache.write_json(store, known)
+        files.write_json(store, known)
     results = {name: known[name][1:] for name in names}
     digests = {name: digest for name, (digest, defect) in results.items() if not defect}
     return digests, {name: defect for name, (_, defect) in results.items() if defect}

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from recbole_mscgrec.config.data_fields import NAMES, header_of
 from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 TFIDF = "tfidf"
@@ -36,7 +37,7 @@ def item_texts(config: Any, dataset: Any) -> list[str]:
     RecBole would split sentences into remapped token ids.
 
     Raises:
-        ValueError: a column named by the user that the file lacks, no column of those that a
+        UserError: a column named by the user that the file lacks, no column of those that a
             properties file names, or a file that names none of the items.
     """
     items = read_items(config, dataset)
@@ -68,7 +69,7 @@ def _columns(config: Any, items: ItemFile) -> list[str]:
     unknown = [column for column in columns if column not in items.types]
     by_user = "text_columns" in config.external_config_dict
     if unknown and (by_user or len(unknown) == len(columns)):
-        raise ValueError(
+        raise UserError(
             f"{items.path} has no column {unknown} (text_columns); it has {there}. Name others, or "
             "--text_columns=None to let the text columns be found."
         )
@@ -82,7 +83,7 @@ def read_items(config: Any, dataset: Any) -> ItemFile | None:
     of an id that holds the most tokens of the data set (steam has `product_id` and `id`).
 
     Raises:
-        ValueError: none of the data set's items is in the file.
+        UserError: none of the data set's items is in the file.
     """
     path, encoding = item_file(config), config["encoding"] or "utf-8"
     if not path.is_file():
@@ -113,9 +114,9 @@ def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -
     shared = {column: int(frame[column].isin(tokens.keys()).sum()) for column in likely}
     key = max(shared, key=lambda column: shared[column], default=None)
     if key is None:
-        raise ValueError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {list(types)}.")
+        raise UserError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {list(types)}.")
     if not shared[key]:
-        raise ValueError(
+        raise UserError(
             f"{path} describes {len(frame)} items and none of them is among the data set's "
             f"{dataset.item_num - 1}: its first ids are {frame[key].head(3).tolist()}, the data "
             f"set's are {[str(token) for token in list(tokens)[1:4]]}."
@@ -150,7 +151,7 @@ def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
             sublinear_tf=True, stop_words="english", max_df=0.5 if len(texts) > 20 else 1.0
         ).fit_transform(texts)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check "
             "text_columns, or leave text out of `modalities`."
         ) from error
@@ -194,7 +195,7 @@ def _load_encoder(name: str) -> tuple[Any, Any]:
             tokenizer.pad_token = tokenizer.eos_token
         model = AutoModel.from_pretrained(name)
     except Exception as error:  # hub, network and format errors are of many kinds
-        raise ValueError(
+        raise UserError(
             f"text_encoder {name!r} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
             "Use --text_encoder=tfidf, which needs no download, or the folder of a model on disk."
         ) from error

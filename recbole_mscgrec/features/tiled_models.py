@@ -11,6 +11,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from torch.nn.functional import cross_entropy
 
 from recbole_mscgrec.data.tiled_rows import target_list_field
+from recbole_mscgrec.storage.errors import UserError
 
 
 class TiledRows:
@@ -25,7 +26,7 @@ class TiledRows:
         super().__init__(config, dataset)
         self.TARGETS = target_list_field(config)
         if self.loss_type != "CE":
-            raise ValueError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
+            raise UserError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """RecBole's, on as many columns as the longest history has: no position sees later ones."""

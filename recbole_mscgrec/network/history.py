@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import embedding
 
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 ITEM, CODE = "item", "code"
@@ -90,10 +91,10 @@ class HistoryTokens(nn.Module):
         """`item_index` (N, C) of a catalogue in which no item has the modality.
 
         Raises:
-            ValueError: the table does not have it, or nothing else.
+            UserError: the table does not have it, or nothing else.
         """
         if modality not in self.modalities or len(self.modalities) == 1:
-            raise ValueError(
+            raise UserError(
                 f"eval_drop_modality ({modality}) must be one of several modalities that the model "
                 f"has; it has {self.modalities}."
             )
@@ -107,7 +108,7 @@ class HistoryTokens(nn.Module):
         """Within this block no item has the modality: its mask embedding stands for it.
 
         Raises:
-            ValueError: as `index_without`.
+            UserError: as `index_without`.
         """
         index, self.item_index = self.item_index, self.index_without(modality)
         self.left_out = modality

@@ -24,6 +24,7 @@ from recbole_mscgrec.network.unpad import LevelSlots, Slots
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: knows the last item and distances, or neither
@@ -75,7 +76,7 @@ class CodeNetwork(nn.Module):
             where the codewords begin.
 
     Raises:
-        ValueError: a width that the heads do not divide.
+        UserError: a width that the heads do not divide.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class CodeNetwork(nn.Module):
         """What runs over tokens: the blocks of encoder and decoder, with their biases and norms."""
         size, n_heads = sizes.hidden_size, sizes.n_heads
         if size % n_heads:
-            raise ValueError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
+            raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.dropout = Dropout(sizes.dropout_prob)

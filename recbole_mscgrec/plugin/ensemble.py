@@ -15,6 +15,7 @@ from recbole.utils import ModelType, get_model
 from recbole_mscgrec.config.config import Settings
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
@@ -30,26 +31,26 @@ class SecondModel:
     """A saved sequential model of RecBole that was trained with cross-entropy over all items.
 
     Raises:
-        ValueError: no such file, a model that is not sequential or gives no log-probabilities, one
+        UserError: no such file, a model that is not sequential or gives no log-probabilities, one
             of other data, another split or shorter histories, or a weight that is no share.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         file, self.weight = config[_KEY], config["rescore_weight"]
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"rescore_weight ({self.weight}) must be from 0 to 1.")
+            raise UserError(f"rescore_weight ({self.weight}) must be from 0 to 1.")
         state = checkpoint.load(file, config["device"], key=_KEY)
         trained = Settings(state["config"], device=config["device"])
         kind = get_model(trained["model"])
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
-            raise ValueError(
+            raise UserError(
                 f"{_KEY} ({file}) holds {trained['model']}: it has to be a sequential model that "
                 "was trained with loss_type CE, such as TiledGRU4Rec, or its scores are no "
                 "log-probabilities."
             )
         name, length = "MAX_ITEM_LIST_LENGTH", config["MAX_ITEM_LIST_LENGTH"]
         if trained[name] < length:
-            raise ValueError(
+            raise UserError(
                 f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
                 f"histories of {length}: train it with {name}={length}."
             )
@@ -59,7 +60,7 @@ class SecondModel:
         try:
             self.model.load_state_dict(state["state_dict"])
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{_KEY} ({file}) does not fit the {self.n_items - 1} items of this data set: use "
                 "one that was trained on the same data, load_col and filters."
             ) from error
@@ -87,12 +88,12 @@ class SecondModel:
 
 
 def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise ValueError where a model was trained on other data or another split: its items would
+    """Raise UserError where a model was trained on other data or another split: its items would
     have other numbers, or it would know what it is tested on."""
     there = _data_settings(trained)
     for key, value in _data_settings(ours).items():
         if value != there[key]:
-            raise ValueError(
+            raise UserError(
                 f"{_KEY} ({file}) was trained with {key} {there[key]}, this run has {value}: both "
                 "need the same items and the same split."
             )

@@ -12,6 +12,8 @@ from recbole.evaluator.register import metric_information, metric_types
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType
 
+from recbole_mscgrec.storage.errors import UserError
+
 _FROM_LIST = {
     "rec.items",
     "rec.topk",
@@ -63,10 +65,10 @@ class KeepingEvaluator(Evaluator):
 
 
 def check_evaluation(config: Any) -> None:
-    """Raise ValueError where a beam cannot give what the evaluation asks for."""
+    """Raise UserError where a beam cannot give what the evaluation asks for."""
     beam_size, longest = config["beam_size"], max(config["topk"])
     if beam_size < longest:
-        raise ValueError(
+        raise UserError(
             f"beam_size ({beam_size}) must be at least max(topk) ({longest}): "
             "raise beam_size or lower topk."
         )
@@ -75,18 +77,18 @@ def check_evaluation(config: Any) -> None:
     for name in [*config["metrics"], *config["test_metrics"]]:
         needs = set(metric_information[name.lower()]) - _FROM_LIST
         if needs:
-            raise ValueError(
+            raise UserError(
                 f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam ranks "
                 "only its own: leave it out, or evaluate with sampled candidates (mode: uni100)."
             )
 
 
 def check_test_metrics(config: Any) -> None:
-    """Raise ValueError for a name in `test_metrics` that is no metric of ranked lists."""
+    """Raise UserError for a name in `test_metrics` that is no metric of ranked lists."""
     known = sorted(n for n, kind in metric_types.items() if kind == EvaluatorType.RANKING)
     names = config["test_metrics"]
     if isinstance(names, str) or any(str(name).lower() not in known for name in names):
-        raise ValueError(f"test_metrics ({names}) must be a list of some of {', '.join(known)}.")
+        raise UserError(f"test_metrics ({names}) must be a list of some of {', '.join(known)}.")
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class MSCGRec(SequentialRecommender):
         """Within this block every history item lacks a modality: its mask embedding stands for it.
 
         Raises:
-            ValueError: a modality that the codes do not have, or their only one.
+            UserError: a modality that the codes do not have, or their only one.
         """
         return self.network.history.without(name)
 

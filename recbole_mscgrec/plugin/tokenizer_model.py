@@ -13,7 +13,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.trainer import Trainer
 
 from recbole_mscgrec.config.presets import resolve
-from recbole_mscgrec.storage import cache, checkpoint
+from recbole_mscgrec.storage import checkpoint, files
+from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer import code_page
 from recbole_mscgrec.tokenizer.item_cards import Cards, item_cards
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
@@ -45,7 +46,7 @@ def codes_folder(config: Any) -> Path:
     """`codes_dir`, or codes/DATASET in the checkpoint folder, made if it is not there.
 
     Raises:
-        ValueError: nothing can be written there.
+        UserError: nothing can be written there.
     """
     named = config["codes_dir"]
     folder = Path(named or Path(config["checkpoint_dir"]) / "codes" / config["dataset"])
@@ -54,7 +55,7 @@ def codes_folder(config: Any) -> Path:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0")
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"codes_dir ({folder}) cannot be written: {error}. Set it to another folder."
         ) from error
     return folder
@@ -65,17 +66,17 @@ def write_codes(folder: Path, tokens: Tokenization, cards: Cards, settings: dict
     codes_NAME.html; for all of them health.json.
 
     Raises:
-        OSError: a file that cannot be written.
+        UserError: a file that cannot be written.
     """
-    cache.write_json(folder / "health.json", tokens.health)
+    files.write_json(folder / "health.json", tokens.health)
     for name, health in tokens.health.items():
         page = code_page.page_data(tokens.table, health, name, cards, settings)
         codes = code_page.codes_of(tokens.table, name)
         by_token = {t: c for t, c in zip(cards.tokens, codes, strict=True) if c is not None}
         lines = ",\n".join(f"  {json.dumps(t)}: {json.dumps(c)}" for t, c in by_token.items())
-        cache.write_text(folder / f"codes_{name}.json", f"{{\n{lines}\n}}\n")
+        files.write_text(folder / f"codes_{name}.json", f"{{\n{lines}\n}}\n")
         file = folder / f"codes_{name}.html"
-        cache.write_text(file, code_page.render(page))
+        files.write_text(file, code_page.render(page))
         getLogger().info(f"{name}: what its codes mean is shown by {file.resolve().as_uri()}")
     getLogger().info(f"Codes (codes_NAME.json, for codes_file) and health.json are in {folder}.")
 

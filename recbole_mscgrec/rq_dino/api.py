@@ -21,6 +21,7 @@ from recbole_mscgrec.rq_dino.settings import RQDinoSettings, check_settings
 from recbole_mscgrec.rq_dino.training import DinoTraining, encode
 from recbole_mscgrec.rq_dino.views import Pixels
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.storage.errors import UserError
 
 __all__ = ["RQDinoSettings", "RQDinoResult", "backbone_features", "rq_dino"]
 Tensor = torch.Tensor
@@ -60,14 +61,14 @@ def rq_dino(
     An interrupted run goes on from the file `partial`, which is removed at the end.
 
     Raises:
-        ValueError: a setting outside its range, more codewords than images, a backbone or weights
+        UserError: a setting outside its range, more codewords than images, a backbone or weights
             that cannot be had, or a loss that is not finite.
     """
     check_settings(settings)
     if settings.projection:
         _warn_if_random(settings, "image_projection")
     if max(codebook_sizes) > len(images):
-        raise ValueError(
+        raise UserError(
             f"codebook_size ({max(codebook_sizes)}) must not exceed the number of images "
             f"({len(images)}): lower codebook_size, or leave image out of `modalities`."
         )
@@ -124,7 +125,7 @@ def backbone_features(
     weights of this seed or those of `image_weights`.
 
     Raises:
-        ValueError: as `rq_dino`.
+        UserError: as `rq_dino`.
     """
     check_settings(settings)
     _warn_if_random(settings, "image_tokenizer=features")

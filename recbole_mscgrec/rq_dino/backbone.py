@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 HUB = "hub"
@@ -80,7 +81,7 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
     .safetensors or .pth file, which is read without running code from it.
 
     Raises:
-        ValueError: an unknown name, arguments or sizes that it cannot take, weights that cannot be
+        UserError: an unknown name, arguments or sizes that it cannot take, weights that cannot be
             had or do not fit.
     """
     source: dict[str, Any] = {}
@@ -92,7 +93,7 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
     try:
         backbone = Backbone(_create(settings, {**source, "drop_path_rate": drop_path}))
     except Exception as error:  # timm, the hub and the network raise many kinds
-        raise ValueError(_explain(settings, error)) from error
+        raise UserError(_explain(settings, error)) from error
     if settings.weights and settings.weights != HUB:
         _check_match(settings, set(backbone.model.state_dict()), set(weights))
     _check_sizes(settings, backbone)
@@ -143,13 +144,13 @@ def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
             with torch.no_grad():
                 features = backbone(torch.zeros(1, 3, size, size))
         except Exception as error:
-            raise ValueError(
+            raise UserError(
                 f"image_backbone {settings.backbone!r} takes no images of {key} ({size}) pixels "
                 f"({str(error)[:200]}): a multiple of its patch size fits; without local crops "
                 "(image_n_local_crops=0) only image_size counts."
             ) from error
         if features.dim() != 2 or features.size(1) < 2:
-            raise ValueError(
+            raise UserError(
                 f"image_backbone {settings.backbone!r} gives {tuple(features.shape)} for one image "
                 "and not one vector: choose another one, or a global_pool in image_backbone_args."
             )
@@ -161,7 +162,7 @@ def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
 def _read_weights(file: Path) -> dict[str, Tensor]:
     """Name -> tensor, without the wrappers and prefixes that training programs add."""
     if not file.is_file():
-        raise ValueError(
+        raise UserError(
             f"image_weights ({file}) is neither 'hub' nor a file: give the path of a .safetensors "
             "or .pth file."
         )
@@ -171,7 +172,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a pickled file
-        raise ValueError(
+        raise UserError(
             f"image_weights ({file}) is damaged or holds more than plain tensors, which is not "
             f"loaded because it could run code ({str(error)[:200]}): convert it to .safetensors."
         ) from error
@@ -189,7 +190,7 @@ def _check_match(settings: RQDinoSettings, wanted: set[str], given: set[str]) ->
     """timm loads what fits and is silent on the rest; names that lack make a random layer."""
     lacking = sorted(wanted - given)
     if len(lacking) > len(wanted) // 10:
-        raise ValueError(
+        raise UserError(
             f"image_weights ({settings.weights}) lacks {len(lacking)} of the {len(wanted)} tensors "
             f"of {settings.backbone}, {lacking[:3]} among them; it holds {sorted(given)[:3]}: is "
             "it of this backbone?"

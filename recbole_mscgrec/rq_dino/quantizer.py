@@ -55,7 +55,7 @@ class ResidualVQ(nn.Module):
         them had been seen in every step so far.
 
         Raises:
-            ValueError: more codewords than items, or features that are all equal or not finite.
+            UserError: more codewords than items, or features that are all equal or not finite.
         """
         quantizer = ResidualQuantizer(self.sizes, seed=seed)
         codes = quantizer.fit(features.cpu())

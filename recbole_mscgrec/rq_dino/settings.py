@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from recbole_mscgrec.storage.errors import UserError
+
 SINKHORN, CENTRE = "sinkhorn", "centre"
 
 
@@ -66,7 +68,7 @@ _PAIRS = "global_scale local_scale weight_decay".split()
 
 
 def check_settings(settings: RQDinoSettings) -> None:
-    """Raise ValueError for a value outside its range; the key is named."""
+    """Raise UserError for a value outside its range; the key is named."""
     counts = _COUNTS if settings.projection is None else [*_COUNTS, "projection"]
     for name in counts:
         _require(settings, name, lambda v: v >= 1 and v == int(v), "a whole number of at least 1")
@@ -93,4 +95,4 @@ def _require(settings: RQDinoSettings, name: str, rule: Any, wanted: str) -> Non
     except TypeError:  # a list where a number is wanted, or the other way round
         fits = False
     if not fits:
-        raise ValueError(f"image_{name} ({value!r}) must be {wanted}.")
+        raise UserError(f"image_{name} ({value!r}) must be {wanted}.")

@@ -18,6 +18,7 @@ from recbole_mscgrec.rq_dino.quantizer import perplexities
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.rq_dino.views import Pixels, multi_crop, plain_view
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 History = dict[str, Any]
@@ -78,7 +79,7 @@ class DinoTraining:
         if not width:
             return make_backbone(self.settings, drop_path)
         if width > min(self.frozen.width, len(self.pixels)):
-            raise ValueError(
+            raise UserError(
                 f"image_projection ({width}) must be at most the width of image_backbone's vectors "
                 f"({self.frozen.width}) and the number of images ({len(self.pixels)})."
             )
@@ -198,7 +199,7 @@ class DinoTraining:
 
     def _check(self, loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):
-            raise ValueError(
+            raise UserError(
                 f"RQ-DINO's loss is {loss.item()} in epoch {self.epoch + 1}: lower "
                 f"image_learning_rate ({self.settings.learning_rate}), raise image_warmup_epochs "
                 f"({self.settings.warmup_epochs}) or image_teacher_temperature "

@@ -9,6 +9,7 @@ from typing import Any
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.plugin import checkpoints
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 
 
 def fit(
@@ -22,7 +23,7 @@ def fit(
         The metrics of the best validation.
 
     Raises:
-        ValueError: `resume` where no such run was interrupted.
+        UserError: `resume` where no such run was interrupted.
         KeyboardInterrupt: with a message how to go on.
     """
     began, before = time.perf_counter(), dict(seconds)
@@ -60,7 +61,7 @@ def _resume(
 ) -> dict[str, float]:
     """Bring the trainer to where `last` was written. Returns the seconds of both runs' stages."""
     if not last.is_file():
-        raise ValueError(
+        raise UserError(
             f"resume: {last} does not exist, so no training with these very settings was "
             "interrupted here: repeat its settings, or leave --resume out to start anew."
         )

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from recbole_mscgrec.config import run_id
+from recbole_mscgrec.storage.errors import UserError
 
 
 @contextmanager
@@ -19,8 +20,8 @@ def alone(config: Any) -> Iterator[None]:
     The lock ends with the process, however that ends. Evaluating a saved model needs none.
 
     Raises:
-        ValueError: another process has it.
-        OSError: the folder of the checkpoint cannot be written.
+        UserError: another process has it.
+        UserError: the folder of the checkpoint cannot be written.
     """
     if config["model_file"]:
         yield
@@ -30,17 +31,32 @@ def alone(config: Any) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0).acquire()
     except Timeout:
-        raise ValueError(
+        raise UserError(
             f"Another process trains {config['model']} on {config['dataset']} with these very "
             f"settings and writes {run_id.path_of(config)}: wait for it, or set another "
             "checkpoint_dir."
         ) from None
     except OSError as error:
-        raise OSError(
+        raise UserError(
             f"Cannot write in {path.parent}: {error}. Make it writable or set checkpoint_dir."
         ) from error
     with lock:
         yield
+
+
+@contextmanager
+def claimed(file: Path) -> Iterator[bool]:
+    """Within this block no other process claims `file`; yields False where another has. The claim
+    ends with the process, however that ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    with lock:
+        yield True
 
 
 def taken(config: Any) -> bool:

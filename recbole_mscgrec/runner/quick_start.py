@@ -11,6 +11,7 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_co
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.refusals import told_to_the_user
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import fetch
 from recbole_mscgrec.data.seen_items import NONE, SeenItems
@@ -21,7 +22,7 @@ from recbole_mscgrec.runner.lock import alone
 from recbole_mscgrec.runner.result import peak_memory_mb, result_of
 from recbole_mscgrec.runner.saved_model import begin_at, check_fits, config_of_saved
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
-from recbole_mscgrec.storage import cache, checkpoint
+from recbole_mscgrec.storage import checkpoint, files
 from recbole_mscgrec.tokenizer.pipeline import timed
 
 
@@ -61,7 +62,7 @@ def load_data_and_model(
         config, model, dataset, train_data, valid_data, test_data, as RecBole's.
 
     Raises:
-        ValueError: not a checkpoint of this project, or data of other items than it was trained on.
+        UserError: not a checkpoint of this project, or data of other items than it was trained on.
     """
     state = checkpoint.load(model_file, required=("config", "state_dict"))
     trained = state["config"]
@@ -83,11 +84,12 @@ def _config(*settings: Any, **more: Any) -> Config:
         config = Config(*settings, **more)
         return config_of_saved(config) if config["model_file"] else config
 
-    config = made()
-    if fetch(Path(config["data_path"]), config["dataset"]):
+    with told_to_the_user():
         config = made()
-    init_logger(config)
-    check_data(config)
+        if fetch(Path(config["data_path"]), config["dataset"]):
+            config = made()
+        init_logger(config)
+        check_data(config)
     return config
 
 
@@ -97,12 +99,13 @@ def _run(config: Config) -> dict[str, Any]:
     logger.info(config)
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
-    with timed(seconds, "data"):
+    with timed(seconds, "data"), told_to_the_user():
         _, train_data, valid_data, test_data = _data(config)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
-    network = _network(config, train_data)
+    with told_to_the_user():
+        network = _network(config, train_data)
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
     memory["model"] = peak_memory_mb()
@@ -131,7 +134,7 @@ def _run(config: Config) -> dict[str, Any]:
         logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
     if config["result_file"]:
-        cache.write_json(config["result_file"], result)
+        files.write_json(config["result_file"], result)
     return result
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.removed import of_a_saved_run
-from recbole_mscgrec.config.run_id import cannot_change
+from recbole_mscgrec.config.run_id import MEASURED, cannot_change
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 
 # Where a run was and on what machine: taken over too, unless given now.
 _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_size".split()
@@ -18,7 +19,7 @@ def begin_at(config: Any, network: Any) -> None:
     (`learned_vectors`): without them it is the same model.
 
     Raises:
-        ValueError: see `check_fits`.
+        UserError: see `check_fits`.
     """
     at_zero = getattr(network, "zero_at_first", frozenset)()
     state = check_fits(config, "initial_model", network, at_zero)
@@ -32,12 +33,12 @@ def check_fits(
     """The checkpoint that the setting `key_name` names; all weights of `may_lack` may be absent.
 
     Raises:
-        ValueError: it holds another model, or weights of other sizes than the network's.
+        UserError: it holds another model, or weights of other sizes than the network's.
     """
     state, ours = checkpoint.load(config[key_name], key=key_name), network.state_dict()
     trained = state["config"]
     if trained.get("model") != config["model"]:
-        raise ValueError(
+        raise UserError(
             f"{key_name} ({config[key_name]}) holds {trained.get('model')}, not "
             f"{config['model']}: add --model={trained.get('model')}."
         )
@@ -52,12 +53,12 @@ def check_fits(
     ]
     if differ:
         used = " ".join(f"--{key}={trained[key]}" for key in differ)
-        raise ValueError(
+        raise UserError(
             f"{key_name} ({config[key_name]}) holds weights of other sizes than these settings "
             f"give. It was trained with {used}."
         )
     strange = sorted(name for name, _ in set(there.items()) ^ set(here.items()))[0]
-    raise ValueError(
+    raise UserError(
         f"{key_name} ({config[key_name]}) was saved by another version of this package, whose "
         f"network differs in {strange}: use it with that version, or train again."
     )
@@ -68,22 +69,22 @@ def config_of_saved(config: Config) -> Config:
     it was trained with, and on top those that were given now and may change after training.
 
     Raises:
-        ValueError: no checkpoint, another model's, or a setting that cannot change after training.
+        UserError: no checkpoint, another model's, or a setting that cannot change after training.
     """
     file, given = str(config["model_file"]), config.external_config_dict
     if given.get("initial_model"):
-        raise ValueError(
+        raise UserError(
             "initial_model begins a training and model_file replaces one: leave one of them out."
         )
     state = checkpoint.load(file, required=("config", "state_dict"))
     trained = state["config"] | state.get("settings", {})
     model, dataset = trained.get("model"), trained.get("dataset")
     if config["model"] not in (model, "MSCGRecTokenizer"):
-        raise ValueError(
+        raise UserError(
             f"model_file ({file}) holds {model}, not {config['model']}: add --model={model}."
         )
     if config["dataset"] != dataset:
-        raise ValueError(
+        raise UserError(
             f"model_file ({file}) was trained on {dataset}, not {config['dataset']}: add "
             f"--dataset={dataset}."
         )
@@ -92,13 +93,13 @@ def config_of_saved(config: Config) -> Config:
     refused = [key for key in given if cannot_change(key, given[key], trained.get(key), keys)]
     if refused:
         told = ", ".join(f"{key} {trained.get(key)!r} (not {given[key]!r})" for key in refused)
-        raise ValueError(
+        raise UserError(
             f"model_file ({file}) was trained with {told}, which cannot change after training: "
             f"leave {', '.join(refused)} out."
         )
     chosen = state.get("chosen", {})
     saved = of_a_saved_run(state.get("settings") or chosen, file)
-    typed = {key: value for key, value in saved.items() if key in keys or "settings" in state}
+    typed = {key: value for key, value in saved.items() if key in keys or key in MEASURED}
     if (typed.get("train_neg_sample_args") or {}).get("distribution") == "none":
         del typed["train_neg_sample_args"]  # as RecBole writes that there are no negatives
     typed |= {key: chosen[key] for key in _PLACES if key in chosen}

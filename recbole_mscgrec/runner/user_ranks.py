@@ -5,7 +5,6 @@ Works for RecBole's models and ours alike, since both hand the same matrix of hi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 from recbole.evaluator.register import metric_information
 
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator
+from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.files import written_whole
 
 _PER_USER: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     # metric -> (1-based rank as float, hit) -> its value for one target, as RecBole defines it
@@ -46,10 +47,10 @@ class Ranks(NamedTuple):
 
 
 def check_per_user(config: Any) -> None:
-    """Raise ValueError where `per_user_file` is set and the evaluation gives no rank per user."""
+    """Raise UserError where `per_user_file` is set and the evaluation gives no rank per user."""
     reason = why_not_per_user(config)
     if config["per_user_file"] and reason:
-        raise ValueError(f"per_user_file ({config['per_user_file']}) cannot be written: {reason}.")
+        raise UserError(f"per_user_file ({config['per_user_file']}) cannot be written: {reason}.")
 
 
 def why_not_per_user(config: Any) -> str:
@@ -89,25 +90,21 @@ def _users(eval_data: Any) -> np.ndarray:
 
 
 def save(file: str | Path, ranks: Ranks) -> None:
-    """Write an .npz without pickled objects: to a temporary name, then renamed."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    """Write an .npz without pickled objects. Raises UserError where it cannot be written."""
+    with written_whole(file) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **ranks._asdict())
-    os.replace(temporary, file)
 
 
 def load(file: str | Path) -> Ranks:
     """Undo `save`.
 
     Raises:
-        ValueError: not such a file.
+        UserError: not such a file.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:
             return Ranks(stored["users"], stored["ranks"], int(stored["depth"]))
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file} holds no ranks of users ({error}): make it again with --per_user_file."
         ) from error

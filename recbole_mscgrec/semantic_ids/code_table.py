@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from recbole_mscgrec.storage.errors import UserError
+
 Tensor = torch.Tensor
 MISSING = -1
 FUSED = "fused"  # the target whose codes are those of all modalities' vectors side by side
@@ -59,24 +61,24 @@ class CodeTable:
 
 
 def validate(table: CodeTable) -> None:
-    """Raise ValueError where the table breaks its promises; the first offender is named."""
+    """Raise UserError where the table breaks its promises; the first offender is named."""
     for name, codes in table.codes.items():
         sizes = torch.tensor(table.sizes[name])
         if codes.shape[1] != len(sizes) or len(codes) != table.n_items:
-            raise ValueError(
+            raise UserError(
                 f"{name} codes are {tuple(codes.shape)}, not ({table.n_items}, {len(sizes)})."
             )
         absent = (codes == MISSING).all(dim=1)
         wrong = (((codes < 0) | (codes >= sizes)).any(dim=1) & ~absent).nonzero().flatten()
         if len(wrong):
             item = int(wrong[0])
-            raise ValueError(
+            raise UserError(
                 f"{len(wrong)} items have a {name} code outside its codebooks {sizes.tolist()}; "
                 f"the first is item {item} with {codes[item].tolist()}."
             )
     lacking = (table.target_codes == MISSING).any(dim=1).nonzero().flatten() + 1
     if len(lacking):
-        raise ValueError(
+        raise UserError(
             f"{len(lacking)} items lack a code in the target modality {table.target}; "
             f"the first is item {int(lacking[0])}."
         )

@@ -10,6 +10,8 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from recbole_mscgrec.storage.errors import UserError
+
 Tensor = torch.Tensor
 _CANDIDATES = 64  # empty leaves per item that redistribution looks at first
 _CHUNK = 256  # items whose leaves are searched together
@@ -46,11 +48,11 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
     suffice; they are found by a beam over the codebooks.
 
     Raises:
-        ValueError: fewer leaves than items.
+        UserError: fewer leaves than items.
     """
     sizes = [len(book) for book in codebooks]
     if math.prod(sizes) < len(codes):
-        raise ValueError(
+        raise UserError(
             f"collision=redistribute: codebooks of {sizes} have {math.prod(sizes)} leaves for "
             f"{len(codes)} items: raise codebook_size or n_levels."
         )
@@ -123,7 +125,7 @@ def _search(
             return key.masked_fill(cost == torch.inf, -1), cost
         parent = (chosen // len(book)).unsqueeze(-1).expand(-1, -1, residual.size(-1))
         residual = residual.gather(1, parent) - book[chosen % len(book)]
-    raise ValueError("redistribution needs at least one codebook.")
+    raise UserError("redistribution needs at least one codebook.")
 
 
 def _keys(codes: Tensor, sizes: list[int]) -> Tensor:

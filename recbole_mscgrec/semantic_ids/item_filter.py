@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 
@@ -34,13 +35,13 @@ class AllowedItems:
             n_ids is the largest item id + 1 (RecBole's n_items).
 
     Raises:
-        ValueError: a mask of another length, or a request that allows nothing.
+        UserError: a mask of another length, or a request that allows nothing.
     """
 
     def __init__(self, tree: PrefixTree, allowed: Tensor) -> None:
         n_ids = len(tree.item_leaf)
         if allowed.dtype != torch.bool or allowed.dim() > 2 or allowed.size(-1) != n_ids:
-            raise ValueError(
+            raise UserError(
                 f"allowed must be a bool mask ({n_ids},) or (B, {n_ids}), one place per item id, "
                 f"not {allowed.dtype} {tuple(allowed.shape)}."
             )
@@ -72,13 +73,13 @@ class ExcludedItems:
         items: (B, E) item ids to leave out, in any order, repeated or padded with 0.
 
     Raises:
-        ValueError: an id that is not in the catalogue, or a request that excludes everything.
+        UserError: an id that is not in the catalogue, or a request that excludes everything.
     """
 
     def __init__(self, tree: PrefixTree, items: Tensor) -> None:
         n_ids, n_leaves = len(tree.item_leaf), tree.n_items
         if items.dim() != 2 or int(items.min()) < 0 or int(items.max()) >= n_ids:
-            raise ValueError(
+            raise UserError(
                 f"excluded items must be ids (B, E) from 0 to {n_ids - 1}, not "
                 f"{tuple(items.shape)} from {int(items.min())} to {int(items.max())}."
             )
@@ -105,7 +106,7 @@ class ExcludedItems:
 def _refuse_empty(n_allowed: Tensor) -> None:
     empty = (n_allowed == 0).nonzero().flatten()
     if len(empty):
-        raise ValueError(
+        raise UserError(
             f"{len(empty)} of {len(n_allowed)} requests allow no item at all (the first is request "
             f"{int(empty[0])}): widen the mask, or do not ask for these."
         )

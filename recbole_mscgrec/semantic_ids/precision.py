@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from recbole_mscgrec.storage.errors import UserError
+
 HIGHEST = "highest"
 
 
@@ -15,10 +17,10 @@ def matmul_precision(name: str) -> Iterator[None]:
     """Within this block torch multiplies float32 matrices with this precision.
 
     Raises:
-        ValueError: a name that torch does not know.
+        UserError: a name that torch does not know.
     """
     if name not in (HIGHEST, "high", "medium"):
-        raise ValueError(f"matmul_precision ({name!r}) must be 'highest', 'high' or 'medium'.")
+        raise UserError(f"matmul_precision ({name!r}) must be 'highest', 'high' or 'medium'.")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_mscgrec.storage.errors import UserError
+
 Tensor = torch.Tensor
 
 
@@ -34,15 +36,15 @@ class PrefixTree:
         items: (N,) item ids of the rows; default 0..N-1. Ids may have gaps (the padding id 0).
 
     Raises:
-        ValueError: two items share a code (the first pair is named), or a code is negative.
+        UserError: two items share a code (the first pair is named), or a code is negative.
     """
 
     def __init__(self, codes: Tensor, items: Tensor | None = None) -> None:
         n_items, self.n_levels = codes.shape
         if n_items == 0:
-            raise ValueError("A prefix tree needs at least one item.")
+            raise UserError("A prefix tree needs at least one item.")
         if int(codes.min()) < 0:
-            raise ValueError(f"Codes must not be negative, but one is {int(codes.min())}.")
+            raise UserError(f"Codes must not be negative, but one is {int(codes.min())}.")
         self.sizes = [int(k) + 1 for k in codes.max(dim=0).values]
         order = _lexicographic_order(codes, self.sizes)
         items = torch.arange(n_items) if items is None else items.cpu()
@@ -195,7 +197,7 @@ def _lexicographic_order(codes: Tensor, sizes: list[int]) -> Tensor:
 
 def _name_duplicate(starts: Tensor, items: Tensor, codes: Tensor) -> None:
     second = int((~starts).nonzero()[0])
-    raise ValueError(
+    raise UserError(
         f"{int((~starts).sum())} items share their full code with another; the first two are items "
         f"{int(items[second - 1])} and {int(items[second])} with code {codes[second].tolist()}. "
         "The target modality's code must be unique: add a collision level."

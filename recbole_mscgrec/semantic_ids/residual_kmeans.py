@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, from different starts
@@ -31,7 +32,7 @@ class ResidualQuantizer:
         """Learn the codebooks from vectors (N, D); returns their codes (N, L).
 
         Raises:
-            ValueError: a codebook larger than N, a value that is not finite, or all vectors equal.
+            UserError: a codebook larger than N, a value that is not finite, or all vectors equal.
         """
         self._check(vectors)
         generator = torch.Generator().manual_seed(self.seed)
@@ -60,18 +61,18 @@ class ResidualQuantizer:
     def _check(self, vectors: Tensor) -> None:
         if not torch.isfinite(vectors).all():
             rows = (~torch.isfinite(vectors).all(dim=1)).nonzero().flatten()
-            raise ValueError(
+            raise UserError(
                 f"{len(rows)} of {len(vectors)} vectors hold NaN or infinity (first row: "
                 f"{int(rows[0])}): repair the vectors or leave these items out."
             )
         largest = max(self.codebook_sizes)
         if largest > len(vectors):
-            raise ValueError(
+            raise UserError(
                 f"codebook_size ({largest}) must not exceed the number of items with a vector "
                 f"({len(vectors)}): lower codebook_size."
             )
         if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
-            raise ValueError(
+            raise UserError(
                 f"All {len(vectors)} vectors are equal, so they cannot tell items apart: "
                 "check where they come from, or leave this modality out of `modalities`."
             )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+
+from recbole_mscgrec.storage.files import written_whole
 
 Tensor = torch.Tensor
 
@@ -37,42 +37,19 @@ def _update(digest: Any, part: Any) -> None:
         with part.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    elif isinstance(part, np.ndarray):
-        _update(digest, part.tolist())
-    elif isinstance(part, dict):
-        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
     else:
-        digest.update(json.dumps(part, default=str).encode())
+        part = part.tolist() if isinstance(part, np.ndarray) else part
+        digest.update(json.dumps(part, sort_keys=True, default=_refuse).encode())
+
+
+def _refuse(part: Any) -> None:
+    """Printed text does not tell large tensors apart, nor objects of other kinds."""
+    raise TypeError(f"{type(part).__name__} inside a list or dict cannot be hashed exactly")
 
 
 def path(folder: str | Path, stage: str, key: str) -> Path:
     """Where the result of a stage with this fingerprint is kept."""
     return Path(folder) / f"{stage}-{key}.safetensors"
-
-
-def write_json(file: str | Path, content: Any) -> None:
-    """Write JSON so that a reader finds the old file or the new one."""
-    write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(file: str | Path, text: str) -> None:
-    """Write to a temporary name, then rename: a reader finds the old file or the new one.
-
-    Raises:
-        OSError: the file cannot be written; names it and what to do.
-    """
-    file = Path(file)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OSError(
-            f"Cannot write {file}: {error}. Free space there or name another folder."
-        ) from error
 
 
 def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:
@@ -94,20 +71,10 @@ def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:
 
 
 def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
-    """Store a stage's tensors: written to a temporary name, then renamed."""
-    file = path(folder, stage, key)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    """Store a stage's tensors. Raises UserError where the file cannot be written."""
+    with written_whole(path(folder, stage, key), "cache_dir") as temporary:
         safetensors.torch.save_file(
             {name: t.contiguous() for name, t in tensors.items()},
             temporary,
             metadata={"fingerprint": f"{stage}-{key}"},
         )
-        os.replace(temporary, file)
-    except (OSError, safetensors.SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OSError(
-            f"Cannot write {file}: {error}. Free space there or set cache_dir to another folder."
-        ) from error

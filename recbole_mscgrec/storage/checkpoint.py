@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+
+from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.files import written_whole
 
 _ARRAY, _SPARSE = "__numpy__", "__csr__"
 
@@ -50,19 +51,9 @@ def from_plain(value: Any) -> Any:
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write to a temporary name beside `path`, then rename: a stop leaves the old file whole."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint; a stop leaves the old file whole. Raises UserError."""
+    with written_whole(path, "checkpoint_dir") as temporary:
         torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OSError(
-            f"Cannot write the checkpoint {path}: {error}. Free space there or set checkpoint_dir."
-        ) from error
 
 
 def load(
@@ -74,22 +65,22 @@ def load(
     """Read a checkpoint without running code from it. `key` is the setting that names it.
 
     Raises:
-        ValueError: the file is missing, damaged, lacks a required key, or holds something other
+        UserError: the file is missing, damaged, lacks a required key, or holds something other
             than plain values.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{key} ({path}) does not exist: check the path.")
+        raise UserError(f"{key} ({path}) does not exist: check the path.")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or a pickled file
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged or not a checkpoint of plain tensors ({type(error).__name__}). "
             "Checkpoints that stock RecBole wrote hold pickled objects and are not loaded, because "
             "that could run code: train again with this command."
         ) from error
     missing = set(required) - set(state if isinstance(state, dict) else ())
     if missing:
-        raise ValueError(f"{path} is not such a checkpoint: it lacks {', '.join(sorted(missing))}.")
+        raise UserError(f"{path} is not such a checkpoint: it lacks {', '.join(sorted(missing))}.")
     return state
 
 

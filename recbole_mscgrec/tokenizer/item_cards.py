@@ -14,6 +14,7 @@ from PIL import Image
 from recbole_mscgrec.features.images import find_images, n_workers
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.storage.errors import UserError
 
 _POSTER_SIZE = (128, 64)  # pixels at most, width and height
 _POSTER_QUALITY = 60
@@ -42,7 +43,7 @@ def item_cards(config: Any, train: Any) -> Cards:
     the image modality is used.
 
     Raises:
-        ValueError: a named column that the .item file lacks, or an `image_dir` without images.
+        UserError: a named column that the .item file lacks, or an `image_dir` without images.
     """
     tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
     count = train.item_counter  # once: every access counts all rows anew
@@ -53,7 +54,7 @@ def item_cards(config: Any, train: Any) -> Cards:
     types = items.types if items else {}
     for key in ("codes_title_column", "codes_words_column"):
         if config[key] is not None and config[key] not in types:
-            raise ValueError(f"{key} ({config[key]}) is no .item column; there are {list(types)}.")
+            raise UserError(f"{key} ({config[key]}) is no .item column; there are {list(types)}.")
     if items:
         rows = items.frame.drop_duplicates(items.key, keep="last").set_index(items.key)
         rows = rows.reindex(tokens, fill_value="").map(clean_text)

@@ -15,7 +15,8 @@ from recbole_mscgrec.features.images import ItemImages, expected_folder, find_im
 from recbole_mscgrec.features.text import TFIDF, item_file, item_texts, text_vectors
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
@@ -55,23 +56,23 @@ def stage_of(name: str, config: Any, train: Any) -> Stage | Absent:
 
 
 def check_modalities(config: Any) -> None:
-    """Raise ValueError for a modality list, or files made elsewhere, that cannot be used."""
+    """Raise UserError for a modality list, or files made elsewhere, that cannot be used."""
     names, files = config["modalities"], _given(config)
     given = {name for mapping in files.values() for name in mapping}
     known = sorted({*_STAGES, *given})
     unfit = [n for n in names if n not in known or not n.isidentifier() or n == FUSED]
     if unfit or not names or len(set(names)) != len(names):
-        raise ValueError(
+        raise UserError(
             f"modalities ({names}) must be a list of different names out of {known}; another one "
             "needs a file: --vectors_file=\"{'NAME': 'vectors.npz'}\" or codes_file."
         )
     for key, mapping in files.items():
         stray = sorted(set(mapping) - set(names) - set(_STAGES))
         if stray:
-            raise ValueError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
+            raise UserError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
     for key, more in (("target_modality", [FUSED]), ("eval_drop_modality", [])):
         if config[key] not in (None, *names, *more):
-            raise ValueError(f"{key} ({config[key]}) must be one of modalities ({names}).")
+            raise UserError(f"{key} ({config[key]}) must be one of modalities ({names}).")
 
 
 def level_sizes(config: Any) -> list[int]:
@@ -79,7 +80,7 @@ def level_sizes(config: Any) -> list[int]:
     size, n_levels = config["codebook_size"], config["n_levels"]
     sizes = list(size) if isinstance(size, (list, tuple)) else [size] * n_levels
     if len(sizes) != n_levels or any(not isinstance(s, int) or s < 2 for s in sizes):
-        raise ValueError(
+        raise UserError(
             f"codebook_size ({size}) must be a number of at least 2, or n_levels ({n_levels}) such."
         )
     return sizes
@@ -144,7 +145,7 @@ def _text_stage(config: Any, train: Any) -> Stage | Absent:
 def _image_stage(config: Any, train: Any) -> Stage | Absent:
     kind = config["image_tokenizer"]
     if kind not in (RQ_DINO, FEATURES):
-        raise ValueError(f"image_tokenizer ({kind!r}) must be {RQ_DINO!r} or {FEATURES!r}.")
+        raise UserError(f"image_tokenizer ({kind!r}) must be {RQ_DINO!r} or {FEATURES!r}.")
     images = find_images(config, train)
     if not images:
         expected = expected_folder(config).resolve() / "ITEM.jpg"
@@ -182,7 +183,7 @@ def _rq_dino(images: ItemImages, settings: Any, config: Any, n_items: int, key: 
         show_progress=config["show_progress"],
         n_workers=n_workers(config),
     )
-    cache.write_json(file.with_suffix(".history.json"), made.history)
+    files.write_json(file.with_suffix(".history.json"), made.history)
     return Features(
         _at_items(made.vectors.cpu().float(), images.items, n_items, 0),
         _at_items(torch.ones(len(images), dtype=torch.bool), images.items, n_items, False),

@@ -18,7 +18,8 @@ from recbole_mscgrec.semantic_ids import code_table
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
 from recbole_mscgrec.semantic_ids.collisions import add_collision_level, redistribute
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.modalities import (
     Absent,
     Features,
@@ -56,7 +57,7 @@ def tokenize(config: Any, train: Any) -> Tokenization:
     """Codes of all items in every modality, for the data set whose train split is `train`.
 
     Raises:
-        ValueError: an unknown modality, a target that is not among them or that no item has, or
+        UserError: an unknown modality, a target that is not among them or that no item has, or
             vectors, codes or codebooks that do not fit (see stages.py and ResidualQuantizer).
     """
     _check_settings(config, train)
@@ -96,13 +97,13 @@ def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
     """The codes that a saved model was trained with.
 
     Raises:
-        ValueError: the checkpoint holds no codes, or codes of other items.
+        UserError: the checkpoint holds no codes, or codes of other items.
     """
     plain = state.get("other_parameter", {}).get("code_state")
     if not plain:
-        raise ValueError("The checkpoint holds no item codes: it is not one of MSCGRec.")
+        raise UserError("The checkpoint holds no item codes: it is not one of MSCGRec.")
     if plain["items"] != _items(train):
-        raise ValueError(
+        raise UserError(
             f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
             "set: use the same data set, load_col and filters as in training."
         )
@@ -130,7 +131,7 @@ def _make_features(
             f"Modalities: {', '.join(stages) or 'none'}. No item has {'; nor '.join(absent)}."
         )
     if config["target_modality"] not in (*stages, FUSED):
-        raise ValueError(
+        raise UserError(
             f"target_modality {config['target_modality']}: no item has it; choose another one."
         )
     features: dict[str, Features] = {}
@@ -152,7 +153,7 @@ def _comparable_vectors(features: dict[str, Features], config: Any) -> dict[str,
     # Where the rule for sparse data asked for them, data without vectors do without.
     asked = config["history_vectors"] and "history_vectors" in config.external_config_dict
     if asked and not vectors:
-        raise ValueError(
+        raise UserError(
             "history_vectors=True needs vectors, and codes_file gives codes alone for "
             f"{list(features)}: leave history_vectors out, or use vectors_file."
         )
@@ -168,7 +169,7 @@ def _check_settings(config: Any, train: Any) -> None:
     check_switches(config)
     largest, n_items = max(level_sizes(config)), train.item_num - 1
     if largest > n_items and set(config["modalities"]) - set(config["codes_file"] or ()):
-        raise ValueError(
+        raise UserError(
             f"codebook_size ({largest}) must not exceed the number of items ({n_items}): "
             "lower codebook_size."
         )
@@ -180,7 +181,7 @@ def _check_settings(config: Any, train: Any) -> None:
 def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
     """The vectors of all modalities side by side, of the items that have any."""
     if not vectors:
-        raise ValueError(
+        raise UserError(
             "target_modality fused needs vectors, and codes_file gives codes alone: choose one of "
             f"{list(features)}."
         )
@@ -217,7 +218,7 @@ def _unique(
     codes = table[1:]
     if config["collision"] == "redistribute":
         if quantizer is None:
-            raise ValueError(
+            raise UserError(
                 f"collision=redistribute needs the codebooks of {config['target_modality']}, whose "
                 "codes were made elsewhere or by RQ-DINO: use collision=extra_level."
             )
@@ -295,4 +296,4 @@ def _report(report: dict[str, Any], path: Path) -> None:
             f"at most {health['max_items_per_code']} items per code, "
             f"{health['n_missing']} items without"
         )
-    cache.write_json(path, report)
+    files.write_json(path, report)

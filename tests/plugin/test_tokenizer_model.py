@@ -12,7 +12,8 @@ from tiny import settings
 
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import files
+from recbole_mscgrec.storage.errors import UserError
 
 
 def test_reports_the_health_and_saves_the_table(rule_folder: Path) -> None:
@@ -86,6 +87,6 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             file.write("x" * 100_000)
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match=r"Cannot write .*page.html: .*No space left.*Free space"):
-        cache.write_text(tmp_path / "page.html", "text")
+    with pytest.raises(UserError, match=r"Cannot write .*page.html: .*No space left.*Free space"):
+        files.write_text(tmp_path / "page.html", "text")
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,9 @@ from tiny import best_file, protocol
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.runner.lock import alone, taken
+from recbole_mscgrec.runner.lock import alone, claimed, taken
 from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
 
 _HOLD = """
 import sys
@@ -75,7 +76,21 @@ def test_a_folder_that_cannot_be_written_is_named(rule_folder: Path) -> None:
     folder = str(rule_folder / "file" / "saved")
     config = Config("Pop", "rule", config_dict=protocol(rule_folder, checkpoint_dir=folder))
     with (
-        pytest.raises(OSError, match=r"Cannot write in .*file/saved.*checkpoint_dir"),
+        pytest.raises(UserError, match=r"Cannot write in .*file/saved.*checkpoint_dir"),
         alone(config),
     ):
         pass
+
+
+def test_a_claim_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "table" / "a.claim"
+    code = (
+        "import sys; from pathlib import Path; from recbole_mscgrec.runner.lock import claimed\n"
+        f"with claimed(Path({str(file)!r})) as mine: print(mine)"
+    )
+    with claimed(file) as mine:
+        assert mine
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert other.stdout.strip() == "False", other.stderr
+    with claimed(file) as mine:
+        assert mine

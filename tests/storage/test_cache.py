@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.storage.errors import UserError
 
 
 def test_fingerprint_follows_every_input(tmp_path: Path) -> None:
@@ -49,13 +50,13 @@ def test_damaged_and_foreign_files_are_named(
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match="set cache_dir to another folder"):
+    with pytest.raises(UserError, match="set cache_dir to another folder"):
         cache.save(tmp_path / "taken", "text", "k", {"v": torch.arange(4)})
 
 
 def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
     file = tmp_path / "new" / "f.json"
-    cache.write_json(file, {"a": [1, "x"]})
-    cache.write_json(str(file), {"b": 2})
+    files.write_json(file, {"a": [1, "x"]})
+    files.write_json(str(file), {"b": 2})
     assert file.read_text() == '{\n  "b": 2\n}\n'
     assert [p.name for p in file.parent.iterdir()] == ["f.json"]  # no temporary file

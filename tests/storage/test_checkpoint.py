@@ -15,6 +15,7 @@ from conftest import Trained
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 
 
 class Touch:
@@ -105,7 +106,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match=r"c.pth: No space left.*set checkpoint_dir"):
+    with pytest.raises(UserError, match=r"c.pth: No space left.*set checkpoint_dir"):
         checkpoint.save(path, {"n": 2})
     assert torch.load(path, weights_only=True) == {"n": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]

@@ -1,0 +1,45 @@
+"""RecBole's own errors about settings and data, told as errors that the user can mend."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import recbole
+
+import recbole_mscgrec
+from recbole_mscgrec.storage.errors import UserError
+
+_OURS = Path(recbole_mscgrec.__file__).resolve().parent
+_THEIRS = Path(recbole.__file__).resolve().parent
+_KINDS = (NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError)
+
+
+@contextmanager
+def told_to_the_user() -> Iterator[None]:
+    """Within this block, which comes before any training, an exception that RecBole raises is taken
+    for a refusal of settings or data. One that our own code raises stays what it is.
+
+    Raises:
+        UserError: in place of RecBole's exception, which is its cause.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _KINDS as error:
+        if not _is_recboles(error):
+            raise
+        text = str(error) or "no reason given"
+        raise UserError(
+            f"RecBole refuses this ({type(error).__name__}: {text}). --debug shows where."
+        ) from error
+
+
+def _is_recboles(error: BaseException) -> bool:
+    """Whether the last of our functions that is involved had called RecBole."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    last = max((n for n, file in enumerate(files) if file.is_relative_to(_OURS)), default=-1)
+    return any(file.is_relative_to(_THEIRS) for file in files[last + 1 :])

@@ -1,0 +1,50 @@
+"""Files written whole or not at all, whatever stops the program."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from recbole_mscgrec.storage.errors import UserError
+
+
+@contextmanager
+def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
+    """A temporary path beside `file` to write to; at the end of the block it takes the place of
+    `file`. A reader, or whoever comes after a power cut, finds the old file or the new one.
+
+    Args:
+        setting: the setting that names the folder, for the error.
+
+    Raises:
+        UserError: the file cannot be written; says why and what to do.
+    """
+    file = Path(file)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+        instead = f"set {setting} to another folder" if setting else "name another folder"
+        raise UserError(f"Cannot write {file}: {error}. Free space there or {instead}.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """A UTF-8 text file. Raises UserError."""
+    with written_whole(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(file: str | Path, content: Any) -> None:
+    """A JSON file. Raises UserError."""
+    write_text(file, json.dumps(content, indent=2) + "\n")

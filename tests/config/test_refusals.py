@@ -1,0 +1,68 @@
+"""What RecBole refuses is an error of the user, what we do wrong is a bug."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recbole.data.interaction import Interaction
+from tiny import arguments, protocol
+
+from recbole_mscgrec import cli
+from recbole_mscgrec.cli import main
+from recbole_mscgrec.config.refusals import told_to_the_user
+from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
+
+
+def test_an_exception_of_recbole_is_told_to_the_user() -> None:
+    with pytest.raises(UserError, match=r"RecBole refuses this \(ValueError: .*int.*\)\. --debug"):
+        with told_to_the_user():
+            Interaction(3)
+
+
+def test_other_exceptions_stay_what_they_are() -> None:
+    for kind in (ValueError, RuntimeError, ZeroDivisionError, UserError):
+        with pytest.raises(kind, match="^mine$"), told_to_the_user():
+            raise kind("mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        (
+            {"eval_args": {"split": {"XX": [8, 1, 1]}, "order": "TO", "mode": "full"}},
+            "NotImplementedError: .*splitting_method",
+        ),
+        (
+            {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "RO", "mode": "full"}},
+            "ValueError: .*has to be 'TO'",
+        ),
+        ({"threshold": {"rating": 3}}, r"ValueError: Field \[rating\] not in inter_feat"),
+        ({"unload_col": {"inter": ["timestamp"]}}, "ValueError: load_col .* and unload_col"),
+    ],
+)
+def test_settings_that_recbole_does_not_take(rule_folder: Path, changes: dict, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"RecBole refuses this \({kind}"):
+        run("SASRec", "rule", config_dict=protocol(rule_folder, **changes))
+
+
+def test_one_line_for_the_user_and_a_traceback_with_debug(
+    rule_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model=Pop", "--dataset=rule", *arguments(protocol(rule_folder)), "--epochs=x"]
+    assert main(argv) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert main([*argv, "--debug"]) == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" in errors and errors.splitlines()[-1].startswith("error: epochs must be")
+
+
+def test_a_bug_keeps_its_traceback_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "run", lambda *args: {}["gone"])
+    assert main(["--model=Pop"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("This is a bug of recbole-mscgrec or of RecBole. Please report it")
+    assert errors.splitlines()[-1] == "KeyError: 'gone'"
