@@ -38,9 +38,24 @@ def check_data(config: Any) -> None:
                 f"{inter} has no column {config[key]!r} ({key}); it has {', '.join(columns)}. "
                 f"Name the right one with --{key}=..., or add the column."
             )
+    _warn_of_labels(config, inter, columns)
     loaded = (config["load_col"] or {}).get("inter", columns)
     if time not in loaded and "TIME_FIELD" in needed:
         raise UserError(
             f"load_col reads {loaded} of {inter} but not {time!r} (TIME_FIELD), "
             "which orders the sequences: add it to load_col."
+        )
+
+
+def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
+    """A file with labels holds what users did not click as well (MIND): every row counts as an
+    interaction unless `val_interval` or `threshold` says otherwise."""
+    label = config["LABEL_FIELD"]
+    chosen = {*(config["val_interval"] or {}), *(config["threshold"] or {})}
+    if label in columns and label not in chosen and config["MODEL_TYPE"] != ModelType.CONTEXT:
+        wanted = {"inter": [*config["load_col"]["inter"], label]} if config["load_col"] else {}
+        load = f' --load_col="{wanted}"' if wanted else ""
+        getLogger().warning(
+            f"{inter.name} has a column {label!r}, and all of its rows count as interactions. To "
+            f"keep the positive ones: --val_interval=\"{{'{label}': '[1,1]'}}\"{load}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny import arguments, settings
 
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.config.config import Config, properties_folder
+from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.features.text import item_texts, read_items
 from recbole_mscgrec.features.text_columns import text_columns_of
 
@@ -112,3 +114,18 @@ def test_a_properties_file_none_of_whose_columns_is_there(tmp_path: Path) -> Non
     file.write_text("\n".join(["item_id:token\ta:token_seq\tb:token\tc:token_seq", *lines]) + "\n")
     with pytest.raises(ValueError, match=r"has no column .*'plot'\] .*--text_columns=None"):
         item_texts(config, create_dataset(config))
+
+
+def test_rows_that_nobody_clicked_are_told_with_how_to_leave_them_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tmp_path, "mind-small-train")
+    check_data(config)
+    (line,) = [m for m in caplog.messages if "column 'label'" in m]
+    options = dict(option.split("=", 1) for option in shlex.split(line.partition("ones: ")[2]))
+    caplog.clear()
+    given = {key.removeprefix("--"): value for key, value in options.items()}
+    clicked = Config("MSCGRec", "mind-small-train", config_dict={**small(tmp_path), **given})
+    check_data(clicked)
+    assert not [m for m in caplog.messages if "label" in m]
+    assert 0 < len(create_dataset(clicked)) < len(create_dataset(config))
