@@ -100,12 +100,13 @@ def codes_health(codes: Tensor, sizes: list[int]) -> list[dict[str, float]]:
 def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
     """Features and history of the image stage with some settings changed, and what it took now:
     next to nothing where it was in the cache."""
+    from recbole_mscgrec.config.settings import MSCGRecSettings
     from recbole_mscgrec.storage import cache
     from recbole_mscgrec.tokenizer.modalities import Absent, stage_of
 
     for key, value in changes.items():
         config[key] = value
-    stage = stage_of("image", config, train)
+    stage = stage_of("image", MSCGRecSettings.of(config, train), train)
     if isinstance(stage, Absent):
         raise SystemExit(f"No item has {stage.reason}.")
     wall, cpu = time.perf_counter(), time.process_time()
@@ -118,10 +119,10 @@ def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
 
 def compare(config: Any, dataset: Any, column: str) -> dict[str, Any]:
     """All four kinds of codes on the items that have an image."""
+    from recbole_mscgrec.config.validation import level_sizes
     from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
-    from recbole_mscgrec.tokenizer.modalities import level_sizes
 
-    sizes, seed = level_sizes(config), config["seed"]
+    sizes, seed = list(level_sizes(config["n_levels"], config["codebook_size"])), config["seed"]
     runs = {
         "rq_dino": learned(config, dataset),
         "dino_then_kmeans": learned(config, dataset, image_quantize=False),

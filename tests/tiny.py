@@ -13,6 +13,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, init_seed
 
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 
@@ -237,3 +238,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, model: type, call: int) -> None:
         return original(self, interaction)
 
     monkeypatch.setattr(model, "calculate_loss", calculate_loss)
+
+
+def typed(config: Config, train: Any) -> MSCGRecSettings:
+    """The settings of a configuration for the data set whose train split is `train`."""
+    return MSCGRecSettings.of(config, train)

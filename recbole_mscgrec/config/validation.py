@@ -1,10 +1,11 @@
-"""The switches between this project's form of the model and the paper's, and which of them fit
-together. Checked before anything is read or trained."""
+"""Which values and combinations of values of MSCGRec's settings work. Checked before anything is
+read or trained."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
 
 CHOICES = {
@@ -46,9 +47,66 @@ _NEEDS = (
 )
 
 
-def check_switches(config: Any) -> None:
-    """Raise UserError for a value that a switch does not have, or a combination that cannot work,
-    with the reason."""
+# Modalities that have a stage of their own; others need a file.
+OWN_STAGES = ("collaborative", "text", "image")
+
+
+def check(config: Any, n_items: int) -> None:
+    """Raise UserError for settings of MSCGRec that cannot work, with the reason.
+
+    Args:
+        config: RecBole's, presets resolved.
+        n_items: items of the data set, without the padding item.
+    """
+    _check_switches(config)
+    _check_modalities(config)
+    sizes = level_sizes(config["n_levels"], config["codebook_size"])
+    made_here = set(config["modalities"]) - set(config["codes_file"] or ())
+    if max(sizes) > n_items and made_here:
+        raise UserError(
+            f"codebook_size ({max(sizes)}) must not exceed the number of items ({n_items}): "
+            "lower codebook_size."
+        )
+    if config["image_workers"] < 0:
+        raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
+    if config["image_tokenizer"] not in ("rq_dino", "features"):
+        raise UserError(
+            f"image_tokenizer ({config['image_tokenizer']!r}) must be 'rq_dino' or 'features'."
+        )
+
+
+def level_sizes(n_levels: int, codebook_size: Any) -> tuple[int, ...]:
+    """Codewords per level: `codebook_size`, one number for all `n_levels` or one for each."""
+    many = isinstance(codebook_size, (list, tuple))
+    sizes = tuple(codebook_size) if many else (codebook_size,) * n_levels
+    if len(sizes) != n_levels or any(not isinstance(s, int) or s < 2 for s in sizes):
+        raise UserError(
+            f"codebook_size ({codebook_size}) must be a number of at least 2, or n_levels "
+            f"({n_levels}) such."
+        )
+    return sizes
+
+
+def _check_modalities(config: Any) -> None:
+    names = config["modalities"]
+    files = {key: config[key] or {} for key in ("vectors_file", "codes_file")}
+    known = sorted({*OWN_STAGES, *(name for mapping in files.values() for name in mapping)})
+    unfit = [n for n in names if n not in known or not n.isidentifier() or n == FUSED]
+    if unfit or not names or len(set(names)) != len(names):
+        raise UserError(
+            f"modalities ({names}) must be a list of different names out of {known}; another one "
+            "needs a file: --vectors_file=\"{'NAME': 'vectors.npz'}\" or codes_file."
+        )
+    for key, mapping in files.items():
+        stray = sorted(set(mapping) - set(names) - set(OWN_STAGES))
+        if stray:
+            raise UserError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
+    for key, more in (("target_modality", [FUSED]), ("eval_drop_modality", [])):
+        if config[key] not in (None, *names, *more):
+            raise UserError(f"{key} ({config[key]}) must be one of modalities ({names}).")
+
+
+def _check_switches(config: Any) -> None:
     for key, choices in CHOICES.items():
         if config[key] not in choices:
             raise UserError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")

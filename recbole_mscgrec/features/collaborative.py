@@ -12,33 +12,34 @@ import torch
 from recbole.utils import init_seed, set_color
 from tqdm import tqdm
 
+from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.features.collaborative_source import source_of
 from recbole_mscgrec.storage import checkpoint
 
 Tensor = torch.Tensor
 
 
-def collaborative_vectors(config: Any, train: Any, partial: Path) -> tuple[Tensor, Tensor]:
+def collaborative_vectors(
+    settings: CollaborativeSettings, run: RunSettings, train: Any, partial: Path
+) -> tuple[Tensor, Tensor]:
     """Item embeddings (N, D), and which items the train split shows: bool (N,).
 
     Sees `train` only. The last target of up to 1,000 users is held out from it to stop early, so no
     number depends on the valid or test split. Deterministic for a seed. After every epoch the state
     goes to the file `partial`, from which an interrupted stage goes on; it is removed at the end.
     """
-    init_seed(config["seed"], config["reproducibility"])
-    source, name = source_of(config, train), config["collaborative_source"]
-    optimizer = torch.optim.Adam(
-        source.model.parameters(), lr=config["collaborative_learning_rate"]
-    )
+    init_seed(run.seed, run.reproducibility)
+    source, name = source_of(settings, run, train), settings.source
+    optimizer = torch.optim.Adam(source.model.parameters(), lr=settings.learning_rate)
     progress = _Progress(source.model, optimizer, partial)
     bar = tqdm(
-        range(progress.epoch, config["collaborative_epochs"]),
+        range(progress.epoch, settings.epochs),
         ncols=100,
         desc=set_color(f"{name:10}", "pink"),
-        disable=not config["show_progress"],
+        disable=not run.show_progress,
     )
     for _ in bar:
-        if progress.waited > config["collaborative_patience"]:
+        if progress.waited > settings.patience:
             break
         source.model.train()
         loss = source.train_epoch(optimizer)

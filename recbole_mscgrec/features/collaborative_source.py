@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from recbole_mscgrec.config.config import Config, Settings
+from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
 
@@ -17,25 +18,25 @@ _HELD_OUT_USERS = 1000  # users whose last train target measures when to stop
 _SCORED_AT_ONCE = 256  # users
 
 
-def source_of(config: Any, train: Any) -> TiledSource:
+def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> TiledSource:
     """The model that `collaborative_source` names, on the windows of the train split."""
-    if config["collaborative_source"] == SASREC:
-        model = TiledSASRec(_sasrec_config(config), train)
+    if settings.source == SASREC:
+        model = TiledSASRec(_sasrec_config(settings, run, train.config), train)
     else:
-        model = TiledGRU4Rec(_gru4rec_config(config), train)
-    return TiledSource(model, config, train)
+        model = TiledGRU4Rec(_gru4rec_config(train.config), train)
+    return TiledSource(model, settings.batch_size, run, train)
 
 
 class TiledSource:
     """A model of tiled_models.py, one row per window."""
 
-    def __init__(self, model: Any, config: Any, train: Any) -> None:
-        self.device, self.batch_size = config["device"], config["collaborative_batch_size"]
+    def __init__(self, model: Any, batch_size: int, run: RunSettings, train: Any) -> None:
+        self.device, self.batch_size = run.device, batch_size
         self.model = model.to(self.device)
         rows = train.windows()
         self.history = rows[self.model.ITEM_SEQ]
-        self.targets = rows[target_list_field(config)].clone()
-        self.held_out = _hold_out(rows, self.targets, train.uid_field, config["seed"])
+        self.targets = rows[target_list_field(train.config)].clone()
+        self.held_out = _hold_out(rows, self.targets, train.uid_field, run.seed)
 
     def train_epoch(self, optimizer: Any) -> float:
         losses = []
@@ -61,17 +62,18 @@ class TiledSource:
         return _ndcg(torch.cat(ranks))
 
 
-def _sasrec_config(config: Any) -> Settings:
+def _sasrec_config(settings: CollaborativeSettings, run: RunSettings, config: Any) -> Settings:
     """The settings of the SASRec stage under the names that SASRec reads."""
     fields = "USER_ID_FIELD ITEM_ID_FIELD LIST_SUFFIX ITEM_LIST_LENGTH_FIELD NEG_PREFIX".split()
     return Settings(
-        {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH", "device"]},
-        n_layers=config["collaborative_n_layers"],
-        n_heads=config["collaborative_n_heads"],
-        hidden_size=config["collaborative_size"],
-        inner_size=4 * config["collaborative_size"],
-        hidden_dropout_prob=config["collaborative_dropout_prob"],
-        attn_dropout_prob=config["collaborative_dropout_prob"],
+        {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH"]},
+        device=run.device,
+        n_layers=settings.n_layers,
+        n_heads=settings.n_heads,
+        hidden_size=settings.size,
+        inner_size=4 * settings.size,
+        hidden_dropout_prob=settings.dropout_prob,
+        attn_dropout_prob=settings.dropout_prob,
         hidden_act="gelu",
         layer_norm_eps=1e-12,
         initializer_range=0.02,

@@ -19,6 +19,7 @@ from recbole.utils import set_color
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from recbole_mscgrec.config.settings import DataFiles, ImageSettings, RunSettings
 from recbole_mscgrec.storage import cache, files
 from recbole_mscgrec.storage.errors import UserError
 
@@ -55,7 +56,9 @@ class ItemImages(Dataset):
             ) from error
 
 
-def find_images(config: Any, dataset: Any) -> ItemImages | None:
+def find_images(
+    images: ImageSettings, files: DataFiles, run: RunSettings, dataset: Any
+) -> ItemImages | None:
     """The usable images of a data set's items; None without `image_dir` and without images/ in the
     data set's folder.
 
@@ -66,14 +69,15 @@ def find_images(config: Any, dataset: Any) -> ItemImages | None:
     Raises:
         UserError: image_dir does not exist, or no file there is named like an item.
     """
-    folder = expected_folder(config)
+    folder = expected_folder(images, files)
     if not folder.is_dir():
-        if config["image_dir"]:
+        if images.dir:
             raise UserError(f"image_dir ({folder}) is not a folder: check the path.")
         return None
-    files = _files_of_items(folder, dataset)
-    digests, defects = _check([n for names in files.values() for n in names], folder, config)
-    usable = {item: [n for n in names if n in digests] for item, names in files.items()}
+    by_item = _files_of_items(folder, dataset)
+    names_of_all = [name for names in by_item.values() for name in names]
+    digests, defects = _check(names_of_all, folder, n_workers(images), run)
+    usable = {item: [n for n in names if n in digests] for item, names in by_item.items()}
     _warn(usable, defects)
     items = sorted(item for item, names in usable.items() if names)
     getLogger().info(
@@ -84,20 +88,14 @@ def find_images(config: Any, dataset: Any) -> ItemImages | None:
     return ItemImages(torch.tensor(items, dtype=torch.long), paths, [digests[n] for n in chosen])
 
 
-def expected_folder(config: Any) -> Path:
+def expected_folder(images: ImageSettings, files: DataFiles) -> Path:
     """Where images are looked for: `image_dir`, or images/ beside the .inter file."""
-    return Path(config["image_dir"] or Path(config["data_path"]) / "images")
+    return Path(images.dir or files.folder / "images")
 
 
-def n_workers(config: Any) -> int:
-    """Processes that decode images: `image_workers`, at most one per core.
-
-    Raises:
-        UserError: a negative number.
-    """
-    if config["image_workers"] < 0:
-        raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
-    return min(config["image_workers"], _n_cores())
+def n_workers(images: ImageSettings) -> int:
+    """Processes that decode images: `image_workers`, at most one per core."""
+    return min(images.workers, _n_cores())
 
 
 def _n_cores() -> int:
@@ -191,11 +189,13 @@ class _Check(Dataset):
         return digest, ""
 
 
-def _check(names: list[str], folder: Path, config: Any) -> tuple[dict[str, str], dict[str, str]]:
+def _check(
+    names: list[str], folder: Path, workers: int, run: RunSettings
+) -> tuple[dict[str, str], dict[str, str]]:
     """Usable file -> hash of its content, and unusable file -> reason. Only files that are new or
     changed since the last run are decoded."""
     key = cache.fingerprint(folder=str(folder.resolve()), pillow=PIL.__version__)
-    store = Path(config["cache_dir"]) / f"image-check-{key}.json"
+    store = Path(run.cache_dir) / f"image-check-{key}.json"
     try:
         known = json.loads(store.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there yet, or damaged: check all
@@ -204,7 +204,7 @@ def _check(names: list[str], folder: Path, config: Any) -> tuple[dict[str, str],
     states = {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
     new = [name for name in names if known.get(name, [None])[0] != states[name]]
     if new:
-        found = _check_in_processes([folder / name for name in new], config)
+        found = _check_in_processes([folder / name for name in new], workers, run)
         known |= {n: [states[n], *result] for n, result in zip(new, found, strict=True)}
         files.write_json(store, known)
     results = {name: known[name][1:] for name in names}
@@ -212,20 +212,20 @@ def _check(names: list[str], folder: Path, config: Any) -> tuple[dict[str, str],
     return digests, {name: defect for name, (_, defect) in results.items() if defect}
 
 
-def _check_in_processes(paths: list[Path], config: Any) -> list[tuple[str, str]]:
+def _check_in_processes(paths: list[Path], workers: int, run: RunSettings) -> list[tuple[str, str]]:
     """`_Check` of all paths, in their order."""
     loader = DataLoader(
         _Check(paths),
         batch_size=_BATCH,
         collate_fn=list,
-        num_workers=n_workers(config) if len(paths) > _BATCH else 0,
+        num_workers=workers if len(paths) > _BATCH else 0,
         generator=torch.Generator(),  # not the global one: a check must not change what follows
     )
     bar = tqdm(
         total=len(paths),
         ncols=100,
         desc=set_color("Images    ", "pink"),
-        disable=not config["show_progress"],
+        disable=not run.show_progress,
     )
     found = []
     for batch in loader:

@@ -13,6 +13,7 @@ from recbole.utils import set_color
 from tqdm import tqdm
 
 from recbole_mscgrec.config.data_fields import NAMES, header_of
+from recbole_mscgrec.config.settings import DataFiles, RunSettings, TextSettings
 from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
 from recbole_mscgrec.storage.errors import UserError
 
@@ -29,7 +30,7 @@ class ItemFile(NamedTuple):
     key: str  # the column of the items' tokens
 
 
-def item_texts(config: Any, dataset: Any) -> list[str]:
+def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
     """Text of every item (N,), row 0 being the padding item; '' where an item has none.
 
     Columns: `text_columns`, or those that `text_columns_of` finds. Of columns that a properties
@@ -40,11 +41,11 @@ def item_texts(config: Any, dataset: Any) -> list[str]:
         UserError: a column named by the user that the file lacks, no column of those that a
             properties file names, or a file that names none of the items.
     """
-    items = read_items(config, dataset)
+    items = read_items(files, dataset)
     if items is None:
         return [""] * dataset.item_num
     texts = [""] * dataset.item_num
-    columns = _columns(config, items)
+    columns = _columns(text, items)
     joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
     ids = dataset.field2token_id[dataset.iid_field]
     if not columns:
@@ -55,9 +56,9 @@ def item_texts(config: Any, dataset: Any) -> list[str]:
     return texts
 
 
-def _columns(config: Any, items: ItemFile) -> list[str]:
-    named, there = config["text_columns"], list(items.types)
-    if named is None:
+def _columns(text: TextSettings, items: ItemFile) -> list[str]:
+    there = list(items.types)
+    if text.columns is None:
         columns = text_columns_of(items.frame, items.types, items.key)
         rest = [column for column in there if column not in columns]
         getLogger().info(
@@ -65,18 +66,16 @@ def _columns(config: Any, items: ItemFile) -> list[str]:
             "text_columns names others."
         )
         return columns
-    columns = [named] if isinstance(named, str) else list(named)
-    unknown = [column for column in columns if column not in items.types]
-    by_user = "text_columns" in config.external_config_dict
-    if unknown and (by_user or len(unknown) == len(columns)):
+    unknown = [column for column in text.columns if column not in items.types]
+    if unknown and (text.columns_chosen or len(unknown) == len(text.columns)):
         raise UserError(
             f"{items.path} has no column {unknown} (text_columns); it has {there}. Name others, or "
             "--text_columns=None to let the text columns be found."
         )
-    return [column for column in columns if column in items.types]
+    return [column for column in text.columns if column in items.types]
 
 
-def read_items(config: Any, dataset: Any) -> ItemFile | None:
+def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
     """The data set's .item file; None where there is no such file.
 
     The items' tokens are in the column of the .inter file's name, or else in the one with the name
@@ -85,25 +84,20 @@ def read_items(config: Any, dataset: Any) -> ItemFile | None:
     Raises:
         UserError: none of the data set's items is in the file.
     """
-    path, encoding = item_file(config), config["encoding"] or "utf-8"
+    path = files.file("item")
     if not path.is_file():
         return None
-    types = header_of(path, config["field_separator"], encoding)
+    types = header_of(path, files.separator, files.encoding)
     frame = pd.read_csv(
         path,
-        sep=config["field_separator"],
+        sep=files.separator,
         dtype=str,
         keep_default_na=False,
-        encoding=encoding,
+        encoding=files.encoding,
         quoting=3,  # csv.QUOTE_NONE: atomic files do not quote, and a title may hold one quote
     )
     frame.columns = list(types)
     return ItemFile(path, frame, types, _key(path, frame, types, dataset))
-
-
-def item_file(config: Any) -> Path:
-    """Where the .item file of a data set is expected."""
-    return Path(config["data_path"]) / f"{config['dataset']}.item"
 
 
 def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -> str:
@@ -124,17 +118,17 @@ def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -
     return key
 
 
-def text_vectors(texts: list[str], config: Any) -> tuple[Tensor, Tensor]:
+def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tuple[Tensor, Tensor]:
     """Unit-length float32 vectors (N, D) of N texts, and which of them are there: bool (N,)."""
     present = torch.tensor([bool(t) for t in texts])
     rows = present.nonzero().flatten()
     if len(rows) == 0:
         return torch.zeros(len(texts), 1), present
     given = [texts[i] for i in rows]
-    if config["text_encoder"] == TFIDF:
-        encoded = tfidf_vectors(given, config["text_tfidf_size"], config["seed"])
+    if text.encoder == TFIDF:
+        encoded = tfidf_vectors(given, text.tfidf_size, run.seed)
     else:
-        encoded = encoder_vectors(given, config)
+        encoded = encoder_vectors(given, text, run)
     vectors = torch.zeros(len(texts), encoded.size(1))
     vectors[rows] = encoded
     return vectors, present
@@ -162,14 +156,14 @@ def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
     return torch.from_numpy(normalize(reduced).astype(np.float32))
 
 
-def encoder_vectors(texts: list[str], config: Any) -> Tensor:
+def encoder_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> Tensor:
     """Mean-pooled last hidden states of a transformers encoder, unit length: (N, D)."""
-    tokenizer, encoder = _load_encoder(config["text_encoder"])
-    encoder = encoder.to(config["device"]).eval()
-    step, vectors = config["text_batch_size"], []
+    tokenizer, encoder = _load_encoder(text.encoder)
+    encoder = encoder.to(run.device).eval()
+    step, vectors = text.batch_size, []
     starts = range(0, len(texts), step)
     bar = tqdm(
-        starts, ncols=100, desc=set_color("Text      ", "pink"), disable=not config["show_progress"]
+        starts, ncols=100, desc=set_color("Text      ", "pink"), disable=not run.show_progress
     )
     with torch.inference_mode():
         for start in bar:
@@ -177,9 +171,9 @@ def encoder_vectors(texts: list[str], config: Any) -> Tensor:
                 texts[start : start + step],
                 padding=True,
                 truncation=True,
-                max_length=config["text_max_length"],
+                max_length=text.max_length,
                 return_tensors="pt",
-            ).to(config["device"])
+            ).to(run.device)
             hidden = encoder(**batch).last_hidden_state.float()  # (b, tokens, D)
             mask = batch["attention_mask"].unsqueeze(-1)
             vectors.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu())

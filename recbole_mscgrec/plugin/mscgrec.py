@@ -18,12 +18,11 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 
-from recbole_mscgrec.config.presets import resolve
-from recbole_mscgrec.config.validation import check_switches
+from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.init import learned_vectors
-from recbole_mscgrec.network.model import CodeNetwork, Encoded, Sizes
+from recbole_mscgrec.network.model import CodeNetwork, Encoded
 from recbole_mscgrec.plugin.ensemble import SecondModel
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
@@ -43,26 +42,25 @@ class MSCGRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        resolve(config, dataset)
         check_evaluation(config)
-        check_switches(config)
+        settings = MSCGRecSettings.of(config, dataset)
         self.TARGETS = target_list_field(config)
-        self.beam_size = config["beam_size"]
-        self.constrained = config["constrained_training"]
-        self.second = SecondModel(config, dataset) if config["rescore_model"] else None
+        self.beam_size = settings.decoding.beam_size
+        self.constrained = settings.training.constrained_training
+        self.second = SecondModel(config, dataset) if settings.decoding.rescore_model else None
         saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
         if saved:
             tokens = from_checkpoint(checkpoint.load(config[saved], key=saved), dataset)
         else:
-            tokens = tokenize(config, dataset)
+            tokens = tokenize(settings, dataset)
         # The tokenizers draw random numbers only when nothing is cached: start again from the seed.
-        init_seed(config["seed"], config["reproducibility"])
+        init_seed(settings.run.seed, settings.run.reproducibility)
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        sizes = Sizes(*(config[name] for name in Sizes._fields))
-        self.network = CodeNetwork(tokens.table, sizes, tokens.vectors)
-        if config["eval_drop_modality"]:  # a wrong name is refused now, not after the training
-            self.network.history.index_without(config["eval_drop_modality"])
+        self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
+        dropped = settings.decoding.eval_drop_modality
+        if dropped:  # a wrong name is refused now, not after the training
+            self.network.history.index_without(dropped)
 
     def zero_at_first(self) -> frozenset[str]:
         """Names of the weights that begin at zero: a model without them is the same model."""

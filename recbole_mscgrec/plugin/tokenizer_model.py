@@ -12,7 +12,7 @@ from typing import Any
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.trainer import Trainer
 
-from recbole_mscgrec.config.presets import resolve
+from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.storage import checkpoint, files
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer import code_page
@@ -26,30 +26,30 @@ class MSCGRecTokenizer(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        resolve(config, dataset)
+        settings = MSCGRecSettings.of(config, dataset)
         # All that can fail does so before the tokenizers are trained.
-        folder, cards = codes_folder(config), item_cards(config, dataset)
-        settings = config.final_config_dict
+        folder, cards = codes_folder(settings), item_cards(settings, dataset)
+        made_with = config.final_config_dict
         if config["model_file"]:
             state = checkpoint.load(config["model_file"])
             tokens = from_checkpoint(state, dataset)
-            settings = state["config"] | state.get("settings", {})
+            made_with = state["config"] | state.get("settings", {})
         else:
-            tokens = tokenize(config, dataset)
+            tokens = tokenize(settings, dataset)
         self.table = tokens.table
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        write_codes(folder, tokens, cards, settings)
+        write_codes(folder, tokens, cards, made_with)
 
 
-def codes_folder(config: Any) -> Path:
+def codes_folder(settings: MSCGRecSettings) -> Path:
     """`codes_dir`, or codes/DATASET in the checkpoint folder, made if it is not there.
 
     Raises:
         UserError: nothing can be written there.
     """
-    named = config["codes_dir"]
-    folder = Path(named or Path(config["checkpoint_dir"]) / "codes" / config["dataset"])
+    default = Path(settings.run.checkpoint_dir) / "codes" / settings.files.name
+    folder = Path(settings.pages.dir or default)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from PIL import Image
 
+from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.features.images import find_images, n_workers
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
@@ -35,7 +36,7 @@ class Cards(NamedTuple):
     words_column: str | None = None
 
 
-def item_cards(config: Any, train: Any) -> Cards:
+def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
     """Titles, words, popularity and posters of the items of `train`.
 
     The columns are `codes_title_column` and `codes_words_column`, or those that `title_column` and
@@ -50,21 +51,23 @@ def item_cards(config: Any, train: Any) -> Cards:
     popularity = [int(count[i]) for i in range(1, train.item_num)]
     titles, words = tokens, [[] for _ in tokens]
     title = labels = None
-    items = read_items(config, train)
+    items = read_items(settings.files, train)
     types = items.types if items else {}
-    for key in ("codes_title_column", "codes_words_column"):
-        if config[key] is not None and config[key] not in types:
-            raise UserError(f"{key} ({config[key]}) is no .item column; there are {list(types)}.")
+    pages = settings.pages
+    named = {"codes_title_column": pages.title_column, "codes_words_column": pages.words_column}
+    for key, column in named.items():
+        if column is not None and column not in types:
+            raise UserError(f"{key} ({column}) is no .item column; there are {list(types)}.")
     if items:
         rows = items.frame.drop_duplicates(items.key, keep="last").set_index(items.key)
         rows = rows.reindex(tokens, fill_value="").map(clean_text)
-        title = config["codes_title_column"] or title_column(types)
-        labels = config["codes_words_column"] or words_column(rows, types, title)
+        title = pages.title_column or title_column(types)
+        labels = pages.words_column or words_column(rows, types, title)
         if title:
             titles = [t.strip() or token for t, token in zip(rows[title], tokens, strict=True)]
         if labels:
             words = split_words(rows[labels].tolist())
-    posters = _posters(config, train, popularity)
+    posters = _posters(settings, train, popularity)
     return Cards(tokens, titles, words, popularity, posters, title, labels)
 
 
@@ -110,12 +113,12 @@ def thumbnail(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _posters(config: Any, train: Any, popularity: list[int]) -> list[str]:
+def _posters(settings: MSCGRecSettings, train: Any, popularity: list[int]) -> list[str]:
     posters = [""] * len(popularity)
     try:
-        images = find_images(config, train)
+        images = find_images(settings.images, settings.files, settings.run, train)
     except ValueError as error:
-        if config["image_dir"]:
+        if settings.images.dir:
             raise
         getLogger().warning(f"No posters are shown: {error}")
         return posters
@@ -123,7 +126,9 @@ def _posters(config: Any, train: Any, popularity: list[int]) -> list[str]:
         return posters
     items = (images.items - 1).tolist()
     popular = sorted(range(len(items)), key=lambda row: -popularity[items[row]])[:_MOST_POSTERS]
-    with ThreadPoolExecutor(max(n_workers(config), 1)) as pool:  # Pillow decodes without the GIL
+    with ThreadPoolExecutor(
+        max(n_workers(settings.images), 1)
+    ) as pool:  # Pillow decodes without the GIL
         made = pool.map(lambda row: thumbnail(images[row]), popular)
         for row, poster in zip(popular, made, strict=True):
             posters[items[row]] = poster

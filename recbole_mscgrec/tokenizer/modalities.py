@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features import given_files
 from recbole_mscgrec.features.collaborative import collaborative_vectors
 from recbole_mscgrec.features.images import ItemImages, expected_folder, find_images, n_workers
-from recbole_mscgrec.features.text import TFIDF, item_file, item_texts, text_vectors
-from recbole_mscgrec.rq_dino.settings import RQDinoSettings
-from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING
+from recbole_mscgrec.features.text import TFIDF, item_texts, text_vectors
+from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.storage import cache, files
-from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
@@ -45,143 +44,107 @@ class Absent(NamedTuple):
     reason: str
 
 
-def stage_of(name: str, config: Any, train: Any) -> Stage | Absent:
+def stage_of(name: str, settings: MSCGRecSettings, train: Any) -> Stage | Absent:
     """The stage of one modality, its inputs read and checked.
 
     Files of `vectors_file` and `codes_file` take the place of a stage's own work.
     """
-    if any(name in files for files in _given(config).values()):
-        return _given_stage(name, config, train)
-    return _STAGES[name](config, train)
-
-
-def check_modalities(config: Any) -> None:
-    """Raise UserError for a modality list, or files made elsewhere, that cannot be used."""
-    names, files = config["modalities"], _given(config)
-    given = {name for mapping in files.values() for name in mapping}
-    known = sorted({*_STAGES, *given})
-    unfit = [n for n in names if n not in known or not n.isidentifier() or n == FUSED]
-    if unfit or not names or len(set(names)) != len(names):
-        raise UserError(
-            f"modalities ({names}) must be a list of different names out of {known}; another one "
-            "needs a file: --vectors_file=\"{'NAME': 'vectors.npz'}\" or codes_file."
-        )
-    for key, mapping in files.items():
-        stray = sorted(set(mapping) - set(names) - set(_STAGES))
-        if stray:
-            raise UserError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
-    for key, more in (("target_modality", [FUSED]), ("eval_drop_modality", [])):
-        if config[key] not in (None, *names, *more):
-            raise UserError(f"{key} ({config[key]}) must be one of modalities ({names}).")
-
-
-def level_sizes(config: Any) -> list[int]:
-    """Codewords per level: `codebook_size`, one number for all `n_levels` or one for each."""
-    size, n_levels = config["codebook_size"], config["n_levels"]
-    sizes = list(size) if isinstance(size, (list, tuple)) else [size] * n_levels
-    if len(sizes) != n_levels or any(not isinstance(s, int) or s < 2 for s in sizes):
-        raise UserError(
-            f"codebook_size ({size}) must be a number of at least 2, or n_levels ({n_levels}) such."
-        )
-    return sizes
+    if name in settings.codes.vectors_file or name in settings.codes.codes_file:
+        return _given_stage(name, settings.codes, train)
+    return _STAGES[name](settings, train)
 
 
 # --- made elsewhere -------------------------------------------------------------------------------
 
 
-def _given(config: Any) -> dict[str, dict[str, str]]:
-    """Key -> modality -> file."""
-    return {key: dict(config[key] or {}) for key in ("vectors_file", "codes_file")}
-
-
-def _given_stage(name: str, config: Any, train: Any) -> Stage:
-    files = _given(config)
+def _given_stage(name: str, given: CodeSettings, train: Any) -> Stage:
     vectors, present = torch.zeros(train.item_num, 1), torch.zeros(train.item_num, dtype=torch.bool)
     codes = sizes = None
-    if name in files["vectors_file"]:
-        vectors, present = given_files.given_vectors(files["vectors_file"][name], name, train)
-    if name in files["codes_file"]:
-        codes, sizes = given_files.given_codes(files["codes_file"][name], name, train)
+    if name in given.vectors_file:
+        vectors, present = given_files.given_vectors(given.vectors_file[name], name, train)
+    if name in given.codes_file:
+        codes, sizes = given_files.given_codes(given.codes_file[name], name, train)
     features = Features(vectors, present, codes, sizes)
-    given = {k: v for k, v in features._asdict().items() if v is not None}
-    return Stage(cache.fingerprint(**given), lambda: features)
+    there = {k: v for k, v in features._asdict().items() if v is not None}
+    return Stage(cache.fingerprint(**there), lambda: features)
 
 
 # --- made here ------------------------------------------------------------------------------------
 
 
-def _collaborative_stage(config: Any, train: Any) -> Stage:
+def _collaborative_stage(settings: MSCGRecSettings, train: Any) -> Stage:
     rows = train.windows()
-    settings = {k: v for k, v in config.final_config_dict.items() if k.startswith("collaborative_")}
     key = cache.fingerprint(
         rows={k: cache.fingerprint(v=rows[k]) for k in sorted(rows)},
         n_items=train.item_num,
-        settings=settings,
-        precision=config["matmul_precision"],
-        seed=config["seed"],
+        settings=asdict(settings.collaborative),
+        precision=settings.run.matmul_precision,
+        seed=settings.run.seed,
     )
-    partial = cache.path(config["cache_dir"], "collaborative", key).with_suffix(".partial.pth")
+    partial = cache.path(settings.run.cache_dir, "collaborative", key).with_suffix(".partial.pth")
 
     def make() -> Features:
-        return Features(*collaborative_vectors(config, train, partial))
+        return Features(
+            *collaborative_vectors(settings.collaborative, settings.run, train, partial)
+        )
 
-    return _kept(config, "collaborative", key, make)
+    return _kept(settings.run.cache_dir, "collaborative", key, make)
 
 
-def _text_stage(config: Any, train: Any) -> Stage | Absent:
-    texts = item_texts(config, train)
+def _text_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
+    text, run = settings.text, settings.run
+    texts = item_texts(text, settings.files, train)
     if not any(texts):
-        file = item_file(config)
+        file = settings.files.file("item")
         return Absent(f"{file} {'has no text' if file.is_file() else 'does not exist'}")
-    encoder = config["text_encoder"]
-    tfidf = encoder == TFIDF
-    used = ["text_tfidf_size", "seed"] if tfidf else ["text_max_length", "matmul_precision"]
+    tfidf = {"size": text.tfidf_size, "seed": run.seed}
+    encoder = {"length": text.max_length, "precision": run.matmul_precision}
     key = cache.fingerprint(
-        texts=texts, encoder=encoder, files=_weights(encoder), settings={k: config[k] for k in used}
+        texts=texts,
+        encoder=text.encoder,
+        files=_weights(text.encoder),
+        settings=tfidf if text.encoder == TFIDF else encoder,
     )
-    return _kept(config, "text", key, lambda: Features(*text_vectors(texts, config)))
+    return _kept(run.cache_dir, "text", key, lambda: Features(*text_vectors(texts, text, run)))
 
 
-def _image_stage(config: Any, train: Any) -> Stage | Absent:
-    kind = config["image_tokenizer"]
-    if kind not in (RQ_DINO, FEATURES):
-        raise UserError(f"image_tokenizer ({kind!r}) must be {RQ_DINO!r} or {FEATURES!r}.")
-    images = find_images(config, train)
+def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
+    kind, run, dino = settings.images.tokenizer, settings.run, settings.images.rq_dino
+    images = find_images(settings.images, settings.files, run, train)
     if not images:
-        expected = expected_folder(config).resolve() / "ITEM.jpg"
+        expected = expected_folder(settings.images, settings.files).resolve() / "ITEM.jpg"
         return Absent(f"no image as {expected}, in any format; image_dir names another folder")
-    chosen = [field.name for field in fields(RQDinoSettings) if f"image_{field.name}" in config]
-    settings = RQDinoSettings(**{name: config[f"image_{name}"] for name in chosen})
     key = cache.fingerprint(
         images=images.digests,
         items=images.items,
         n_items=train.item_num,
         kind=kind,
-        sizes=level_sizes(config) if kind == RQ_DINO else [],
-        settings=asdict(settings),
-        weights=[_weights(value) for value in asdict(settings).values() if isinstance(value, str)],
-        precision=config["matmul_precision"],
-        seed=config["seed"],
+        sizes=settings.codes.level_sizes if kind == RQ_DINO else [],
+        settings=asdict(dino),
+        weights=[_weights(value) for value in asdict(dino).values() if isinstance(value, str)],
+        precision=run.matmul_precision,
+        seed=run.seed,
     )
     make = _rq_dino if kind == RQ_DINO else _backbone
-    return _kept(config, "image", key, lambda: make(images, settings, config, train.item_num, key))
+    return _kept(run.cache_dir, "image", key, lambda: make(images, settings, train.item_num, key))
 
 
-def _rq_dino(images: ItemImages, settings: Any, config: Any, n_items: int, key: str) -> Features:
+def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
     """Codes of RQ-DINO; its losses go to TensorBoard and, as JSON, beside the cached codes."""
     from recbole_mscgrec.rq_dino.api import rq_dino  # timm takes seconds to import
 
-    sizes, file = level_sizes(config), cache.path(config["cache_dir"], "image", key)
+    sizes, run = list(settings.codes.level_sizes), settings.run
+    file = cache.path(run.cache_dir, "image", key)
     made = rq_dino(
         images,
-        settings,
+        settings.images.rq_dino,
         sizes,
-        seed=config["seed"],
-        device=config["device"],
+        seed=run.seed,
+        device=run.device,
         partial=file.with_suffix(".partial.pth"),
-        log_dir=Path("log_tensorboard") / f"RQ-DINO-{config['dataset']}-{key}",
-        show_progress=config["show_progress"],
-        n_workers=n_workers(config),
+        log_dir=Path("log_tensorboard") / f"RQ-DINO-{settings.files.name}-{key}",
+        show_progress=run.show_progress,
+        n_workers=n_workers(settings.images),
     )
     files.write_json(file.with_suffix(".history.json"), made.history)
     return Features(
@@ -193,17 +156,18 @@ def _rq_dino(images: ItemImages, settings: Any, config: Any, n_items: int, key: 
     )
 
 
-def _backbone(images: ItemImages, settings: Any, config: Any, n_items: int, key: str) -> Features:
+def _backbone(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
     """Vectors of the frozen backbone."""
+    run = settings.run
     from recbole_mscgrec.rq_dino.api import backbone_features
 
     vectors = backbone_features(
         images,
-        settings,
-        device=config["device"],
-        n_workers=n_workers(config),
-        show_progress=config["show_progress"],
-        seed=config["seed"],
+        settings.images.rq_dino,
+        device=run.device,
+        n_workers=n_workers(settings.images),
+        show_progress=run.show_progress,
+        seed=run.seed,
     )
     present = torch.ones(len(images), dtype=torch.bool)
     return Features(
@@ -215,16 +179,16 @@ def _backbone(images: ItemImages, settings: Any, config: Any, n_items: int, key:
 _STAGES = {"collaborative": _collaborative_stage, "text": _text_stage, "image": _image_stage}
 
 
-def _kept(config: Any, name: str, key: str, make: Callable[[], Features]) -> Stage:
+def _kept(folder: str, name: str, key: str, make: Callable[[], Features]) -> Stage:
     """A stage whose features are stored: made once per fingerprint."""
 
     def features() -> Features:
-        stored = cache.load(config["cache_dir"], name, key)
+        stored = cache.load(folder, name, key)
         if stored is not None:
             return Features(**stored)
         made = make()
         tensors = {k: v for k, v in made._asdict().items() if v is not None}
-        cache.save(config["cache_dir"], name, key, tensors)
+        cache.save(folder, name, key, tensors)
         return made
 
     return Stage(key, features)

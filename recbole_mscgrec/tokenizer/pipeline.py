@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from recbole_mscgrec.config.validation import check_switches
+from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features.fusion import comparable, side_by_side
 from recbole_mscgrec.semantic_ids import code_table
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
@@ -24,8 +24,6 @@ from recbole_mscgrec.tokenizer.modalities import (
     Absent,
     Features,
     Stage,
-    check_modalities,
-    level_sizes,
     stage_of,
 )
 
@@ -53,35 +51,35 @@ class Tokenization:
         }
 
 
-def tokenize(config: Any, train: Any) -> Tokenization:
+def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     """Codes of all items in every modality, for the data set whose train split is `train`.
 
     Raises:
         UserError: an unknown modality, a target that is not among them or that no item has, or
             vectors, codes or codebooks that do not fit (see stages.py and ResidualQuantizer).
     """
-    _check_settings(config, train)
+    codes, cache_dir = settings.codes, settings.run.cache_dir
     seconds: dict[str, float] = {}
-    stages, features = _make_features(config, train, seconds)
-    vectors, target = _comparable_vectors(features, config), config["target_modality"]
+    stages, features = _make_features(settings, train, seconds)
+    vectors, target = _comparable_vectors(features, codes), codes.target_modality
     if target == FUSED:
         features[FUSED] = _fused(vectors, features)
     key = cache.fingerprint(
         features={name: stage.key for name, stage in stages.items()},
-        sizes=level_sizes(config),
+        sizes=codes.level_sizes,
         target=target,
-        iterations=config["quantizer_iterations"],
-        collision=config["collision"],
-        seed=config["seed"],
+        iterations=codes.quantizer_iterations,
+        collision=codes.collision,
+        seed=settings.run.seed,
     )
     with timed(seconds, "codes"):
-        stored = cache.load(config["cache_dir"], "codes", key)
+        stored = cache.load(cache_dir, "codes", key)
         if stored is None:
-            stored = _quantize(features, config, train)
-            cache.save(config["cache_dir"], "codes", key, stored)
-        table, report = _assemble(stored, config)
-        kept = {name: v.half() for name, v in vectors.items()} if config["history_vectors"] else {}
-    _report(report, cache.path(config["cache_dir"], "codes", key).with_suffix(".health.json"))
+            stored = _quantize(features, settings, train)
+            cache.save(cache_dir, "codes", key, stored)
+        table, report = _assemble(stored, codes)
+        kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
+    _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
     return Tokenization(table, report, seconds, _items(train), kept)
 
 
@@ -113,15 +111,15 @@ def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
 
 
 def _make_features(
-    config: Any, train: Any, seconds: dict[str, float]
+    settings: MSCGRecSettings, train: Any, seconds: dict[str, float]
 ) -> tuple[dict[str, Stage], dict[str, Features]]:
     """Stages and features of the modalities that items have, in the order of `modalities`."""
     stages: dict[str, Stage] = {}
     absent: list[str] = []
     # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
-    for name in config["modalities"]:
+    for name in settings.codes.modalities:
         with timed(seconds, name):
-            stage = stage_of(name, config, train)
+            stage = stage_of(name, settings, train)
         if isinstance(stage, Absent):
             absent.append(f"{name} ({stage.reason})")
         else:
@@ -130,10 +128,9 @@ def _make_features(
         getLogger().warning(
             f"Modalities: {', '.join(stages) or 'none'}. No item has {'; nor '.join(absent)}."
         )
-    if config["target_modality"] not in (*stages, FUSED):
-        raise UserError(
-            f"target_modality {config['target_modality']}: no item has it; choose another one."
-        )
+    target = settings.codes.target_modality
+    if target not in (*stages, FUSED):
+        raise UserError(f"target_modality {target}: no item has it; choose another one.")
     features: dict[str, Features] = {}
     for name in sorted(stages, key=lambda n: n == "collaborative"):
         with timed(seconds, name):
@@ -141,9 +138,9 @@ def _make_features(
     return stages, {name: features[name] for name in stages}
 
 
-def _comparable_vectors(features: dict[str, Features], config: Any) -> dict[str, Tensor]:
+def _comparable_vectors(features: dict[str, Features], codes: CodeSettings) -> dict[str, Tensor]:
     """Vectors of the modalities that have any, where the settings ask for vectors; else none."""
-    if config["target_modality"] != FUSED and not config["history_vectors"]:
+    if codes.target_modality != FUSED and not codes.history_vectors:
         return {}
     vectors = {
         name: comparable(feature.vectors, feature.present)
@@ -151,7 +148,7 @@ def _comparable_vectors(features: dict[str, Features], config: Any) -> dict[str,
         if feature.present.any()
     }
     # Where the rule for sparse data asked for them, data without vectors do without.
-    asked = config["history_vectors"] and "history_vectors" in config.external_config_dict
+    asked = codes.history_vectors and codes.history_vectors_chosen
     if asked and not vectors:
         raise UserError(
             "history_vectors=True needs vectors, and codes_file gives codes alone for "
@@ -162,17 +159,6 @@ def _comparable_vectors(features: dict[str, Features], config: Any) -> dict[str,
 
 def _items(train: Any) -> str:
     return cache.fingerprint(tokens=train.field2id_token[train.iid_field])
-
-
-def _check_settings(config: Any, train: Any) -> None:
-    check_modalities(config)
-    check_switches(config)
-    largest, n_items = max(level_sizes(config)), train.item_num - 1
-    if largest > n_items and set(config["modalities"]) - set(config["codes_file"] or ()):
-        raise UserError(
-            f"codebook_size ({largest}) must not exceed the number of items ({n_items}): "
-            "lower codebook_size."
-        )
 
 
 # --- codes ----------------------------------------------------------------------------------------
@@ -189,37 +175,43 @@ def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Feature
     return Features(side_by_side(vectors), present)
 
 
-def _quantize(features: dict[str, Features], config: Any, train: Any) -> dict[str, Tensor]:
+def _quantize(
+    features: dict[str, Features], settings: MSCGRecSettings, train: Any
+) -> dict[str, Tensor]:
     """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
     the target's codes are completed and made unique."""
-    target, stored = config["target_modality"], {}
+    codes, stored = settings.codes, {}
     for name, feature in features.items():
         sizes, quantizer = feature.sizes, None
         if feature.codes is not None:
             table = feature.codes.clone()  # the target's is completed in place
         else:
-            rows, sizes = feature.present.nonzero().flatten(), torch.tensor(level_sizes(config))
-            iterations, seed = config["quantizer_iterations"], config["seed"]
-            quantizer = ResidualQuantizer(sizes.tolist(), iterations, seed)
+            rows, sizes = feature.present.nonzero().flatten(), torch.tensor(codes.level_sizes)
+            iterations = codes.quantizer_iterations
+            quantizer = ResidualQuantizer(sizes.tolist(), iterations, settings.run.seed)
             table = torch.full((train.item_num, len(sizes)), MISSING)
             table[rows] = quantizer.fit(feature.vectors[rows])
         stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
-        if name == target:
-            stored["filled"] = _complete_target(table, sizes, quantizer, features, target)
-            unique = _unique(table, quantizer, feature, config, train)
+        if name == codes.target_modality:
+            stored["filled"] = _complete_target(table, sizes, quantizer, features, name)
+            unique = _unique(table, quantizer, feature, codes, train)
             stored[f"codes.{name}"] = unique
     return stored
 
 
 def _unique(
-    table: Tensor, quantizer: ResidualQuantizer | None, feature: Features, config: Any, train: Any
+    table: Tensor,
+    quantizer: ResidualQuantizer | None,
+    feature: Features,
+    settings: CodeSettings,
+    train: Any,
 ) -> Tensor:
     """Unique target codes (N, L or L + 1) from those in `table` (N, L)."""
     codes = table[1:]
-    if config["collision"] == "redistribute":
+    if settings.collision == "redistribute":
         if quantizer is None:
             raise UserError(
-                f"collision=redistribute needs the codebooks of {config['target_modality']}, whose "
+                f"collision=redistribute needs the codebooks of {settings.target_modality}, whose "
                 "codes were made elsewhere or by RQ-DINO: use collision=extra_level."
             )
         vectors = feature.vectors[1:].clone()
@@ -270,12 +262,14 @@ def _complete_target(
     return torch.tensor([len(lacking) - len(left), len(left)])
 
 
-def _assemble(stored: dict[str, Tensor], config: Any) -> tuple[CodeTable, dict[str, Any]]:
-    names = [n for n in (*config["modalities"], FUSED) if f"codes.{n}" in stored]
+def _assemble(
+    stored: dict[str, Tensor], settings: CodeSettings
+) -> tuple[CodeTable, dict[str, Any]]:
+    names = [n for n in (*settings.modalities, FUSED) if f"codes.{n}" in stored]
     tables = {n: stored[f"codes.{n}"].long() for n in names}
     sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}
     n_content_levels = {n: len(sizes[n]) for n in names}
-    target = config["target_modality"]
+    target = settings.target_modality
     if tables[target].size(1) > len(sizes[target]):
         sizes[target] = [*sizes[target], int(tables[target][:, -1].max()) + 1]
     table = CodeTable(tables, sizes, target)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from recbole.data import create_dataset
-from tiny import rule_sequences, settings, write_inter
+from tiny import rule_sequences, settings, typed, write_inter
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.features import collaborative_source
@@ -20,7 +20,10 @@ Tensor = torch.Tensor
 def vectors(folder: Path, dataset: str, **changes: Any) -> tuple[Tensor, Tensor, Any]:
     config = Config("MSCGRec", dataset, config_dict=settings(folder, **changes))
     train = create_dataset(config).build()[0]
-    return *collaborative_vectors(config, train, folder / "partial.pth"), train
+    chosen = typed(config, train)
+    return *collaborative_vectors(
+        chosen.collaborative, chosen.run, train, folder / "partial.pth"
+    ), train
 
 
 def write_split(folder: Path, name: str, shift: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from atomic_files import DATA_SETS, write
 from recbole.data import create_dataset
-from tiny import arguments, settings
+from tiny import arguments, settings, typed
 
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.config.config import Config, properties_folder
@@ -25,6 +25,12 @@ def small(folder: Path, **changes: Any) -> dict[str, Any]:
     chosen = settings(folder, collaborative_epochs=1, MAX_ITEM_LIST_LENGTH=8, **changes)
     del chosen["load_col"]
     return chosen
+
+
+def texts_of(config: Config) -> list[str]:
+    data = create_dataset(config)
+    chosen = typed(config, data)
+    return item_texts(chosen.text, chosen.files, data)
 
 
 def config_of(folder: Path, name: str, **changes: Any) -> Config:
@@ -49,10 +55,11 @@ def test_the_text_columns_are_those_that_a_person_would_take(
     caplog.set_level("INFO")
     config = config_of(tmp_path, name)
     data = create_dataset(config)
-    items = read_items(config, data)
+    settings_of = typed(config, data)
+    items = read_items(settings_of.files, data)
     assert items is not None
     assert text_columns_of(items.frame, items.types, items.key) == DATA_SETS[name].text
-    texts = item_texts(config, data)
+    texts = item_texts(settings_of.text, settings_of.files, data)
     assert sum(bool(text) for text in texts) > 0.8 * (data.item_num - 1)
     assert not any("'" in text for text in texts)
     lines = [m for m in caplog.messages if m.startswith("text: ")]
@@ -86,7 +93,8 @@ def test_no_text_and_no_image_is_one_line(tmp_path: Path, caplog: pytest.LogCapt
     from recbole_mscgrec.tokenizer.pipeline import tokenize
 
     config = config_of(tmp_path, "netflix")
-    tokenize(config, create_dataset(config).build()[0])
+    train = create_dataset(config).build()[0]
+    tokenize(typed(config, train), train)
     (line,) = [m for m in caplog.messages if m.startswith("Modalities: ")]
     assert re.match(
         r"Modalities: collaborative\. No item has text \(.*netflix\.item does not", line
@@ -98,13 +106,13 @@ def test_columns_of_a_properties_file_are_those_that_are_there(tmp_path: Path) -
     """ml-1m.yaml names director and plot too, which RecBole's file does not have."""
     config = config_of(tmp_path, "ml-1m")
     assert {"director", "plot"} < set(config["text_columns"])
-    assert sum(map(bool, item_texts(config, create_dataset(config)))) == 80
+    assert sum(map(bool, texts_of(config))) == 80
 
 
 def test_columns_named_by_the_user_are_strict(tmp_path: Path) -> None:
     config = config_of(tmp_path, "ml-1m", text_columns=["movie_title", "plot"])
     with pytest.raises(ValueError, match=r"ml-1m.item has no column \['plot'\] \(text_columns\)"):
-        item_texts(config, create_dataset(config))
+        texts_of(config)
 
 
 def test_a_properties_file_none_of_whose_columns_is_there(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_a_properties_file_none_of_whose_columns_is_there(tmp_path: Path) -> Non
     head, *lines = file.read_text().splitlines()
     file.write_text("\n".join(["item_id:token\ta:token_seq\tb:token\tc:token_seq", *lines]) + "\n")
     with pytest.raises(ValueError, match=r"has no column .*'plot'\] .*--text_columns=None"):
-        item_texts(config, create_dataset(config))
+        texts_of(config)
 
 
 def test_rows_that_nobody_clicked_are_told_with_how_to_leave_them_out(

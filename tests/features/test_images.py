@@ -18,9 +18,10 @@ import pytest
 import torch
 from PIL import Image
 from recbole.data import create_dataset
-from tiny import settings
+from tiny import dino_settings, settings, typed
 
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.settings import ImageSettings
 from recbole_mscgrec.features import images
 from recbole_mscgrec.features.images import ItemImages, find_images, load_image, n_workers
 
@@ -28,9 +29,14 @@ REAL = Path("/work/shared/dataset")
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
+def found_images(config: Config, train: Any) -> ItemImages | None:
+    chosen = typed(config, train)
+    return find_images(chosen.images, chosen.files, chosen.run, train)
+
+
 def found(folder: Path, **changes: Any) -> ItemImages | None:
     config = Config("MSCGRec", "rule", config_dict=settings(folder, image_workers=0, **changes))
-    return find_images(config, create_dataset(config).build()[0])
+    return found_images(config, create_dataset(config).build()[0])
 
 
 @pytest.fixture
@@ -327,7 +333,7 @@ def test_processes_find_the_same(
     data = create_dataset(config).build()[0]
     started = time.perf_counter()
     before = torch.get_rng_state()
-    loaded = find_images(config, data)
+    loaded = found_images(config, data)
     assert torch.equal(torch.get_rng_state(), before)
     assert time.perf_counter() - started < 60
     alone = found(rule_folder, cache_dir=str(rule_folder / "other"))
@@ -336,9 +342,11 @@ def test_processes_find_the_same(
 
 def test_workers_are_at_most_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_n_cores", lambda: 2)
-    assert [n_workers({"image_workers": n}) for n in (0, 1, 9)] == [0, 1, 2]
-    with pytest.raises(ValueError, match=r"image_workers \(-1\) must not be negative"):
-        n_workers({"image_workers": -1})
+
+    def chosen(workers: int) -> ImageSettings:
+        return ImageSettings(None, "rq_dino", workers, dino_settings())
+
+    assert [n_workers(chosen(n)) for n in (0, 1, 9)] == [0, 1, 2]
 
 
 def test_a_file_that_is_lost_meanwhile_is_named(rule_folder: Path, posters: Path) -> None:
@@ -352,6 +360,6 @@ def test_a_file_that_is_lost_meanwhile_is_named(rule_folder: Path, posters: Path
 def test_posters_of_ml_1m(tmp_path: Path) -> None:
     chosen = {"data_path": str(REAL), "cache_dir": str(tmp_path), "show_progress": False}
     config = Config("MSCGRec", "ml-1m", config_dict=chosen)
-    loaded = find_images(config, create_dataset(config))
+    loaded = found_images(config, create_dataset(config))
     assert len(loaded) == 3256 and max(loaded[0].size) <= 128
     assert len(set(loaded.digests)) == 3256 - 9  # nine pairs are identical

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from recbole.data import create_dataset
-from tiny import coloured_shapes, dino_settings, settings
+from tiny import coloured_shapes, dino_settings, settings, typed
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.rq_dino.api import RQDinoResult, backbone_features, rq_dino
@@ -254,12 +254,12 @@ def test_stage_with_the_keys_of_the_yaml(rule_folder: Path) -> None:
     chosen = settings(rule_folder, **names, modalities=["text", "image"], target_modality="text")
     config = Config("MSCGRecTokenizer", "rule", config_dict=chosen)
     dataset = create_dataset(config).build()[0]
-    table = tokenize(config, dataset).table
+    table = tokenize(typed(config, dataset), dataset).table
     codes = table.codes["image"][1:]
     assert table.sizes["image"] == [6, 6] and int((codes[:, 0] != MISSING).sum()) == 20
     (history,) = (rule_folder / "cache").glob("image-*.history.json")
     assert len(json.loads(history.read_text())["epochs"]) == 2
     assert list(Path("log_tensorboard").glob("RQ-DINO-rule-*/events*"))
     stamp = history.stat().st_mtime_ns
-    assert torch.equal(tokenize(config, dataset).table.codes["image"][1:], codes)
+    assert torch.equal(tokenize(typed(config, dataset), dataset).table.codes["image"][1:], codes)
     assert history.stat().st_mtime_ns == stamp

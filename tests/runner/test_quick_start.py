@@ -228,7 +228,7 @@ def test_modality_that_cannot_be_left_out_is_refused_before_training(
             run("MSCGRec", "rule", config_dict=settings(rule_folder, **changes))
     assert not list((rule_folder / "saved").glob("*.pth"))
     chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
-    with pytest.raises(ValueError, match=r"eval_drop_modality \(audio\) must be one of several"):
+    with pytest.raises(ValueError, match=r"eval_drop_modality \(audio\) must be one of"):
         run("MSCGRec", "rule", config_dict={**chosen, "eval_drop_modality": "audio"})
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from recbole.data import create_dataset, data_preparation
-from tiny import settings
+from tiny import settings, typed
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.tokenizer.item_cards import (
@@ -31,7 +31,7 @@ def write_items(folder: Path, lines: list[str]) -> None:
 def cards_of(folder: Path, **changes: Any) -> Cards:
     config = Config("MSCGRecTokenizer", "rule", config_dict=settings(folder, **changes))
     train = data_preparation(config, create_dataset(config))[0]._dataset
-    return item_cards(config, train)
+    return item_cards(typed(config, train), train)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from recbole.data import create_dataset
-from tiny import N_ITEMS, settings
+from tiny import N_ITEMS, settings, typed
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.runner.quick_start import run
@@ -31,7 +31,8 @@ def made(folder: Path, **changes: Any) -> tuple[Config, Any]:
 
 
 def tokens_of(folder: Path, **changes: Any) -> Tokenization:
-    return tokenize(*made(folder, **changes))
+    config, train = made(folder, **changes)
+    return tokenize(typed(config, train), train)
 
 
 def colour(image: Image.Image) -> torch.Tensor:
@@ -80,7 +81,7 @@ def paint(folder: Path, items: range, name: str = "images") -> Path:
 def test_codes_of_rq_dino_are_the_table(rule_folder: Path, dino: list[dict[str, Any]]) -> None:
     paint(rule_folder, range(20))
     config, train = made(rule_folder, image_workers=0)
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     assert tokens.table.modalities == ALL and tokens.table.sizes["image"] == [6, 6]
     for i in range(N_ITEMS):
         code = tokens.table.codes["image"][train.token2id("item_id", f"i{i}")].tolist()
@@ -99,10 +100,10 @@ def test_features_of_the_frozen_backbone_are_quantized(
 ) -> None:
     paint(rule_folder, range(20))
     config, train = made(rule_folder, image_tokenizer="features")
-    vectors, present, codes, *_ = stage_of("image", config, train).make()
+    vectors, present, codes, *_ = stage_of("image", typed(config, train), train).make()
     assert codes is None and int(present.sum()) == 20
     assert vectors[train.token2id("item_id", "i8")].tolist() == [1, 2, 56]
-    table = tokenize(config, train).table
+    table = tokenize(typed(config, train), train).table
     assert torch.equal(table.codes["image"][:, 0] != MISSING, present)
     assert [call["by"] for call in dino] == ["backbone_features"]
 
@@ -144,7 +145,7 @@ def test_image_as_the_target_takes_codes_of_the_nearest_items(
         target_modality="image",
         vectors_file={"text": str(file)},
     )
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     report = tokens.health["image"]
     assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (1, 0)
     code = tokens.table.codes["image"][train.token2id("item_id", "i0")].tolist()
@@ -231,7 +232,7 @@ def test_codes_of_a_file_take_the_place_of_a_stage(
         "recbole_mscgrec.tokenizer.modalities.text_vectors", None
     )  # must not be called
     config, train = made(rule_folder, codes_file={"text": write_codes(rule_folder, 20)})
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     assert tokens.table.sizes["text"] == [3, 3, 1]
     assert tokens.table.codes["text"][train.token2id("item_id", "i8")].tolist() == [1, 2, 0]
     assert tokens.health["text"]["n_missing"] == 10
@@ -307,17 +308,17 @@ def test_history_vectors_without_any_vectors_are_refused(rule_folder: Path) -> N
 
 def test_a_changed_file_counts_in_the_fingerprint(rule_folder: Path) -> None:
     config, train = made(rule_folder, codes_file={"text": write_codes(rule_folder)})
-    key = stage_of("text", config, train).key
-    assert stage_of("text", config, train).key == key
-    before = tokenize(config, train).table.codes["text"]
+    key = stage_of("text", typed(config, train), train).key
+    assert stage_of("text", typed(config, train), train).key == key
+    before = tokenize(typed(config, train), train).table.codes["text"]
     write_codes(rule_folder, 29)
-    assert stage_of("text", config, train).key != key
-    assert not torch.equal(tokenize(config, train).table.codes["text"], before)
+    assert stage_of("text", typed(config, train), train).key != key
+    assert not torch.equal(tokenize(typed(config, train), train).table.codes["text"], before)
 
 
 def test_given_features_are_as_the_file_says(rule_folder: Path) -> None:
     config, train = made(rule_folder, vectors_file={"text": write_vectors(rule_folder, 3)})
-    features = stage_of("text", config, train).make()
+    features = stage_of("text", typed(config, train), train).make()
     assert isinstance(features, Features) and features.codes is None
     assert int(features.present.sum()) == 3 and features.vectors.shape == (31, 5)
 

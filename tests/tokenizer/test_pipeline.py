@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from recbole.data import create_dataset
-from tiny import item_texts, rule_sequences, settings, write_dataset, write_item
+from tiny import item_texts, rule_sequences, settings, typed, write_dataset, write_item
 
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.validation import level_sizes
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.tokenizer import modalities as stages_module
 from recbole_mscgrec.tokenizer import pipeline
-from recbole_mscgrec.tokenizer.modalities import Features, level_sizes
+from recbole_mscgrec.tokenizer.modalities import Features
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
 
 
@@ -26,7 +27,8 @@ def made(folder: Path, **changes: Any) -> tuple[Config, Any]:
 
 
 def tokens_of(folder: Path, **changes: Any) -> Tokenization:
-    return tokenize(*made(folder, **changes))
+    config, train = made(folder, **changes)
+    return tokenize(typed(config, train), train)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_text_as_the_target(rule_folder: Path) -> None:
 
 def test_the_most_frequent_of_colliding_items_gets_collision_code_zero(rule_folder: Path) -> None:
     config, train = made(rule_folder, codebook_size=2)
-    codes = tokenize(config, train).table.target_codes
+    codes = tokenize(typed(config, train), train).table.target_codes
     counts = torch.tensor([train.item_counter[i] for i in range(1, 31)])
     for prefix in torch.unique(codes[:, :2], dim=0):
         group = (codes[:, :2] == prefix).all(1)
@@ -150,10 +152,11 @@ def test_changed_encoder_weights_are_noticed(
     (rule_folder / "encoder").mkdir()
     (rule_folder / "encoder" / "weights").write_bytes(b"one")
     config, train = made(rule_folder, text_encoder=str(rule_folder / "encoder"))
-    first = stages_module._text_stage(config, train).key
-    assert first == stages_module._text_stage(config, train).key
+    chosen = typed(config, train)
+    first = stages_module._text_stage(chosen, train).key
+    assert first == stages_module._text_stage(chosen, train).key
     (rule_folder / "encoder" / "weights").write_bytes(b"three")
-    assert first != stages_module._text_stage(config, train).key
+    assert first != stages_module._text_stage(chosen, train).key
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "noise", "empty"])
@@ -187,7 +190,7 @@ def unseen_item(folder: Path) -> None:
 def test_unseen_item_takes_a_code_from_its_neighbours_by_text(tmp_path: Path) -> None:
     unseen_item(tmp_path)
     config, train = made(tmp_path)
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     report = tokens.health["collaborative"]
     assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (1, 0)
     assert (tokens.table.target_codes >= 0).all()
@@ -196,7 +199,7 @@ def test_unseen_item_takes_a_code_from_its_neighbours_by_text(tmp_path: Path) ->
 def test_unseen_item_without_other_modality_takes_a_free_leaf(tmp_path: Path) -> None:
     unseen_item(tmp_path)
     config, train = made(tmp_path, modalities=["collaborative"])
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     report = tokens.health["collaborative"]
     assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (0, 1)
     codes, item = tokens.table.codes["collaborative"], train.token2id("item_id", "x")
@@ -225,7 +228,7 @@ def test_missing_text_is_missing_in_the_table(rule_folder: Path) -> None:
     del texts["i4"]
     write_item(rule_folder / "data", "rule", texts)
     config, train = made(rule_folder)
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     absent = (tokens.table.codes["text"] == MISSING).all(1).nonzero().flatten().tolist()
     assert absent == [0, train.token2id("item_id", "i4")]
     assert tokens.health["text"]["n_missing"] == 1
@@ -280,13 +283,13 @@ def test_nan_and_constant_vectors_are_named(
 
 
 def test_codebook_size_per_level() -> None:
-    assert level_sizes({"codebook_size": [4, 8], "n_levels": 2}) == [4, 8]
-    assert level_sizes({"codebook_size": 4, "n_levels": 3}) == [4, 4, 4]
+    assert level_sizes(2, [4, 8]) == (4, 8)
+    assert level_sizes(3, 4) == (4, 4, 4)
 
 
 def test_codes_of_a_checkpoint_fit_only_its_items(rule_folder: Path) -> None:
     config, train = made(rule_folder)
-    tokens = tokenize(config, train)
+    tokens = tokenize(typed(config, train), train)
     state = {"other_parameter": {"code_state": tokens.to_plain()}}
     again = from_checkpoint(state, train)
     assert torch.equal(again.table.target_codes, tokens.table.target_codes)

@@ -1,0 +1,201 @@
+"""The settings of MSCGRec as one typed object, built and validated once.
+
+The meaning of a field stands beside its key in properties/model/MSCGRec.yaml, which has the prefix
+of the group (`text_encoder` for `encoder`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from recbole_mscgrec.config import presets, validation
+from recbole_mscgrec.network.model import Sizes
+from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+
+Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Where the atomic files of a data set are, and how they are read."""
+
+    folder: Path
+    name: str
+    separator: str
+    encoding: str
+
+    def file(self, suffix: str) -> Path:
+        """The file of a kind: 'inter', 'item', ..."""
+        return self.folder / f"{self.name}.{suffix}"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What every stage of a run shares."""
+
+    seed: int
+    reproducibility: bool
+    device: torch.device
+    show_progress: bool
+    matmul_precision: str
+    cache_dir: str
+    checkpoint_dir: str
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """Semantic IDs: which modalities, and how vectors become codes."""
+
+    modalities: tuple[str, ...]
+    target_modality: str
+    level_sizes: tuple[int, ...]  # from n_levels and codebook_size
+    collision: str
+    quantizer_iterations: int
+    vectors_file: dict[str, str]
+    codes_file: dict[str, str]
+    history_vectors: bool
+    history_vectors_chosen: bool  # by the user, not by the preset of sparse data
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Text of the items and its vectors."""
+
+    encoder: str
+    tfidf_size: int
+    batch_size: int
+    max_length: int
+    columns: tuple[str, ...] | None  # None: those that hold text
+    columns_chosen: bool  # by the user: then each has to be there
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Item images and what becomes of them."""
+
+    dir: str | None
+    tokenizer: str
+    workers: int
+    rq_dino: RQDinoSettings
+
+
+@dataclass(frozen=True)
+class CollaborativeSettings:
+    """The sequential recommender behind the collaborative vectors."""
+
+    source: str
+    size: int
+    n_layers: int
+    n_heads: int
+    dropout_prob: float
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the sequence model is trained, beside RecBole's own settings."""
+
+    train_rows: str
+    constrained_training: bool
+    ema_decay: float
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How items are found and ranked."""
+
+    beam_size: int
+    rescore_model: str | None
+    rescore_weight: float
+    eval_drop_modality: str | None
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """Pages and files of the codes."""
+
+    dir: str | None
+    title_column: str | None
+    words_column: str | None
+
+
+@dataclass(frozen=True)
+class MSCGRecSettings:
+    """All settings of a run of MSCGRec, presets resolved."""
+
+    files: DataFiles
+    run: RunSettings
+    codes: CodeSettings
+    text: TextSettings
+    images: ImageSettings
+    collaborative: CollaborativeSettings
+    network: Sizes
+    training: TrainingSettings
+    decoding: DecodingSettings
+    pages: PageSettings
+
+    @classmethod
+    def of(cls, config: Any, train: Any) -> MSCGRecSettings:
+        """The settings of RecBole's Config for the data set whose train split is `train`.
+
+        Raises:
+            UserError: a value, or a combination of values, that cannot work.
+        """
+        presets.resolve(config, train)
+        validation.check(config, train.item_num - 1)
+        chosen = config.external_config_dict
+        columns = config["text_columns"]
+        columns = [columns] if isinstance(columns, str) else columns
+        backbone = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
+        more = {f.name for f in fields(RQDinoSettings) if f"image_{f.name}" in config}
+        return cls(
+            DataFiles(
+                Path(config["data_path"]),
+                config["dataset"],
+                config["field_separator"],
+                config["encoding"] or "utf-8",
+            ),
+            _group(RunSettings, config),
+            _group(
+                CodeSettings,
+                config,
+                modalities=tuple(config["modalities"]),
+                level_sizes=validation.level_sizes(config["n_levels"], config["codebook_size"]),
+                vectors_file=dict(config["vectors_file"] or {}),
+                codes_file=dict(config["codes_file"] or {}),
+                history_vectors_chosen="history_vectors" in chosen,
+            ),
+            _group(
+                TextSettings,
+                config,
+                "text_",
+                columns=None if columns is None else tuple(columns),
+                columns_chosen="text_columns" in chosen,
+            ),
+            _group(
+                ImageSettings,
+                config,
+                "image_",
+                rq_dino=RQDinoSettings(
+                    **{name: config[f"image_{name}"] for name in {*backbone, *more}}
+                ),
+            ),
+            _group(CollaborativeSettings, config, "collaborative_"),
+            Sizes(*(config[name] for name in Sizes._fields)),
+            _group(TrainingSettings, config),
+            _group(DecodingSettings, config),
+            _group(PageSettings, config, "codes_"),
+        )
+
+
+def _group(kind: type[Group], config: Any, prefix: str = "", **given: Any) -> Group:
+    """A group whose fields are the settings PREFIXfield, but for those that are `given`."""
+    names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    return kind(**{name: config[f"{prefix}{name}"] for name in names}, **given)
