@@ -5,26 +5,6 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# RecBole 1.2.1 asks for ray<=2.6.3, which has no wheel for Python 3.12 and later. Nothing here
-# imports ray, so there its other requirements are listed one by one and RecBole itself is
-# installed with --no-deps (README, "Install").
-RECBOLE = ["recbole==1.2.1; python_version < '3.12'"] + [
-    f"{name}; python_version >= '3.12'"
-    for name in (
-        "scipy",
-        "pandas",
-        "tqdm",
-        "colorlog==4.7.2",
-        "colorama==0.4.4",
-        "tensorboard",
-        "thop",
-        "tabulate",
-        "plotly",
-        "texttable",
-        "psutil",
-    )
-]
-
 INIT = Path(__file__).with_name("recbole_mscgrec").joinpath("__init__.py").read_text()
 VERSION = re.search(r'__version__ = "(.+)"', INIT)[1]
 
@@ -46,7 +26,10 @@ setup(
     py_modules=["run_recbole_mscgrec"],
     entry_points={"console_scripts": ["recbole-mscgrec = recbole_mscgrec.cli:main"]},
     install_requires=[
-        *RECBOLE,
+        # 1.2.1, the newest, requires ray<=2.6.3, which has wheels for Python 3.10 and 3.11 only.
+        # From 3.12 on pip takes 1.2.0 by itself, which requires no ray. Before, RecBole had no AdamW
+        # and another BERT4Rec.
+        "recbole>=1.2.0",
         "torch>=2.6",  # before, RecBole's own torch.load unpickles
         "transformers",
         "timm",
@@ -54,9 +37,13 @@ setup(
         "filelock",
         "jinja2",
         "pillow>=10.1",
+        "pandas",
+        "psutil",
         "pyyaml",
         "safetensors",
         "scikit-learn",
+        "scipy",
+        "tqdm",
     ],
     extras_require={
         "test": ["pytest", "ruff"],

@@ -1,4 +1,4 @@
-"""Everything RecBole 1.2.1 needs to run on today's numpy, pandas and torch, in one place.
+"""Everything RecBole 1.2.0 and 1.2.1 need to run on today's numpy, pandas and torch, in one place.
 
 `plugin.registration` calls `apply()` right after RecBole is imported. Each fix looks for the
 missing feature, never for a version number, and does nothing where it exists.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import warnings
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from recbole_mscgrec.storage.errors import UserError
 def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
     _restore_numpy_aliases()
+    _import_models_without_kmeans()
     _fill_missing_values()
     _remap_sequences()
     time_order.install()
@@ -66,6 +69,28 @@ def _keep_the_lists_of_settings() -> None:
     Config._init_parameters_category = _init_parameters_category
 
 
+def _import_models_without_kmeans() -> None:
+    """RecBole 1.2.0 imports kmeans_pytorch, which it does not require, with every general model;
+    only LDiffRec with several clusters calls it."""
+    models, missing = "recbole.model.general_recommender", "kmeans_pytorch"
+    if models in sys.modules or importlib.util.find_spec(missing) is not None:
+        return
+
+    def kmeans(*args: Any, **kwargs: Any) -> None:
+        raise ModuleNotFoundError(
+            "LDiffRec with n_cate > 1 needs kmeans_pytorch: pip install kmeans-pytorch",
+            name=missing,
+        )
+
+    placeholder = ModuleType(missing)
+    placeholder.kmeans = kmeans  # type: ignore[attr-defined]
+    sys.modules[missing] = placeholder
+    try:
+        importlib.import_module(models)
+    finally:
+        del sys.modules[missing]  # whoever asks later is told that it is not there
+
+
 def _evaluate_no_strings() -> None:
     """RecBole calls `eval` on every string among its settings, on the teacher's name of KD_DAGFM
     and on the choices in HyperTuning's files: a setting could run code."""
@@ -80,15 +105,16 @@ def _evaluate_no_strings() -> None:
         config_dict.update(parsing.parse_values(config_dict))
         return config_dict
 
+    Config._convert_config_dict = _convert_config_dict
+    # A module's own name comes before Python's function of that name.
+    hyper_tuning.eval = lambda text: parsing.parse_value("", text)
+
     def teacher(name: str) -> Any:
         if not isinstance(getattr(kd_dagfm, name, None), type):
             raise UserError(f"teacher ({name}) must be CrossNet or CIN.")
         return getattr(kd_dagfm, name)
 
-    Config._convert_config_dict = _convert_config_dict
-    # A module's own name comes before Python's function of that name.
     kd_dagfm.eval = teacher
-    hyper_tuning.eval = lambda text: parsing.parse_value("", text)
 
 
 class _PandasFillingSequences:

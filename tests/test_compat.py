@@ -1,11 +1,14 @@
-"""What RecBole 1.2.1 needs on today's packages."""
+"""What RecBole needs on today's packages."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from recbole.data import create_dataset
 from recbole.evaluator import Collector
@@ -90,3 +93,11 @@ def test_pop_ranks_by_the_number_of_interactions(rule_folder: Path) -> None:
     assert torch.equal(built.model.item_cnt.flatten(), expected)
     scores = built.model.full_sort_predict(built.test.dataset.inter_feat[:1])
     torch.testing.assert_close(scores, expected.double() / expected.max())
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("kmeans_pytorch") is not None, reason="kmeans_pytorch is installed"
+)
+def test_general_models_import_without_kmeans() -> None:
+    assert importlib.util.find_spec("recbole.model.general_recommender.bpr")
+    assert "kmeans_pytorch" not in sys.modules

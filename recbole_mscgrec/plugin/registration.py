@@ -51,7 +51,7 @@ class _AfterRecBole(MetaPathFinder):
         if spec is None or spec.loader is None:
             sys.meta_path.insert(0, self)
             raise ModuleNotFoundError(
-                "RecBole is not installed: pip install 'recbole>=1.1.1'", name=name
+                "RecBole is not installed: pip install 'recbole>=1.2.0'", name=name
             )
         execute = spec.loader.exec_module
 
