@@ -65,8 +65,8 @@ def _keep_the_lists_of_settings() -> None:
         original(self)
         self.parameters = {name: list(keys) for name, keys in self.parameters.items()}
 
-    _init_parameters_category.copies = True
     Config._init_parameters_category = _init_parameters_category
+    Config._init_parameters_category.copies = True
 
 
 def _import_models_without_kmeans() -> None:
@@ -220,8 +220,8 @@ def _keep_plain_evaluation_data() -> None:
             struct.set(key, value)
         return struct
 
-    get_data_struct.keeps_plain_data = True
     Collector.get_data_struct = get_data_struct
+    Collector.get_data_struct.keeps_plain_data = True
 
 
 def _look_tail_items_up() -> None:
@@ -238,8 +238,8 @@ def _look_tail_items_up() -> None:
         is_tail = original(self, items[None], count_items)[0]  # each item once
         return is_tail[np.searchsorted(items, item_matrix)]
 
-    get_tail.looks_up = True
     TailPercentage.get_tail = get_tail
+    TailPercentage.get_tail.looks_up = True
 
 
 def _import_models_without_anomaly_detection() -> None:
@@ -269,5 +269,5 @@ def _count_every_interaction() -> None:
         self.max_cnt = self.item_cnt.max(dim=0)[0]
         return loss
 
-    calculate_loss.counts_every_interaction = True
     Pop.calculate_loss = calculate_loss
+    Pop.calculate_loss.counts_every_interaction = True

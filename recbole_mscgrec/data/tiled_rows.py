@@ -39,6 +39,7 @@ class TiledDataset(SequentialDataset):
     the order of time; a row's `POSITION` is its target's place there.
     """
 
+    inter_feat: Interaction
     sequence_times: np.ndarray
 
     @property

@@ -103,8 +103,8 @@ def _read_exact_times(dataset_class: Any) -> None:
             frame.loc[texts.notna().to_numpy(), field] = _times(texts, field, filepath)
         return frame
 
-    _load_feat.keeps_time_order = True
     dataset_class._load_feat = _load_feat
+    dataset_class._load_feat.keeps_time_order = True
 
 
 def _has_no_times(config: Any, filepath: str) -> bool:

@@ -3,7 +3,7 @@ prefixes."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
@@ -13,8 +13,13 @@ from torch.nn.functional import cross_entropy
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.storage.errors import UserError
 
+if TYPE_CHECKING:  # what TiledRows is mixed into
+    from recbole.model.abstract_recommender import SequentialRecommender as _Model
+else:
+    _Model = object
 
-class TiledRows:
+
+class TiledRows(_Model):
     """A model of RecBole on the windows of TiledDataset.
 
     It looks at no later position than the one it predicts after, and its rows are left-aligned, so

@@ -3,6 +3,8 @@ in attention. They know nothing of items, codes or trees."""
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -47,6 +49,11 @@ class FeedForward(nn.Sequential):
             nn.Linear(inner_size, size, bias=False),
         )
 
+    @property
+    def out(self) -> nn.Linear:
+        """The second of them."""
+        return cast(nn.Linear, self[-1])
+
 
 class EncoderBlock(nn.Module):
     """Self-attention with an additive bias, then a feed-forward layer."""
@@ -62,7 +69,7 @@ class EncoderBlock(nn.Module):
 
     def output_layers(self) -> list[nn.Linear]:
         """The last linear map of every sublayer."""
-        return [self.out, self.feed_forward[-1]]
+        return [self.out, self.feed_forward.out]
 
     def forward(
         self, x: Tensor, slots: Slots, bias: Tensor, windows: Windows | None = None
@@ -70,8 +77,9 @@ class EncoderBlock(nn.Module):
         """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T); `windows`
         where tokens see nothing behind themselves."""
         qkv = slots.spread(self.qkv(self.norm_attention(x)))
-        attended = attend(*split_heads(qkv, 3, self.n_heads), bias, windows)
-        x = x + self.dropout(self.out(slots.pack(join_heads(attended))))
+        q, k, v = split_heads(qkv, 3, self.n_heads)
+        attended = join_heads(attend(q, k, v, bias, windows))
+        x = x + self.dropout(self.out(slots.pack(attended)))
         return x + self.dropout(self.feed_forward(self.norm_forward(x)))
 
 
@@ -93,7 +101,7 @@ class DecoderBlock(nn.Module):
 
     def output_layers(self) -> list[nn.Linear]:
         """The last linear map of every sublayer."""
-        return [self.out_self, self.out_cross, self.feed_forward[-1]]
+        return [self.out_self, self.out_cross, self.feed_forward.out]
 
     def memory(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, T, D/H) of the encoded history (B, T, D)."""
@@ -110,8 +118,8 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T); `windows`
         where there is a query per item of the history, which sees the items up to it."""
-        qkv = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1)
-        attended = attend_levels(*qkv.unbind(1), slots.counts)
+        q, k, v = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1).unbind(1)
+        attended = attend_levels(q, k, v, slots.counts)
         x = x + self.dropout(self.out_self(attended.flatten(1)))
 
         (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, self.n_heads)

@@ -38,6 +38,11 @@ class HistoryTokens(nn.Module):
         learned: add a vector of the item's own, which begins at zero; with tokens 'item'.
     """
 
+    item_index: Tensor
+    mask_layout: Tensor
+    first: Tensor
+    modality_of: Tensor
+
     def __init__(
         self,
         table: CodeTable,
@@ -169,6 +174,8 @@ class HistoryTokens(nn.Module):
 
 class VectorPart(nn.Module):
     """A modality's part of an item's token: a linear map of its vector."""
+
+    vectors: Tensor
 
     def __init__(self, vectors: Tensor, size: int) -> None:
         super().__init__()

@@ -26,6 +26,11 @@ class Neighbours(nn.Module):
             side that is drawn.
     """
 
+    order: Tensor
+    place: Tensor
+    begin: Tensor
+    end: Tensor
+
     def __init__(self, table: CodeTable, prob: float) -> None:
         super().__init__()
         self.prob = prob

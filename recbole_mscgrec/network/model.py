@@ -5,7 +5,8 @@ Knows codes and the prefix tree, not RecBole. Symbols as in mscgrec.py.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -79,11 +80,10 @@ class CodeNetwork(nn.Module):
         UserError: a width that the heads do not divide.
     """
 
+    level_offset: Tensor
+
     def __init__(
-        self,
-        table: CodeTable,
-        sizes: Sizes,
-        vectors: dict[str, Tensor] | None = None,
+        self, table: CodeTable, sizes: Sizes, vectors: dict[str, Tensor] | None = None
     ) -> None:
         super().__init__()
         size = sizes.hidden_size
@@ -128,9 +128,8 @@ class CodeNetwork(nn.Module):
             layers = (n_blocks, self.dropout, sizes.dropout_prob)
             n_blocks, self.recurrent = 0, RecurrentEncoder(size, *layers)
         else:
-            both_ways, per_item = self.bidirectional, self.history.per_item
-            item_bias = DistanceBias(*buckets, both_ways)
-            self.encoder_bias = HistoryBias(item_bias, n_heads, per_item, sizes.code_bias)
+            item = DistanceBias(*buckets, self.bidirectional)
+            self.encoder_bias = HistoryBias(item, n_heads, self.history.per_item, sizes.code_bias)
         self.decoder_bias = DistanceBias(*buckets) if sizes.decoder == ITEM_AWARE else NoBias()
         self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(n_blocks))
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
@@ -187,14 +186,11 @@ class CodeNetwork(nn.Module):
         if windows is not None and not self._is_every_item(limit, encoded):
             windows = None
         start = self._start(encoded, limit, place[: counts[0]])
-        given = zip(
-            codes, counts[1:], self.level_offset, strict=False
-        )  # the codes before each level
-        later = torch.cat([place[:0], *(code[:n] + offset for code, n, offset in given)])
+        before = zip(codes, counts[1:], self.level_offset, strict=False)  # codes before each level
+        later = torch.cat([place[:0], *(code[:n] + offset for code, n, offset in before)])
         x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
-        x = x + torch.cat(
-            [w.expand(n, -1) for w, n in zip(self.level_embedding.weight, counts, strict=False)]
-        )
+        levels = zip(self.level_embedding.weight, counts, strict=False)
+        x = x + torch.cat([weight.expand(n, -1) for weight, n in levels])
         x = self.dropout(x)
         for block in self.decoder:
             x = block(x, slots, encoded.states, bias, windows)
@@ -218,7 +214,7 @@ class CodeNetwork(nn.Module):
         states, size = encoded.states, encoded.states.size(-1)
         if self.start_from_history is None:
             return self.start.expand(len(place), size)
-        if self.history.per_item > 1:
+        if self.history.per_item > 1 and encoded.keep is not None:
             keep = encoded.keep.unflatten(1, (-1, self.history.per_item)).unsqueeze(-1)
             tokens = states.unflatten(1, (-1, self.history.per_item)) * keep
             states = tokens.sum(2) / keep.sum(2).clamp(min=1)
@@ -227,8 +223,7 @@ class CodeNetwork(nn.Module):
         return self.start + self.start_from_history(last_items)
 
     def level_logits(self, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
-        """Scores (P, K) of all codewords of a level after nodes (P,); weights tied to the decoder's
-        input.
+        """Scores (P, K) of all codewords of a level after nodes (P,), tied to the decoder's input.
 
         Always in the weights' precision: bfloat16 would make one score of many near ones.
         """
@@ -251,8 +246,7 @@ class CodeNetwork(nn.Module):
     ) -> Tensor:
         """What each level adds to the log-probability of n items, (L, n); their sum is the
         exact log p(item | history). The softmax runs over the children of the item's prefix, or,
-        not `constrained`, over all codewords of a level. Other arguments as in `decode`.
-        """
+        not `constrained`, over all codewords of a level. Other arguments as in `decode`."""
         targets = Targets(self.tree, items, constrained)
         log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
         if not targets.counts:  # a catalogue of one item
@@ -283,8 +277,9 @@ class CodeNetwork(nn.Module):
     def decoder_step(self, encoded: Encoded, limit: Tensor) -> Step:
         """The step function of a beam search over one batch; it keeps the decoder's state."""
         bias = self._cross_bias(encoded, limit)
-        memories = [block.memory(encoded.states) for block in self.decoder]
-        past: list[list[Tensor]] = [[] for _ in self.decoder]
+        decoder = list(cast(Iterable[DecoderBlock], self.decoder))
+        memories = [block.memory(encoded.states) for block in decoder]
+        past: list[list[Tensor]] = [[] for _ in decoder]
         ancestors: list[Tensor] = []  # per level so far (P,): which of its tokens a beam comes from
 
         def step(
@@ -297,7 +292,7 @@ class CodeNetwork(nn.Module):
                 ancestors[:] = [line[parents] for line in ancestors[:-1]] + [parents]
             x = x + self.level_embedding.weight[level]
             slots = Slots.by_row(row, len(encoded))
-            for block, kept, memory in zip(self.decoder, past, memories, strict=True):
+            for block, kept, memory in zip(decoder, past, memories, strict=True):
                 x = block.step(x, kept, ancestors, slots, memory, bias)
             ancestors.append(torch.arange(len(x), device=x.device))
             return self.level_logits(level, self.decoder_norm(x), nodes)

@@ -7,6 +7,8 @@ part of the paper).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn.functional import embedding
@@ -36,8 +38,8 @@ class NodeVectors(nn.Module):
             return logits
         inside = nodes.clamp(min=0)
         children = self.tree.children(level, inside, int(self.tree.n_children(level, inside).max()))
-        weight, n_children = self.levels[level - 1].weight, children.nodes.size(1)
-        where = children.nodes.long()
+        weight = cast(nn.Embedding, self.levels[level - 1]).weight
+        where, n_children = children.nodes.long(), children.nodes.size(1)
         if len(weight) <= _DENSE * n_children:
             scores = (hidden @ weight.T).gather(1, where)
         else:

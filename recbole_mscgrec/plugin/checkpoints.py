@@ -29,8 +29,8 @@ def install() -> None:
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
-    _save_checkpoint.plain = True
     Trainer._save_checkpoint = _save_checkpoint
+    Trainer._save_checkpoint.plain = True
     original = AbstractRecommender.load_other_parameter
 
     def load_other_parameter(self: Any, para: Any) -> None:

@@ -28,9 +28,13 @@ class Backbone(nn.Module):
         width: D.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.width = model, model.num_features
+        self.model: nn.Module = model
+        self.width: int = model.num_features
         for name in ("mean", "std"):
             value = torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -100,7 +104,7 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
     return backbone
 
 
-def _create(settings: RQDinoSettings, options: dict[str, Any]) -> nn.Module:
+def _create(settings: RQDinoSettings, options: dict[str, Any]) -> Any:
     """Transformers have to be told the image size and that it varies; convolutions have no such
     argument."""
     options = {"num_classes": 0, **options, **settings.backbone_args}

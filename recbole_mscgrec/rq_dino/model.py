@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_mscgrec.rq_dino.backbone import Backbone, Projection
 from recbole_mscgrec.rq_dino.quantizer import Quantized, ResidualVQ
 from recbole_mscgrec.rq_dino.settings import SINKHORN, RQDinoSettings
 
@@ -51,17 +52,21 @@ class DinoNetwork(nn.Module):
     """Backbone, residual quantizer (the student has one, the teacher none) and head.
 
     Args:
-        backbone: crops to vectors; has their `width`.
+        backbone: crops to vectors, or the vectors of a frozen one to others.
         codebook_sizes: K of each level, or None for a network without quantizer.
     """
 
     def __init__(
-        self, backbone: nn.Module, settings: RQDinoSettings, codebook_sizes: list[int] | None
+        self,
+        backbone: Backbone | Projection,
+        settings: RQDinoSettings,
+        codebook_sizes: list[int] | None,
     ) -> None:
         super().__init__()
         self.backbone, width = backbone, backbone.width
-        is_student = codebook_sizes is not None
-        self.quantizer = ResidualVQ(codebook_sizes, width, settings) if is_student else None
+        self.quantizer = (
+            None if codebook_sizes is None else ResidualVQ(codebook_sizes, width, settings)
+        )
         self.head = DinoHead(width, settings)
 
     def forward(self, *crops: Tensor | None) -> tuple[Tensor, Tensor, Quantized | None]:
@@ -74,6 +79,17 @@ class DinoNetwork(nn.Module):
         with _full_precision(features):
             quantized = self.quantizer(features)
         return self.head(quantized.straight_through), features, quantized
+
+
+class Student(DinoNetwork):
+    """The network that learns: it has a quantizer."""
+
+    quantizer: ResidualVQ
+
+    def __init__(
+        self, backbone: Backbone | Projection, settings: RQDinoSettings, codebook_sizes: list[int]
+    ) -> None:
+        super().__init__(backbone, settings, codebook_sizes)
 
 
 @torch.no_grad()
@@ -101,6 +117,8 @@ def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS)
 
 class Targets(nn.Module):
     """The teacher's sharpened and balanced probabilities."""
+
+    centre: Tensor
 
     def __init__(self, settings: RQDinoSettings) -> None:
         super().__init__()

@@ -30,6 +30,8 @@ class ResidualVQ(nn.Module):
     is False before that.
     """
 
+    started: Tensor
+
     def __init__(self, codebook_sizes: list[int], width: int, settings: RQDinoSettings) -> None:
         super().__init__()
         self.sizes, self.decay = codebook_sizes, settings.codebook_decay

@@ -12,8 +12,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from recbole_mscgrec.rq_dino.backbone import Projection, make_backbone
-from recbole_mscgrec.rq_dino.model import DinoNetwork, Targets, dino_loss, ema_update, koleo
+from recbole_mscgrec.rq_dino.backbone import Backbone, Projection, make_backbone
+from recbole_mscgrec.rq_dino.model import (
+    DinoNetwork,
+    Student,
+    Targets,
+    dino_loss,
+    ema_update,
+    koleo,
+)
 from recbole_mscgrec.rq_dino.quantizer import perplexities
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.rq_dino.views import Pixels, multi_crop, plain_view
@@ -53,11 +60,11 @@ class DinoTraining:
         torch.manual_seed(seed)
         self.pixels, self.settings, self.seed = pixels, settings, seed
         self.device, self.partial, self.log_dir = torch.device(device), partial, log_dir
-        frozen = make_backbone(settings) if settings.projection else nn.Identity()
-        # Channels last: convolutions are a third faster.
-        frozen = frozen.to(self.device, memory_format=torch.channels_last)
+        frozen: Backbone | nn.Identity = nn.Identity()
+        if settings.projection:  # channels last: convolutions are a third faster
+            frozen = make_backbone(settings).to(self.device).to(memory_format=torch.channels_last)
         self.frozen = frozen.eval().requires_grad_(False)
-        student = DinoNetwork(self._backbone(settings.drop_path), settings, codebook_sizes)
+        student = Student(self._backbone(settings.drop_path), settings, codebook_sizes)
         teacher = DinoNetwork(self._backbone(), settings, None)
         self.student = student.to(self.device)
         self.teacher = teacher.to(self.device).requires_grad_(False)
@@ -69,14 +76,14 @@ class DinoTraining:
         self.history["epochs"] = []
         self._resume()
         if self.epoch == 0:
-            if settings.projection:
+            if isinstance(student.backbone, Projection):
                 student.backbone.start(encode(self.frozen, pixels, settings, self.device))
             ema_update(self.teacher, self.student, 0.0)
 
-    def _backbone(self, drop_path: float = 0.0) -> nn.Module:
+    def _backbone(self, drop_path: float = 0.0) -> Backbone | Projection:
         """The part of a network behind what is frozen."""
         width = self.settings.projection
-        if not width:
+        if not width or isinstance(self.frozen, nn.Identity):
             return make_backbone(self.settings, drop_path)
         if width > min(self.frozen.width, len(self.pixels)):
             raise UserError(
@@ -217,9 +224,8 @@ class DinoTraining:
         if writer is None:
             return
         for name, value in row.items():
-            values = (
-                {f"/{i}": v for i, v in enumerate(value)} if name == "perplexity" else {"": value}
-            )
+            per_level = name == "perplexity"
+            values = {f"/{i}": v for i, v in enumerate(value)} if per_level else {"": value}
             for suffix, number in values.items():
                 writer.add_scalar(f"RQ-DINO/{name}{suffix}", number, self.epoch)
 

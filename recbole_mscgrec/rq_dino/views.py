@@ -92,14 +92,16 @@ def multi_crop(batch: Tensor, settings: RQDinoSettings) -> tuple[Tensor, Tensor 
     return torch.cat(globals_), torch.cat(locals_) if locals_ else None
 
 
-def _view(images: Tensor, size: int, scale: list[float], settings: RQDinoSettings) -> Tensor:
+def _view(
+    images: Tensor, size: int, scale: tuple[float, float], settings: RQDinoSettings
+) -> Tensor:
     crop = random_crop(images, size, scale)
     if settings.colour_jitter:
         crop = recolour(crop, settings.colour_jitter)
     return _blur(crop)
 
 
-def random_crop(images: Tensor, size: int, scale: list[float]) -> Tensor:
+def random_crop(images: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
     """A rectangle of a random share `scale` of each image's area, maybe mirrored: (B, 3, size,
     size)."""
     n = len(images)

@@ -138,7 +138,7 @@ def _keys(codes: Tensor, sizes: list[int]) -> Tensor:
 
 def _digits(keys: Tensor, sizes: list[int]) -> Tensor:
     """Undo `_keys`."""
-    digits = []
+    digits: list[Tensor] = []
     for size in reversed(sizes):
         digits.insert(0, keys % size)
         keys = keys // size

@@ -86,10 +86,12 @@ def load(
 
 def random_state(train_data: Any = None) -> dict[str, Any]:
     """State of every random generator that training draws from; `train_data` is a loader."""
-    version, keys, position, has_gauss, cached = np.random.get_state()
+    drawn = np.random.get_state(legacy=False)
+    kind, keys, position = drawn["bit_generator"], drawn["state"]["key"], drawn["state"]["pos"]
+    numpy = [kind, torch.from_numpy(keys.astype(np.int64)), position]
     state = {
         "torch": torch.get_rng_state(),
-        "numpy": [version, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [*numpy, drawn["has_gauss"], drawn["gauss"]],
         "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
     }
     if train_data is not None:

@@ -96,7 +96,9 @@ def groups_of(
     """'17' and '17.4', every prefix of one and of two levels that items have -> `describe`."""
     members = defaultdict(list)
     for code, item_words in zip(codes, words, strict=True):
-        for length in range(1, min(_WORD_LEVELS, n_content_levels) + 1 if code else 0):
+        if not code:
+            continue
+        for length in range(1, min(_WORD_LEVELS, n_content_levels) + 1):
             members[".".join(map(str, code[:length]))].append(item_words)
     catalogue = Counter(word for item in words for word in item)
     n_catalogue = sum(bool(item) for item in words)
