@@ -1,0 +1,206 @@
+"""Add result files to results/runs.csv, one row per run, and the ranks of its users to results/ranks/.
+
+    python results/collect.py --table=ml-100k --commit=6542089 saved/tiled/MSCGRec_*.json
+    python results/collect.py --table=ml-100k --row="MSCGRec with TiledGRU4Rec" \
+        --commit=6542089 saved/seen/both-ranked_*.json
+
+`--table` is the group of rows that a page compares. A row is named by `--row`, or by the file's name
+up to the last "_". NAME_SEED.npz beside a file (`--per_user_file`) gives the ranks, NAME_SEED.log the
+epochs. A run that is there already (same table, row, protocol and seed) is replaced. Afterwards
+`python results/tables.py --significance` brings comparisons and pages up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_mscgrec import __version__
+from recbole_mscgrec.experiments.job import read_result
+from recbole_mscgrec.runner import user_ranks
+
+HERE = Path(__file__).resolve().parent
+KEY = ("table", "row", "protocol", "seed")
+_ACCURACY = [f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in (1, 5, 10, 20)]
+_DIVERSITY = [
+    f"{name}@{k}"
+    for name in ("itemcoverage", "giniindex", "tailpercentage")
+    for k in (1, 5, 10, 20)
+]
+_STAGES = ("data", "collaborative", "text", "image", "codes", "train", "test")
+_PACKAGES = ("python", "torch", "recbole", "transformers", "numpy")
+COLUMNS = [
+    *("table", "row", "protocol", "seed", "model", "dataset", "version", "commit", "settings"),
+    *("epochs_trained", "best_epoch"),
+    *(f"valid {name}" for name in _ACCURACY),
+    *(f"test {name}" for name in (*_ACCURACY, *_DIVERSITY)),
+    *(f"seconds {stage}" for stage in _STAGES),
+    *("peak_memory_mb", "peak_gpu_memory_mb", "n_parameters"),
+    *("level_share", "invalid_share", "perplexity", "alone_share"),
+    *_PACKAGES,
+    "ranks",
+]
+# In columns of their own, or of the machine only.
+_NO_SETTING = ("seed", "exclude_seen", "seen_items", "test_metrics")
+
+
+def protocol(settings: dict[str, Any]) -> str:
+    """What the ranking holds, by the settings of today and of version 0.1."""
+    excluded = settings.get("exclude_seen") or "none"
+    if excluded is True:
+        excluded = settings.get("seen_items", "all")
+    names = {"none": "seen ranked", "all": "seen excluded", "history": "seen history excluded"}
+    return names[str(excluded).lower()]
+
+
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that say what a run is, without the folders of the machine it ran on."""
+    kept = {k: v for k, v in sorted(settings.items()) if k not in _NO_SETTING}
+    return {k: _without_folder(v) for k, v in kept.items()}
+
+
+def _without_folder(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+def record(result: dict[str, Any], log: str = "") -> dict[str, str]:
+    """One run as a row of the CSV, without table, row, version, commit and ranks."""
+    settings = result.get("settings") or {}
+    found: dict[str, Any] = {k: result.get(k) for k in COLUMNS if k in result}
+    found |= {"protocol": protocol(settings), "settings": _json(portable(settings))}
+    found |= _epochs(log)
+    for kind in ("valid", "test"):
+        metrics = result["best_valid_result" if kind == "valid" else "test_result"] or {}
+        found |= {f"{kind} {name}": value for name, value in metrics.items()}
+    found |= {f"seconds {stage}": value for stage, value in result["seconds"].items()}
+    found |= {name: result.get("versions", {}).get(name) for name in _PACKAGES}
+    health = result.get("code_health") or {}
+    levels = {m: [level["perplexity"] for level in h["levels"]] for m, h in health.items()}
+    alone = {m: h["alone_share"] for m, h in health.items()}
+    shares = result.get("level_share")
+    found |= {"perplexity": _json(levels), "alone_share": _json(alone)}
+    found["level_share"] = " ".join(map(str, shares)) if shares else ""
+    unknown = sorted(set(found) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"no column for {unknown}: add them to COLUMNS.")
+    return {k: "" if v is None else str(v) for k, v in found.items()}
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True) if value else ""
+
+
+def _epochs(log: str) -> dict[str, int]:
+    """How many epochs a training log tells of, and the best one; RecBole counts from 0."""
+    trained = re.findall(r"epoch (\d+) training", log)
+    best = re.findall(r"best eval result in epoch (\d+)", log)
+    found = {"epochs_trained": int(trained[-1]) + 1} if trained else {}
+    return found | ({"best_epoch": int(best[-1]) + 1} if best else {})
+
+
+def read_runs(file: Path) -> list[dict[str, str]]:
+    """The rows of such a CSV; none where there is no file yet."""
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_runs(file: Path, runs: Iterable[dict[str, str]]) -> None:
+    """Write runs sorted by KEY; a later one replaces an earlier one of the same key."""
+    unique = {tuple(run[k] for k in KEY): run for run in runs}
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(unique[key] for key in sorted(unique))
+
+
+def ranks_file(run: dict[str, str]) -> str:
+    """Name of the file of ranks of a run."""
+    parts = [run[k] for k in ("table", "row", "protocol", "seed")]
+    return re.sub(r"[^\w.+-]+", "-", "_".join(parts)) + ".npz"
+
+
+def save_ranks(folder: Path, name: str, dataset: str, ranks: user_ranks.Ranks) -> None:
+    """Ranks as uint16, users as indices into the sorted list that all runs of a data set share.
+
+    Raises:
+        ValueError: a user that the list lacks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = folder / f"{dataset}.users.txt"
+    if not shared.is_file():
+        shared.write_text("\n".join(sorted(ranks.users)) + "\n", encoding="utf-8")
+    users = np.array(shared.read_text(encoding="utf-8").split("\n")[:-1])
+    where = np.searchsorted(users, ranks.users)
+    if (users[np.minimum(where, len(users) - 1)] != ranks.users).any():
+        raise ValueError(f"{name} has users that {shared.name} lacks: not the same data.")
+    order = np.argsort(where)
+    values = {"users": where[order], "ranks": ranks.ranks[order], "depth": ranks.depth}
+    np.savez_compressed(folder / name, **{k: np.uint16(v) for k, v in values.items()})
+
+
+def collect(
+    files: Sequence[Path], folder: Path, table: str, row: str | None, commit: str, version: str
+) -> list[dict[str, str]]:
+    """Add result files to folder/runs.csv and folder/ranks. Returns the new rows."""
+    new = []
+    for file in files:
+        result, log = read_result(file), file.with_suffix(".log")
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        run = dict.fromkeys(COLUMNS, "") | record(result, text)
+        run |= {"table": table, "row": row or file.stem.rpartition("_")[0]}
+        run |= {"commit": commit, "version": version}
+        if file.with_suffix(".npz").is_file():
+            run["ranks"] = ranks_file(run)
+            ranks = user_ranks.load(file.with_suffix(".npz"))
+            save_ranks(folder / "ranks", run["ranks"], run["dataset"], ranks)
+        new.append(run)
+    write_runs(folder / "runs.csv", [*read_runs(folder / "runs.csv"), *new])
+    return new
+
+
+def _head() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line, collect, say what was added. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="NAME_SEED.json")
+    parser.add_argument("--table", required=True, help="group of rows that a page compares")
+    parser.add_argument("--row", help="name of the row; default: the file's name without the seed")
+    parser.add_argument("--commit", default=_head(), help="commit of the runs; default: HEAD")
+    parser.add_argument("--version", default=__version__, help="version of the runs")
+    parser.add_argument("--folder", type=Path, default=HERE)
+    options = parser.parse_args(argv)
+    try:
+        new = collect(
+            options.files,
+            options.folder,
+            options.table,
+            options.row,
+            options.commit,
+            options.version,
+        )
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    for run in new:
+        sys.stdout.write(f"{run['table']}: {run['row']}, {run['protocol']}, seed {run['seed']}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
