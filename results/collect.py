@@ -1,13 +1,14 @@
-"""Add result files to results/runs.csv, one row per run, and the ranks of its users to results/ranks/.
+"""Add result files to results/runs.csv, one row per run, and the users' ranks to results/ranks/.
 
     python results/collect.py --table=ml-100k --commit=6542089 saved/tiled/MSCGRec_*.json
     python results/collect.py --table=ml-100k --row="MSCGRec with TiledGRU4Rec" \
         --commit=6542089 saved/seen/both-ranked_*.json
 
-`--table` is the group of rows that a page compares. A row is named by `--row`, or by the file's name
-up to the last "_". NAME_SEED.npz beside a file (`--per_user_file`) gives the ranks, NAME_SEED.log the
-epochs. A run that is there already (same table, row, protocol and seed) is replaced. Afterwards
-`python results/tables.py --significance` brings comparisons and pages up to date.
+`--table` is the group of rows that a page compares. A row is named by `--row`, or by the file's
+name up to the last "_". NAME_SEED.npz beside a file (`--per_user_file`) gives the ranks,
+NAME_SEED.log the epochs. A run that is there already (same table, row, protocol and seed) is
+replaced. Afterwards `python results/tables.py --significance` brings comparisons and pages up to
+date.
 """
 
 from __future__ import annotations

@@ -1,0 +1,320 @@
+"""Make every table of results/*.md from the CSV files and ranks of users in this folder.
+
+    python results/tables.py                  # write the tables into the pages
+    python results/tables.py --check          # exit status 1 where a page differs from the CSVs
+    python results/tables.py --significance   # compute significance.csv from the ranks first
+
+A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`; TABLES says what NAME is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recbole_mscgrec.experiments import report, significance
+from recbole_mscgrec.runner.user_ranks import Ranks
+
+HERE = Path(__file__).resolve().parent
+RANKED, EXCLUDED, HISTORY = "seen ranked", "seen excluded", "seen history excluded"
+METRICS = ("ndcg@10", "recall@10")
+_SHOWN = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR"}
+_MARK = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
+_COMPARED = ("table", "protocol", "first", "other", "metric")
+_FOUND = ("seeds", "n_users", "difference", "low", "high", "p", "ranks")
+
+RECURRENT, BOTH = "MSCGRec, recurrent encoder and learned vectors", "MSCGRec with TiledGRU4Rec"
+DROPOUT_2, DROPOUT_5, WIDE = (
+    f"TiledSASRec {x}" for x in ("dropout 0.2", "dropout 0.5", "width 128")
+)
+WITH_SASREC, LEARNED = "MSCGRec with TiledSASRec", "MSCGRec, learned vectors"
+GRU = "TiledGRU4Rec"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def read(name: str) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV of this folder."""
+    with (HERE / name).open(encoding="utf-8", newline="") as stream:
+        return tuple(csv.DictReader(stream))
+
+
+def read_ranks(name: str, dataset: str) -> Ranks:
+    """Ranks as collect.py stores them."""
+    users = (HERE / "ranks" / f"{dataset}.users.txt").read_text(encoding="utf-8").splitlines()
+    with np.load(HERE / "ranks" / name, allow_pickle=False) as stored:
+        tokens = np.array(users)[stored["users"]]
+        return Ranks(tokens, stored["ranks"].astype(np.int32), int(stored["depth"]))
+
+
+def measured(table: str, row: str, protocol: str, with_ranks: bool = False) -> report.Measured:
+    """One row of a table with its seeds, as experiments.report takes it.
+
+    Raises:
+        ValueError: no run of this table, row and protocol.
+    """
+    names = (table, row, protocol)
+    runs = [r for r in read("runs.csv") if (r["table"], r["row"], r["protocol"]) == names]
+    if not runs:
+        raise ValueError(f"runs.csv has no run of {names}.")
+    results = {int(r["seed"]): _result(r) for r in runs}
+    kept = [r for r in runs if with_ranks and r["ranks"]]
+    ranks = {int(r["seed"]): read_ranks(r["ranks"], r["dataset"]) for r in kept}
+    return report.Measured(row, runs[0]["model"], "", results, ranks, {})
+
+
+def _result(run: dict[str, str]) -> dict:
+    """A run as the result file had it, as far as a table needs it."""
+
+    def numbers(kind: str) -> dict[str, float]:
+        return {
+            name.partition(" ")[2]: float(value)
+            for name, value in run.items()
+            if name.startswith(f"{kind} ") and value
+        }
+
+    return {
+        "dataset": run["dataset"],
+        "best_valid_result": numbers("valid"),
+        "test_result": numbers("test"),
+        "seconds": numbers("seconds"),
+        "peak_memory_mb": float(run["peak_memory_mb"]),
+        "n_parameters": int(run["n_parameters"]),
+    }
+
+
+# --- significance ---------------------------------------------------------------------------------
+
+
+def comparisons() -> list[tuple[str, str, str, str]]:
+    """Table, protocol, first and other of every comparison whose ranks are kept."""
+    wanted = []
+    for protocol in (RANKED, EXCLUDED):
+        for first in ("MSCGRec", RECURRENT, BOTH):
+            wanted += [("ml-100k", protocol, first, x) for x in (DROPOUT_5, GRU, "BERT4Rec")]
+        wanted += [("ml-100k", protocol, x, "MSCGRec") for x in (RECURRENT, BOTH)]
+    return wanted
+
+
+def compare(table: str, protocol: str, first: str, other: str) -> list[dict[str, str]]:
+    """One comparison, a row per metric, from the ranks."""
+    one, two = (measured(table, row, protocol, with_ranks=True) for row in (first, other))
+    found = report.compare(one, two, significance.N_RESAMPLES)
+    rows = []
+    for metric in METRICS:
+        values = {k: f"{v:.6f}" for k, v in found["metrics"][metric].items()}
+        seeds = " ".join(map(str, found["seeds"]))
+        keys = dict(zip(_COMPARED, (table, protocol, first, other, metric), strict=True))
+        rows.append(
+            keys | values | {"seeds": seeds, "n_users": str(found["n_users"]), "ranks": "kept"}
+        )
+    return rows
+
+
+def write_significance() -> None:
+    """significance.csv anew where the ranks are kept; its other rows stay as they are."""
+    rows = [row for row in read("significance.csv") if row["ranks"] != "kept"]
+    for names in comparisons():
+        rows += compare(*names)
+    rows.sort(key=lambda row: [row[k] for k in _COMPARED])
+    with (HERE / "significance.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [*_COMPARED, *_FOUND], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    read.cache_clear()
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    cells = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(row) + " |\n" for row in cells)
+
+
+def _title(metric: str) -> str:
+    name, _, k = metric.partition("@")
+    return f"{_SHOWN.get(name, name)}@{k}"
+
+
+def _spread(value: dict) -> str:
+    return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" ± {value['sd']:.4f}")
+
+
+def _has(table: str, row: str, protocol: str) -> bool:
+    return any(
+        (r["table"], r["row"], r["protocol"]) == (table, row, protocol) for r in read("runs.csv")
+    )
+
+
+def accuracy(
+    table: str,
+    rows: Sequence[str] = (),
+    protocols: Sequence[str] = (RANKED, EXCLUDED),
+    metrics: Sequence[str] = METRICS,
+) -> str:
+    """Mean and standard deviation over seeds: validation in the first protocol, test in each."""
+    head = ["row", "seeds", f"valid NDCG@10, {protocols[0]}"]
+    head += [f"test {_title(m)}, {p}" for p in protocols for m in metrics]
+    body = []
+    for row in rows or sorted({r["row"] for r in read("runs.csv") if r["table"] == table}):
+        cells = {}
+        for protocol in (p for p in protocols if _has(table, row, p)):
+            cells[protocol] = report.table([measured(table, row, protocol)])["rows"][0]
+        first = cells.get(protocols[0])
+        seeds = "/".join(dict.fromkeys(str(len(c["seeds"])) for c in cells.values()))
+        line = [row, seeds, _spread(first["valid"]["ndcg@10"]) if first else ""]
+        for protocol in protocols:
+            line += [
+                _spread(cells[protocol]["test"][m]) if protocol in cells else "" for m in metrics
+            ]
+        body.append(line)
+    return lines(head, body)
+
+
+def diversity(table: str, rows: Sequence[str]) -> str:
+    """Coverage, Gini index and share of unpopular items among the first ten."""
+    names = ("itemcoverage@10", "giniindex@10", "tailpercentage@10")
+    found = [report.table([measured(table, row, RANKED)])["rows"][0] for row in rows]
+    return lines(
+        ["row", *names], [[f["name"], *(_spread(f["test"][n]) for n in names)] for f in found]
+    )
+
+
+def cost(table: str, rows: Sequence[str]) -> str:
+    """Epochs, seconds of training, parameters and the most memory of any seed."""
+    head = ["row", "epochs trained", "best epoch", "seconds of training", "parameters", "peak MB"]
+    body = []
+    for row in rows:
+        names = (table, row, RANKED)
+        runs = [r for r in read("runs.csv") if (r["table"], r["row"], r["protocol"]) == names]
+        seconds = np.mean([float(r["seconds train"]) for r in runs])
+        epochs = [", ".join(r[k] for r in runs) for k in ("epochs_trained", "best_epoch")]
+        memory = max(float(r["peak_memory_mb"]) for r in runs)
+        parameters = max(int(r["n_parameters"]) for r in runs)
+        body.append([row, *epochs, f"{seconds:.0f}", f"{parameters:,}", f"{memory:,.0f}"])
+    return lines(head, body)
+
+
+def differences(table: str, pairs: Sequence[tuple[str, str, str]] = ()) -> str:
+    """First minus other with interval, p and ratio of the means; all pairs by default."""
+    head = ["first minus other", "protocol", "users", "seeds"]
+    for metric in METRICS:
+        head += [_title(metric), "95% interval", "p", "ratio"]
+    found = {tuple(r[k] for k in _COMPARED): r for r in read("significance.csv")}
+    pairs = pairs or list(dict.fromkeys(key[1:4] for key in found if key[0] == table))
+    body = []
+    for protocol, first, other in pairs:
+        row = found[table, protocol, first, other, METRICS[0]]
+        line = [f"{first} minus {other}", protocol, row["n_users"], str(len(row["seeds"].split()))]
+        # The seeds that both have: BERT4Rec has one only.
+        seeds = {int(seed) for seed in row["seeds"].split()}
+        one, two = (measured(table, name, protocol) for name in (first, other))
+        for metric in METRICS:
+            row = found[table, protocol, first, other, metric]
+            interval = f"{float(row['low']):+.4f} to {float(row['high']):+.4f}"
+            mean = [
+                np.mean([r.results[s]["test_result"][metric] for s in seeds]) for r in (one, two)
+            ]
+            line += [f"{float(row['difference']):+.4f}", interval, _p(row["p"])]
+            line.append(f"{mean[0] / mean[1]:.2f}")
+        body.append(line)
+    return lines(head, body)
+
+
+def _p(value: str) -> str:
+    return "< 0.0001" if float(value) <= 1.0001e-4 else f"{float(value):.4f}"
+
+
+def plain(file: str, columns: Sequence[str], **where: str) -> str:
+    """Columns of a CSV as they stand, of the rows that have the given values."""
+    rows = [r for r in read(file) if all(r[k] == v for k, v in where.items())]
+    return lines(columns, [[r[c].replace("|", "\\|") for c in columns] for r in rows])
+
+
+def tried(page: str) -> str:
+    """What was tried, kept or not."""
+    return plain("tried.csv", ("change", "epoch", "validation NDCG@10", "note"), page=page)
+
+
+HEADLINE = ("MSCGRec", RECURRENT, BOTH, DROPOUT_2, DROPOUT_5, GRU, "BERT4Rec")
+BEFORE = ("MSCGRec", "recurrent encoder and learned vectors", BOTH, WITH_SASREC, DROPOUT_2)
+BEFORE = (*BEFORE, DROPOUT_5, GRU, "BERT4Rec", "GRU4Rec", "SASRec dropout 0.2")
+SPARSE = ("MSCGRec", WITH_SASREC, DROPOUT_2, DROPOUT_5, WIDE, GRU)
+LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
+SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
+_KEPT = [(p, f, o) for _, p, f, o in comparisons()]
+
+TABLES: dict[str, Callable[[], str]] = {
+    "ml-100k": lambda: accuracy("ml-100k", HEADLINE),
+    "ml-100k significance": lambda: differences("ml-100k", _KEPT),
+    "ml-100k diversity": lambda: diversity(
+        "ml-100k", ("MSCGRec", RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
+    ),
+    "ml-100k cost": lambda: cost("ml-100k", [r for r in HEADLINE if r != BOTH]),
+    "ml-100k before 0.2": lambda: accuracy("ml-100k before 0.2", BEFORE),
+    "ml-100k tried": lambda: tried("ml-100k"),
+    "amazon-scientific": lambda: accuracy("amazon-scientific", SPARSE),
+    "amazon-scientific significance": lambda: differences("amazon-scientific"),
+    "amazon-scientific diversity": lambda: diversity(
+        "amazon-scientific", ("MSCGRec", DROPOUT_2, DROPOUT_5, WIDE)
+    ),
+    "amazon-scientific tried": lambda: tried("amazon-scientific"),
+    "ml-1m length 50": lambda: accuracy(
+        "ml-1m length 50", ("MSCGRec", WITH_SASREC, "TiledSASRec", f"{GRU}, 16 epochs")
+    ),
+    "ml-1m length 50 significance": lambda: differences("ml-1m length 50"),
+    "ml-1m length 200": lambda: accuracy("ml-1m length 200", LONG),
+    "ml-1m length 200 significance": lambda: differences("ml-1m length 200"),
+    "ml-1m diversity": lambda: diversity("ml-1m length 50", ("MSCGRec", "TiledSASRec")),
+    "ml-1m history excluded": lambda: accuracy("ml-1m length 200", LONG, [HISTORY]),
+    "published": lambda: plain("published.csv", ("model", "source", "NDCG@10", "Recall@10")),
+    "components ml-100k": lambda: accuracy("components ml-100k"),
+    "components length 20": lambda: accuracy("components ml-100k length 20", protocols=[RANKED]),
+    "components ml-1m": lambda: accuracy("components ml-1m"),
+    "modalities ml-100k": lambda: accuracy("modalities ml-100k", (*SETS, "Pop")),
+    "modalities ml-1m": lambda: accuracy("modalities ml-1m", SETS[:3], [RANKED]),
+    "seen-items tried": lambda: tried("seen-items"),
+    "image codes": lambda: plain("image_codes.csv", list(read("image_codes.csv")[0])),
+    "image losses": lambda: plain("image_losses.csv", list(read("image_losses.csv")[0])),
+    "image-codes tried": lambda: tried("image-codes"),
+}
+
+
+def render(text: str) -> str:
+    """A page with its tables made anew."""
+    return _MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[4]}", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check all pages. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, tell what differs")
+    parser.add_argument("--significance", action="store_true", help="compare users' ranks anew")
+    options = parser.parse_args(argv)
+    if options.significance:
+        write_significance()
+    differs = []
+    for page in sorted(HERE.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        new = render(text)
+        if new != text:
+            differs.append(page.name)
+            if not options.check:
+                page.write_text(new, encoding="utf-8")
+    sys.stdout.write("".join(f"{name} {'differs' * options.check}\n" for name in differs))
+    return int(options.check and bool(differs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The pages of results/ hold what its CSV files and ranks of users say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from recbole_mscgrec.runner import user_ranks
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+PAGES = sorted(RESULTS.glob("*.md"))
+
+
+def load(name: str) -> ModuleType:
+    """A script of results/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"results_{name}", RESULTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables, collect = load("tables"), load("collect")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_hold_the_tables_of_the_csv(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert tables.render(text) == text, "python results/tables.py writes the tables anew"
+
+
+def test_every_table_stands_on_a_page() -> None:
+    marks = re.findall(r"<!-- table: (.+?) -->", "".join(p.read_text("utf-8") for p in PAGES))
+    assert sorted(marks) == sorted(tables.TABLES)
+
+
+def test_significance_follows_from_the_ranks() -> None:
+    names = ("ml-100k", tables.RANKED, "MSCGRec", tables.DROPOUT_5)
+    kept = [r for r in tables.read("significance.csv") if tuple(r.values())[:4] == names]
+    assert sorted(kept, key=lambda r: r["metric"]) == tables.compare(*names)
+
+
+def test_ranks_give_the_metrics_of_the_csv() -> None:
+    runs = [run for run in tables.read("runs.csv") if run["ranks"]]
+    assert {run["table"] for run in runs} == {"ml-100k"}
+    stored = {file.name for file in (RESULTS / "ranks").glob("*.npz")}
+    assert stored == {run["ranks"] for run in runs}
+    for run in runs:
+        ranks = tables.read_ranks(run["ranks"], run["dataset"])
+        for name in ("ndcg@10", "recall@20"):
+            assert ranks.metric(name).mean() == pytest.approx(float(run[f"test {name}"]), abs=1e-6)
+
+
+def test_no_csv_or_page_names_a_folder_of_a_machine() -> None:
+    for file in [*RESULTS.glob("*.csv"), *PAGES]:
+        assert not re.findall(r"(?:/root|/home|/tmp|[A-Z]:\\)\S*", file.read_text("utf-8"))
+
+
+def test_a_collected_run_replaces_that_of_the_same_key(tmp_path: Path) -> None:
+    metrics = {"recall@10": 0.5, "ndcg@10": 0.4}
+    result = {"model": "MSCGRec", "dataset": "small", "seed": 1, "best_valid_result": metrics}
+    result |= {"test_result": metrics, "seconds": {"train": 1.5}, "peak_memory_mb": 9.0}
+    result |= {"settings": {"exclude_seen": "all", "image_dir": "/home/me/images", "seed": 1}}
+    file = tmp_path / "a-row_1.json"
+    file.write_text(json.dumps(result))
+    file.with_suffix(".log").write_text("epoch 3 training [\nbest eval result in epoch 2\n")
+    users = np.array(["10", "2", "7"])
+    user_ranks.save(file.with_suffix(".npz"), user_ranks.Ranks(users, np.array([3, 0, 1]), 20))
+    for _ in range(2):
+        collect.collect([file], tmp_path, "a table", None, "abc", "0.2")
+    (run,) = collect.read_runs(tmp_path / "runs.csv")
+    assert (run["row"], run["protocol"], run["seconds train"]) == ("a-row", "seen excluded", "1.5")
+    assert json.loads(run["settings"]) == {"image_dir": "images"}
+    assert (run["epochs_trained"], run["best_epoch"]) == ("4", "3")
+    with np.load(tmp_path / "ranks" / run["ranks"]) as stored:
+        assert stored["ranks"].dtype == np.uint16 and stored["ranks"].tolist() == [3, 0, 1]
