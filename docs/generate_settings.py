@@ -63,7 +63,9 @@ class Group(NamedTuple):
     settings: list[Setting]
 
 
-_KEY = re.compile(r"(?P<key>\w+):\s*(?P<default>.*?)\s*(?:#\s*(?:\((?P<kind>[^)]*)\)\s*)?(?P<m>.*))?$")
+_KEY = re.compile(
+    r"(?P<key>\w+):\s*(?P<default>.*?)\s*(?:#\s*(?:\((?P<kind>[^)]*)\)\s*)?(?P<m>.*))?$"
+)
 
 
 def page() -> str:

@@ -1,12 +1,15 @@
-"""The README's commands and snippets are true."""
+"""The commands, snippets, options and links of README, CONTRIBUTING and docs/ are true."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from tiny import best_file, settings
 
 import recbole_mscgrec
@@ -16,27 +19,40 @@ from recbole_mscgrec.experiments import grid, report
 from recbole_mscgrec.runner import quick_start
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
-TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
+FILES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(PROJECT.glob("docs/**/*.md"))]
+PAGES = {str(p.relative_to(PROJECT)): p.read_text(encoding="utf-8") for p in FILES}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
+class Block(NamedTuple):
+    """A fenced block, and the page it is on."""
+
+    page: str
+    text: str
+
+
+def blocks(language: str) -> list[Block]:
+    return [
+        Block(page, text)
+        for page, content in PAGES.items()
+        for text in re.findall(rf"```{language}\n(.*?)```", content, flags=re.S)
+    ]
 
 
 def commands() -> list[list[str]]:
-    """Arguments of every call of run_recbole_mscgrec.py."""
-    import shlex
-
+    """Arguments of every call of run_recbole_mscgrec.py, each once."""
     found = []
-    for line in "\n".join(blocks("bash")).replace("\\\n", " ").splitlines():
+    for line in "\n".join(b.text for b in blocks("bash")).replace("\\\n", " ").splitlines():
         for part in line.split("&&"):
             words = shlex.split(part, comments=True)
             if "run_recbole_mscgrec.py" in words:
                 found.append(words[words.index("run_recbole_mscgrec.py") + 1 :])
-    return found
+    return [argv for n, argv in enumerate(found) if argv not in found[:n]]
 
 
-@pytest.mark.skipif(not commands(), reason="README.md shows no command yet")
+def name_of(block: Block) -> str:
+    return f"{block.page}: {block.text.splitlines()[0][:40]}"
+
+
 @pytest.mark.parametrize("argv", commands(), ids=" ".join)
 def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> None:
     for word in argv if "config_files" in " ".join(argv) else []:
@@ -52,35 +68,58 @@ def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> Non
     Config(known.model, known.dataset, known.config_files, dict(chosen))
 
 
-def test_the_report_of_existing_results_is_made(
-    tmp_path: Path,
-) -> None:
+def test_the_readme_has_two_lines_that_install() -> None:
+    lines = [x for b in blocks("bash") if b.page == "README.md" for x in b.text.splitlines()]
+    assert [line for line in lines if line.startswith("pip install")] == [
+        "pip install -e . && python run_recbole_mscgrec.py --model=MSCGRec --dataset=ml-100k",
+        "pip install -e '.[test]' && python -m pytest",
+    ]
+
+
+def test_the_report_of_existing_results_is_made(tmp_path: Path) -> None:
     (line,) = re.findall(
-        r"python -m recbole_mscgrec.experiments.report (.*)", "\n".join(blocks("bash"))
+        r"python -m recbole_mscgrec.experiments.report (.*)",
+        "\n".join(block.text for block in blocks("bash")),
     )
-    words = [w for w in line.split() if not w.startswith("--table_dir")]
-    files = [str(p) for w in words for p in sorted(PROJECT.glob(w)) if not w.startswith("--")]
-    options = [w for w in words if w.startswith("--")]
-    assert len(files) > 1 and report.main([*options, f"--table_dir={tmp_path}", *files]) == 0
-    assert (tmp_path / "table.md").is_file()
+    words = shlex.split(line)
+    (pattern,) = [word for word in words if not word.startswith("--")]
+    for model in ("MSCGRec", "Pop"):  # in place of those that the reader has
+        for seed in (2020, 2021):
+            file = tmp_path / Path(pattern).with_name(f"{model}_{seed}.json")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            metrics = {"ndcg@10": 0.1}
+            content = {"model": model, "dataset": "d", "seed": seed, "settings": {}}
+            content |= {"best_valid_result": metrics, "test_result": metrics, "seconds": {}}
+            content |= {"peak_memory_mb": 1.0, "peak_memory_mb_after": {}}
+            content |= {"peak_gpu_memory_mb": None, "n_parameters": 1}
+            file.write_text(json.dumps(content))
+    files = [str(p) for p in sorted(tmp_path.glob(pattern))]
+    options = [w for w in words if w.startswith("--") and not w.startswith("--table_dir")]
+    table = tmp_path / "table"
+    assert len(files) == 4 and report.main([*options, f"--table_dir={table}", *files]) == 0
+    assert (table / "table.md").is_file()
 
 
-def test_every_inline_option_is_a_known_setting() -> None:
-    for key, value in re.findall(r"`--(\w+)=([^`]*)`", TEXT):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_inline_option_is_a_known_setting(page: str) -> None:
+    for key, value in re.findall(r"`--(\w+)=([^`\s]*)`", PAGES[page]):
         if key not in vars(parse([])[0]):
-            Config("MSCGRec", "ml-100k", config_dict={key: value if value != "..." else None})
+            known = {key: None if value.isupper() else value}  # FILE, NAME: the reader's own
+            Config("MSCGRec", "ml-100k", config_dict=known)
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
-def test_rows_of_a_table_are_valid(text: str) -> None:
-    Path("rows.yaml").write_text(text)
+@pytest.mark.parametrize("block", blocks("yaml"), ids=name_of)
+def test_rows_of_a_table_are_valid(block: Block) -> None:
+    Path("rows.yaml").write_text(block.text)
     assert grid.plan(parse(["--ablation=rows.yaml"])[0], {})
 
 
-@pytest.mark.skipif(not blocks("python"), reason="README.md shows no Python yet")
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.splitlines()[0][:40])
+@pytest.mark.parametrize("block", blocks("python"), ids=name_of)
 def test_python_snippets_run(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    block: Block,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """On the data set they name, with the sizes of a tiny model."""
     original = quick_start.run
@@ -103,30 +142,19 @@ def test_python_snippets_run(
 
     monkeypatch.setattr(recbole_mscgrec, "run", small_run)
     monkeypatch.setattr(recbole_mscgrec, "load_data_and_model", load_small)
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip() or "print" not in code
+    exec(compile(block.text, block.page, "exec"), {})
+    assert capsys.readouterr().out.strip() or "print" not in block.text
 
 
-def test_yaml_defaults_in_the_table_of_knobs_are_the_files() -> None:
-    import yaml
+def test_values_on_sparse_data_are_the_programs() -> None:
+    from recbole_mscgrec.config import presets
 
-    files = ("overall.yaml", "model/MSCGRec.yaml")
-    values = {}
-    for file in files:
-        values |= yaml.safe_load((PROJECT / "properties" / file).read_text(encoding="utf-8"))
-    for line in TEXT.splitlines():
-        cells = [c.strip() for c in line.strip("|").split("|")]
-        keys = re.findall(r"`(\w+)`", cells[0]) if line.startswith("| `") else []
-        defaults = [c.strip("` ") for c in re.split(r",\s*(?![^\[]*\])", cells[1])] if keys else []
-        for key, default in zip(keys, defaults, strict=bool(keys)):
-            if "@@" not in default:  # still to be filled in
-                assert yaml.safe_load(default) == values[key], key
+    table = PAGES["docs/data.md"].partition("## Sparse data")[2]
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, flags=re.M)
+    assert {key: yaml.safe_load(value) for key, value in rows} == presets.SPARSE
 
 
-def test_nothing_is_left_to_fill_in() -> None:
-    assert re.findall(r"@@\w+@@", TEXT) == []
-
-
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
-def test_links_to_files_lead_somewhere(link: str) -> None:
-    assert (PROJECT / link).exists()
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_files_lead_somewhere(page: str) -> None:
+    for link in set(re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", PAGES[page])):
+        assert (PROJECT / page).parent.joinpath(link).exists(), link
