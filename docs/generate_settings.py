@@ -20,13 +20,13 @@ COMMAND = "python docs/generate_settings.py"
 HEAD = f"""<!-- Generated from the YAML files in properties/ by `{COMMAND}`: edit those. -->
 # Settings
 
-Every setting is an option `--key=value` of the command line, a line `key: value` of a file named with
-`--config_files`, or an entry of `config_dict` in Python. Later ones win: RecBole's own defaults, then the
-files below, then your files, then `config_dict` or the command line. RecBole's own settings (`epochs`, `seed`,
-`gpu_id`, `MAX_ITEM_LIST_LENGTH`, ...) work as in RecBole.
+Every setting is an option `--key=value` of the command line, a line `key: value` of a file named
+with `--config_files`, or an entry of `config_dict` in Python. Later ones win: RecBole's own
+defaults, then the files below, then your files, then `config_dict` or the command line. RecBole's
+own settings (`seed`, `gpu_id`, `MAX_ITEM_LIST_LENGTH`, ...) work as in RecBole.
 
-Values are parsed, never evaluated. An unknown key is refused with the nearest known name, a value of the
-wrong type with the right type.
+Values are parsed, never evaluated. An unknown key is refused with the nearest known name, a value
+of the wrong type with the right type.
 """
 
 # Title and first sentence of each file's section; other files of properties/model/ follow by name.

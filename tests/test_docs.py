@@ -44,7 +44,8 @@ def test_every_key_of_the_yaml_files_is_on_the_page() -> None:
 
 def test_a_setting_is_read_with_group_default_type_and_meaning() -> None:
     intro, groups = module("generate_settings").read(
-        "# About.\n\n# Codes: of items\nsize: [1, 2]  # (list) How many.\nfile: ~  # (str) Where | to.\n"
+        "# About.\n\n# Codes: of items\nsize: [1, 2]  # (list) How many.\n"
+        "file: ~  # (str) Where | to.\n"
         "args:  # (dict) More.\n  split: {a: b}\n  mode: full\n"
     )
     assert intro == "About."

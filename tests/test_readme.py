@@ -151,7 +151,7 @@ def test_values_on_sparse_data_are_the_programs() -> None:
 
     table = PAGES["docs/data.md"].partition("## Sparse data")[2]
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", table, flags=re.M)
-    assert {key: yaml.safe_load(value) for key, value in rows} == presets.SPARSE
+    assert {key: yaml.safe_load(value) for key, value in rows} == presets.SETTINGS
 
 
 @pytest.mark.parametrize("page", PAGES)
