@@ -20,7 +20,7 @@ COMMAND = "python docs/generate_settings.py"
 HEAD = f"""<!-- Generated from the YAML files in properties/ by `{COMMAND}`: edit those. -->
 # Settings
 
-Every setting is an option `--key=value` of the command line, a line `key: value` of a file named
+Every setting is an option `--KEY=VALUE` of the command line, a line `key: value` of a file named
 with `--config_files`, or an entry of `config_dict` in Python. Later ones win: RecBole's own
 defaults, then the files below, then your files, then `config_dict` or the command line. RecBole's
 own settings (`seed`, `gpu_id`, `MAX_ITEM_LIST_LENGTH`, ...) work as in RecBole.
