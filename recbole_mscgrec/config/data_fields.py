@@ -10,7 +10,7 @@ from pathlib import Path
 from recbole_mscgrec.storage.errors import UserError
 
 # Setting -> names that such a column has, the likeliest first.
-NAMES: dict[str, tuple[str, ...]] = {
+NAMES: dict[str, list[str]] = {
     "USER_ID_FIELD": (
         "user_id user userid uid member_id customer_id reviewer_id reviewerid visitor_id"
         " session_id sessionid"

@@ -50,9 +50,9 @@ def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
     ids = dataset.field2token_id[dataset.iid_field]
     if not columns:
         return texts
-    for token, text in zip(items.frame[items.key], joined, strict=True):
+    for token, words in zip(items.frame[items.key], joined, strict=True):
         if token in ids:
-            texts[ids[token]] = text
+            texts[ids[token]] = words
     return texts
 
 

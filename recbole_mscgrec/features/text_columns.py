@@ -8,6 +8,7 @@ dates, places, prices, ratings, links and JSON are not text.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -81,5 +82,5 @@ def _words(name: str) -> set[str]:
     return {re.sub(end, singular, part) for part in parts for end, singular in plurals} - {""}
 
 
-def _share(values: pd.Series, holds: object) -> float:
+def _share(values: pd.Series, holds: Callable[[str], object]) -> float:
     return float(values.map(lambda value: bool(holds(value))).mean())

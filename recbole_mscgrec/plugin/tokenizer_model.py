@@ -89,9 +89,10 @@ class MSCGRecTokenizerTrainer(Trainer):
 
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> tuple[float, dict[str, float]]:
         """Write the code table to the checkpoint file. Returns (0, {}): nothing is validated."""
-        self.best_valid_score, self.best_valid_result = 0.0, {}
+        nothing: dict[str, float] = {}
+        self.best_valid_score, self.best_valid_result = 0.0, nothing
         self._save_checkpoint(0)
-        return self.best_valid_score, self.best_valid_result
+        return self.best_valid_score, nothing
 
     def evaluate(self, *args: Any, **kwargs: Any) -> OrderedDict:
         """Share of items alone with their code, and perplexity per level, of every modality."""

@@ -21,7 +21,7 @@ def begin_at(config: Any, network: Any) -> None:
     Raises:
         UserError: see `check_fits`.
     """
-    at_zero = getattr(network, "zero_at_first", frozenset)()
+    at_zero: frozenset[str] = getattr(network, "zero_at_first", frozenset)()
     state = check_fits(config, "initial_model", network, at_zero)
     network.load_state_dict(state["state_dict"], strict=False)  # what is not at zero was checked
     network.load_other_parameter(state.get("other_parameter"))

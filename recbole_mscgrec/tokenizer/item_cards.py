@@ -49,7 +49,8 @@ def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
     tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
     count = train.item_counter  # once: every access counts all rows anew
     popularity = [int(count[i]) for i in range(1, train.item_num)]
-    titles, words = tokens, [[] for _ in tokens]
+    titles = tokens
+    words: list[list[str]] = [[] for _ in tokens]
     title = labels = None
     items = read_items(settings.files, train)
     types = items.types if items else {}

@@ -180,10 +180,11 @@ def _quantize(
 ) -> dict[str, Tensor]:
     """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
     the target's codes are completed and made unique."""
-    codes, stored = settings.codes, {}
+    codes, stored = settings.codes, dict[str, Tensor]()
     for name, feature in features.items():
-        sizes, quantizer = feature.sizes, None
-        if feature.codes is not None:
+        quantizer = None
+        if feature.codes is not None and feature.sizes is not None:
+            sizes = feature.sizes
             table = feature.codes.clone()  # the target's is completed in place
         else:
             rows, sizes = feature.present.nonzero().flatten(), torch.tensor(codes.level_sizes)
