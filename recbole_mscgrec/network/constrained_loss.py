@@ -11,7 +11,7 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 Tensor = torch.Tensor
 
 
-class Targets:
+class TargetPaths:
     """n target items as paths through the prefix tree, those that need most levels first.
 
     Constrained, a level whose node has one child adds exactly nothing to the log-probability, so

@@ -14,7 +14,7 @@ from torch import nn
 from recbole_mscgrec.network.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm
-from recbole_mscgrec.network.constrained_loss import Targets
+from recbole_mscgrec.network.constrained_loss import TargetPaths
 from recbole_mscgrec.network.history import CODE, ITEM, HistoryTokens
 from recbole_mscgrec.network.init import begin_at_vectors, draw_weights
 from recbole_mscgrec.network.item_swap import Neighbours
@@ -247,7 +247,7 @@ class CodeNetwork(nn.Module):
         """What each level adds to the log-probability of n items, (L, n); their sum is the
         exact log p(item | history). The softmax runs over the children of the item's prefix, or,
         not `constrained`, over all codewords of a level. Other arguments as in `decode`."""
-        targets = Targets(self.tree, items, constrained)
+        targets = TargetPaths(self.tree, items, constrained)
         log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
         if not targets.counts:  # a catalogue of one item
             return torch.stack(log_probs)

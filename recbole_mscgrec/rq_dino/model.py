@@ -115,7 +115,7 @@ def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS)
     return log_plan.exp()
 
 
-class Targets(nn.Module):
+class TeacherTargets(nn.Module):
     """The teacher's sharpened and balanced probabilities."""
 
     centre: Tensor

@@ -16,7 +16,7 @@ from recbole_mscgrec.rq_dino.backbone import Backbone, Projection, make_backbone
 from recbole_mscgrec.rq_dino.model import (
     DinoNetwork,
     Student,
-    Targets,
+    TeacherTargets,
     dino_loss,
     ema_update,
     koleo,
@@ -68,7 +68,7 @@ class DinoTraining:
         teacher = DinoNetwork(self._backbone(), settings, None)
         self.student = student.to(self.device)
         self.teacher = teacher.to(self.device).requires_grad_(False)
-        self.targets = Targets(settings).to(self.device)
+        self.targets = TeacherTargets(settings).to(self.device)
         self.optimizer = torch.optim.AdamW(_groups(self.student), lr=settings.learning_rate)
         self.n_batches = max(1, round(len(pixels) / settings.batch_size))
         self.epoch = 0

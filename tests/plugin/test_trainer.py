@@ -74,7 +74,9 @@ def test_list_metrics_of_mscgrec_by_hand(trained: Trained) -> None:
     assert result["itemcoverage@1"] == pytest.approx(len(first.unique()) / 31, abs=1e-6)
     popularity = sum(counts[i] for i in first.tolist()) / len(first)
     assert result["averagepopularity@1"] == pytest.approx(popularity, abs=1e-5)
-    assert 0 <= result["tailpercentage@10"] <= 1 and 0 <= result["giniindex@10"] <= 1
+    times = torch.bincount(first, minlength=31).sort().values  # of 30 items and the padding item
+    gini = ((2 * torch.arange(1, 32) - 31 - 1) * times).sum() / (31 * times.sum())
+    assert result["giniindex@1"] == pytest.approx(float(gini), abs=1e-6)
 
 
 def test_list_metrics_of_a_stock_model(rule_folder: Path) -> None:

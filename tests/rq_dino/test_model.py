@@ -13,7 +13,7 @@ from recbole_mscgrec.rq_dino.backbone import make_backbone
 from recbole_mscgrec.rq_dino.model import (
     DinoHead,
     DinoNetwork,
-    Targets,
+    TeacherTargets,
     dino_loss,
     ema_update,
     koleo,
@@ -65,7 +65,9 @@ def test_loss_of_a_collapsed_student_is_log_out_dim() -> None:
 
 
 def test_centre_is_a_running_mean_that_is_taken_off() -> None:
-    targets = Targets(dino_settings(teacher_balance="centre", out_dim=2, teacher_temperature=1.0))
+    targets = TeacherTargets(
+        dino_settings(teacher_balance="centre", out_dim=2, teacher_temperature=1.0)
+    )
     logits = torch.tensor([[2.0, 0.0], [4.0, 0.0]])
     assert torch.allclose(targets(logits), logits.softmax(1))
     assert torch.allclose(targets.centre, torch.tensor([0.3, 0.0]))
