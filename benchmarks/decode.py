@@ -26,7 +26,17 @@ from recbole_mscgrec.semantic_ids.item_filter import AllowedItems, ExcludedItems
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 N_LEVELS, N_CODEWORDS, LENGTH = 4, 256, 50
-SIZES = Sizes(128, 256, 4, 2, 2, 0.0, 32, 128, 0.0)
+SIZES = Sizes(
+    hidden_size=128,
+    inner_size=256,
+    n_heads=4,
+    n_encoder_layers=2,
+    n_decoder_layers=2,
+    dropout_prob=0.0,
+    n_distance_buckets=32,
+    max_distance=128,
+    modality_mask_prob=0.0,
+)
 
 
 def random_codes(n_items: int) -> torch.Tensor:

@@ -188,7 +188,7 @@ class MSCGRecSettings:
                 ),
             ),
             _group(CollaborativeSettings, config, "collaborative_"),
-            Sizes(*(config[name] for name in Sizes._fields)),
+            Sizes(**{field.name: config[field.name] for field in fields(Sizes)}),
             _group(TrainingSettings, config),
             _group(DecodingSettings, config),
             _group(PageSettings, config, "codes_"),

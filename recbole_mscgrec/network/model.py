@@ -6,6 +6,7 @@ Knows codes and the prefix tree, not RecBole. Symbols as in mscgrec.py.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -31,7 +32,8 @@ Tensor = torch.Tensor
 ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: knows the last item and distances, or neither
 
 
-class Sizes(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
     """Hyper-parameters of the network; their meaning stands in properties/model/MSCGRec.yaml."""
 
     hidden_size: int

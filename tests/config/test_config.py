@@ -76,7 +76,12 @@ def read_here() -> set[str]:
     }
     derived = {"level_sizes", "history_vectors_chosen", "text_columns_chosen", "image_rq_dino"}
     assert derived <= groups
-    return set(READ.findall(text)) | set(Sizes._fields) | images | groups - derived
+    return (
+        set(READ.findall(text))
+        | {field.name for field in fields(Sizes)}
+        | images
+        | groups - derived
+    )
 
 
 @pytest.mark.parametrize("name", ["overall.yaml", "model/MSCGRec.yaml", "model/TiledSASRec.yaml"])

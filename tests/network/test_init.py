@@ -13,7 +13,20 @@ from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 
 def test_items_have_unit_size_and_layers_add_as_much_together() -> None:
     torch.manual_seed(0)
-    model = CodeNetwork(code_table(60, (4, 5, 3)), Sizes(64, 128, 2, 2, 2, 0.0, 8, 16, 0.0)).eval()
+    model = CodeNetwork(
+        code_table(60, (4, 5, 3)),
+        Sizes(
+            hidden_size=64,
+            inner_size=128,
+            n_heads=2,
+            n_encoder_layers=2,
+            n_decoder_layers=2,
+            dropout_prob=0.0,
+            n_distance_buckets=8,
+            max_distance=16,
+            modality_mask_prob=0.0,
+        ),
+    ).eval()
     items = torch.arange(1, 60)[:, None]
     tokens = model.history(items)[0]
     assert 0.8 < float(tokens.pow(2).mean().sqrt()) < 1.2
@@ -36,7 +49,17 @@ def test_an_untrained_network_with_vectors_ranks_items_by_how_near_they_are_to_t
     unique = torch.cat([torch.full((1, 4), MISSING), unique])
     codes = CodeTable({"a": unique}, {"a": sizes}, "a")
     torch.manual_seed(0)
-    plan = Sizes(32, 64, 2, 1, 1, 0.0, 8, 16, 0.0)
+    plan = Sizes(
+        hidden_size=32,
+        inner_size=64,
+        n_heads=2,
+        n_encoder_layers=1,
+        n_decoder_layers=1,
+        dropout_prob=0.0,
+        n_distance_buckets=8,
+        max_distance=16,
+        modality_mask_prob=0.0,
+    )
     items = torch.arange(1, 60)
     similarity = vectors[1:] @ vectors[1:].T
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,20 @@ Tensor = torch.Tensor
 
 
 def network(codes: CodeTable, **changes: Any) -> CodeNetwork:
-    sizes = Sizes(16, 32, 2, 2, 2, 0.0, 8, 16, 0.0)._replace(**changes)
+    sizes = replace(
+        Sizes(
+            hidden_size=16,
+            inner_size=32,
+            n_heads=2,
+            n_encoder_layers=2,
+            n_decoder_layers=2,
+            dropout_prob=0.0,
+            n_distance_buckets=8,
+            max_distance=16,
+            modality_mask_prob=0.0,
+        ),
+        **changes,
+    )
     torch.manual_seed(0)
     model = CodeNetwork(codes, sizes)
     randomize(model)

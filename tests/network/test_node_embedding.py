@@ -19,7 +19,18 @@ LAST = torch.tensor([[2], [1]])
 
 def network(learned: bool) -> CodeNetwork:
     torch.manual_seed(0)
-    sizes = Sizes(16, 32, 2, 2, 2, 0.0, 8, 16, 0.0, learned_vectors=learned)
+    sizes = Sizes(
+        hidden_size=16,
+        inner_size=32,
+        n_heads=2,
+        n_encoder_layers=2,
+        n_decoder_layers=2,
+        dropout_prob=0.0,
+        n_distance_buckets=8,
+        max_distance=16,
+        modality_mask_prob=0.0,
+        learned_vectors=learned,
+    )
     return CodeNetwork(code_table(), sizes)
 
 
