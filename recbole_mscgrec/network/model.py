@@ -185,8 +185,9 @@ class CodeNetwork(nn.Module):
         slots = LevelSlots(counts, place, (len(encoded), limit.size(1)))
         bias = self._cross_bias(encoded, limit)
         windows = encoded.windows
-        if windows is not None and not self._is_every_item(limit, encoded):
-            windows = None
+        if windows is not None:  # they hold only where query t of every row is limited to item t
+            items = torch.arange(encoded.states.size(1) // self.history.per_item)
+            windows = windows if torch.equal(limit, items[None]) else None
         start = self._start(encoded, limit, place[: counts[0]])
         before = zip(codes, counts[1:], self.level_offset, strict=False)  # codes before each level
         later = torch.cat([place[:0], *(code[:n] + offset for code, n, offset in before)])
@@ -197,11 +198,6 @@ class CodeNetwork(nn.Module):
         for block in self.decoder:
             x = block(x, slots, encoded.states, bias, windows)
         return self.decoder_norm(x)
-
-    def _is_every_item(self, limit: Tensor, encoded: Encoded) -> bool:
-        """Whether query t of every row is limited to position t."""
-        n_items = encoded.states.size(1) // self.history.per_item
-        return limit.shape == (1, n_items) and torch.equal(limit[0], torch.arange(n_items))
 
     def _cross_bias(self, encoded: Encoded, limit: Tensor) -> Tensor:
         """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""
