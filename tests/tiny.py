@@ -14,8 +14,10 @@ from recbole.utils import get_model, init_seed
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.settings import MSCGRecSettings
+from recbole_mscgrec.network.model import Sizes
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, tokenize
 
 N_ITEMS = 30
 Sequences = dict[str, list[str]]
@@ -131,6 +133,34 @@ def build(model: str, dataset: str, config_dict: dict[str, Any]) -> Built:
     init_seed(config["seed"], config["reproducibility"])
     made = get_model(config["model"])(config, loaders[0]._dataset)
     return Built(config, made, *loaders)
+
+
+def network_sizes(**changes: Any) -> Sizes:
+    """Sizes of a tiny network without dropout."""
+    tiny = {
+        "hidden_size": 16,
+        "inner_size": 32,
+        "n_heads": 2,
+        "n_encoder_layers": 2,
+        "n_decoder_layers": 2,
+        "dropout_prob": 0.0,
+        "n_distance_buckets": 8,
+        "max_distance": 16,
+        "modality_mask_prob": 0.0,
+    }
+    return Sizes(**{**tiny, **changes})
+
+
+def train_split(folder: Path, dataset: str = "rule", **changes: Any) -> tuple[Config, Any]:
+    """The configuration of a tiny MSCGRec, and the train split that its tokenizers see."""
+    config = Config("MSCGRec", dataset, config_dict=settings(folder, **changes))
+    return config, create_dataset(config).build()[0]
+
+
+def tokens_of(folder: Path, **changes: Any) -> Tokenization:
+    """The codes of a tiny MSCGRec on the data set `rule`."""
+    config, train = train_split(folder, **changes)
+    return tokenize(typed(config, train), train)
 
 
 def code_table(n_items: int = 25, sizes: tuple[int, ...] = (4, 5, 3), seed: int = 0) -> CodeTable:

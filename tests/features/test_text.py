@@ -11,16 +11,11 @@ import pytest
 import torch
 from recbole.data import create_dataset
 from tiny import item_texts as title_texts
-from tiny import settings, typed, write_dataset, write_item
+from tiny import train_split, typed, write_dataset, write_item
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.settings import RunSettings, TextSettings
 from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors, tfidf_vectors
-
-
-def made(folder: Path, dataset: str = "rule", **changes: Any) -> tuple[Config, Any]:
-    config = Config("MSCGRec", dataset, config_dict=settings(folder, **changes))
-    return config, create_dataset(config).build()[0]
 
 
 def texts_of(config: Config, data: Any) -> list[str]:
@@ -38,7 +33,7 @@ def by_token(texts: list[str], data: Any) -> dict[str, str]:
 
 
 def test_texts_stand_at_their_items_ids(rule_folder: Path) -> None:
-    config, data = made(rule_folder)
+    config, data = train_split(rule_folder)
     found = by_token(texts_of(config, data), data)
     assert found == {"[PAD]": "", **title_texts()}
 
@@ -49,7 +44,7 @@ def test_items_without_text_are_missing(rule_folder: Path) -> None:
     texts["i7"] = "  "  # a row without text
     texts["extra"] = "an item that nobody had"
     write_item(rule_folder / "data", "rule", texts)
-    config, data = made(rule_folder)
+    config, data = train_split(rule_folder)
     vectors, present = text_vectors(texts_of(config, data), *groups(config, data))
     absent = {data.id2token("item_id", i) for i in (~present).nonzero().flatten().tolist()}
     assert absent == {"[PAD]", "i4", "i7"}
@@ -58,7 +53,7 @@ def test_items_without_text_are_missing(rule_folder: Path) -> None:
 
 def test_no_item_file_means_no_text(rule_folder: Path) -> None:
     (rule_folder / "data" / "rule" / "rule.item").unlink()
-    config, data = made(rule_folder)
+    config, data = train_split(rule_folder)
     texts = texts_of(config, data)
     assert texts == [""] * 31
     assert not text_vectors(texts, *groups(config, data))[1].any()
@@ -74,9 +69,9 @@ def write_columns(folder: Path) -> None:
 
 def test_columns_are_named_or_every_token_seq_column(rule_folder: Path) -> None:
     write_columns(rule_folder)
-    config, data = made(rule_folder)
+    config, data = train_split(rule_folder)
     assert by_token(texts_of(config, data), data)["i3"] == 'the "best 3 once'
-    config, data = made(rule_folder, text_columns=["year", "title"])
+    config, data = train_split(rule_folder, text_columns=["year", "title"])
     assert by_token(texts_of(config, data), data)["i3"] == '1903 the "best 3'
 
 
@@ -91,11 +86,11 @@ def test_ml_100k_from_the_installed_recbole(tmp_path: Path) -> None:
 
 
 def test_unknown_column_and_foreign_file_are_named(rule_folder: Path) -> None:
-    config, data = made(rule_folder, text_columns=["titel"])
+    config, data = train_split(rule_folder, text_columns=["titel"])
     with pytest.raises(ValueError, match=r"rule.item has no column \['titel'\].*'title'"):
         texts_of(config, data)
     write_item(rule_folder / "data", "rule", {f"B00{i}": "words" for i in range(5)})
-    config, data = made(rule_folder)
+    config, data = train_split(rule_folder)
     with pytest.raises(ValueError, match=r"describes 5 items and none.*'B000'.*'i0'"):
         texts_of(config, data)
 
@@ -197,7 +192,7 @@ def test_mscgrec_with_a_transformers_encoder(tmp_path: Path, bert: Path) -> None
     from tiny import rule_sequences
 
     write_dataset(tmp_path / "data", "rule", rule_sequences(), texts)
-    config, data = made(tmp_path, text_encoder=str(bert))
+    config, data = train_split(tmp_path, text_encoder=str(bert))
     vectors, present = text_vectors(texts_of(config, data), *groups(config, data))
     assert vectors.shape == (31, 12) and int(present.sum()) == 30
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from tiny import code_table
+from tiny import code_table, network_sizes
 
-from recbole_mscgrec.network.model import CodeNetwork, Sizes
+from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 from recbole_mscgrec.semantic_ids.collisions import add_collision_level
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
@@ -15,17 +15,7 @@ def test_items_have_unit_size_and_layers_add_as_much_together() -> None:
     torch.manual_seed(0)
     model = CodeNetwork(
         code_table(60, (4, 5, 3)),
-        Sizes(
-            hidden_size=64,
-            inner_size=128,
-            n_heads=2,
-            n_encoder_layers=2,
-            n_decoder_layers=2,
-            dropout_prob=0.0,
-            n_distance_buckets=8,
-            max_distance=16,
-            modality_mask_prob=0.0,
-        ),
+        network_sizes(hidden_size=64, inner_size=128),
     ).eval()
     items = torch.arange(1, 60)[:, None]
     tokens = model.history(items)[0]
@@ -49,17 +39,7 @@ def test_an_untrained_network_with_vectors_ranks_items_by_how_near_they_are_to_t
     unique = torch.cat([torch.full((1, 4), MISSING), unique])
     codes = CodeTable({"a": unique}, {"a": sizes}, "a")
     torch.manual_seed(0)
-    plan = Sizes(
-        hidden_size=32,
-        inner_size=64,
-        n_heads=2,
-        n_encoder_layers=1,
-        n_decoder_layers=1,
-        dropout_prob=0.0,
-        n_distance_buckets=8,
-        max_distance=16,
-        modality_mask_prob=0.0,
-    )
+    plan = network_sizes(hidden_size=32, inner_size=64, n_encoder_layers=1, n_decoder_layers=1)
     items = torch.arange(1, 60)
     similarity = vectors[1:] @ vectors[1:].T
 

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tiny import code_table, randomize
+from tiny import code_table, network_sizes, randomize
 
 from recbole_mscgrec.network.block_attention import Windows
-from recbole_mscgrec.network.model import CodeNetwork, Sizes
+from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 
 Tensor = torch.Tensor
 
 
 def network(codes: CodeTable, **changes: Any) -> CodeNetwork:
-    sizes = replace(
-        Sizes(
-            hidden_size=16,
-            inner_size=32,
-            n_heads=2,
-            n_encoder_layers=2,
-            n_decoder_layers=2,
-            dropout_prob=0.0,
-            n_distance_buckets=8,
-            max_distance=16,
-            modality_mask_prob=0.0,
-        ),
-        **changes,
-    )
     torch.manual_seed(0)
-    model = CodeNetwork(codes, sizes)
+    model = CodeNetwork(codes, network_sizes(**changes))
     randomize(model)
     with torch.no_grad():
         model.history.code_embedding.weight[

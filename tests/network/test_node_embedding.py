@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import code_table, randomize
+from tiny import code_table, network_sizes, randomize
 
 from recbole_mscgrec.network import node_embedding
 from recbole_mscgrec.network.init import learned_vectors as tables_of
-from recbole_mscgrec.network.model import CodeNetwork, Sizes
+from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.network.node_embedding import NodeVectors
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
@@ -19,19 +19,7 @@ LAST = torch.tensor([[2], [1]])
 
 def network(learned: bool) -> CodeNetwork:
     torch.manual_seed(0)
-    sizes = Sizes(
-        hidden_size=16,
-        inner_size=32,
-        n_heads=2,
-        n_encoder_layers=2,
-        n_decoder_layers=2,
-        dropout_prob=0.0,
-        n_distance_buckets=8,
-        max_distance=16,
-        modality_mask_prob=0.0,
-        learned_vectors=learned,
-    )
-    return CodeNetwork(code_table(), sizes)
+    return CodeNetwork(code_table(), network_sizes(learned_vectors=learned))
 
 
 @pytest.mark.parametrize("dense", [0, 1000], ids=["child by child", "all nodes at once"])

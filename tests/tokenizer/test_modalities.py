@@ -13,26 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recbole.data import create_dataset
-from tiny import N_ITEMS, settings, typed
+from tiny import N_ITEMS, settings, tokens_of, train_split, typed
 
-from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.tokenizer.modalities import Features, stage_of
-from recbole_mscgrec.tokenizer.pipeline import Tokenization, tokenize
+from recbole_mscgrec.tokenizer.pipeline import tokenize
 
 ALL = ["collaborative", "text", "image"]
-
-
-def made(folder: Path, **changes: Any) -> tuple[Config, Any]:
-    config = Config("MSCGRec", "rule", config_dict=settings(folder, **changes))
-    return config, create_dataset(config).build()[0]
-
-
-def tokens_of(folder: Path, **changes: Any) -> Tokenization:
-    config, train = made(folder, **changes)
-    return tokenize(typed(config, train), train)
 
 
 def colour(image: Image.Image) -> torch.Tensor:
@@ -80,7 +68,7 @@ def paint(folder: Path, items: range, name: str = "images") -> Path:
 
 def test_codes_of_rq_dino_are_the_table(rule_folder: Path, dino: list[dict[str, Any]]) -> None:
     paint(rule_folder, range(20))
-    config, train = made(rule_folder, image_workers=0)
+    config, train = train_split(rule_folder, image_workers=0)
     tokens = tokenize(typed(config, train), train)
     assert tokens.table.modalities == ALL and tokens.table.sizes["image"] == [6, 6]
     for i in range(N_ITEMS):
@@ -99,7 +87,7 @@ def test_features_of_the_frozen_backbone_are_quantized(
     rule_folder: Path, dino: list[dict[str, Any]]
 ) -> None:
     paint(rule_folder, range(20))
-    config, train = made(rule_folder, image_tokenizer="features")
+    config, train = train_split(rule_folder, image_tokenizer="features")
     vectors, present, codes, *_ = stage_of("image", typed(config, train), train).make()
     assert codes is None and int(present.sum()) == 20
     assert vectors[train.token2id("item_id", "i8")].tolist() == [1, 2, 56]
@@ -139,7 +127,7 @@ def test_image_as_the_target_takes_codes_of_the_nearest_items(
     texts[0] = texts[17] + 0.1
     file = rule_folder / "text.npz"
     np.savez(file, tokens=[f"i{i}" for i in range(N_ITEMS)], vectors=texts)
-    config, train = made(
+    config, train = train_split(
         rule_folder,
         modalities=["text", "image"],
         target_modality="image",
@@ -231,7 +219,7 @@ def test_codes_of_a_file_take_the_place_of_a_stage(
     monkeypatch.setattr(
         "recbole_mscgrec.tokenizer.modalities.text_vectors", None
     )  # must not be called
-    config, train = made(rule_folder, codes_file={"text": write_codes(rule_folder, 20)})
+    config, train = train_split(rule_folder, codes_file={"text": write_codes(rule_folder, 20)})
     tokens = tokenize(typed(config, train), train)
     assert tokens.table.sizes["text"] == [3, 3, 1]
     assert tokens.table.codes["text"][train.token2id("item_id", "i8")].tolist() == [1, 2, 0]
@@ -307,7 +295,7 @@ def test_history_vectors_without_any_vectors_are_refused(rule_folder: Path) -> N
 
 
 def test_a_changed_file_counts_in_the_fingerprint(rule_folder: Path) -> None:
-    config, train = made(rule_folder, codes_file={"text": write_codes(rule_folder)})
+    config, train = train_split(rule_folder, codes_file={"text": write_codes(rule_folder)})
     key = stage_of("text", typed(config, train), train).key
     assert stage_of("text", typed(config, train), train).key == key
     before = tokenize(typed(config, train), train).table.codes["text"]
@@ -317,7 +305,7 @@ def test_a_changed_file_counts_in_the_fingerprint(rule_folder: Path) -> None:
 
 
 def test_given_features_are_as_the_file_says(rule_folder: Path) -> None:
-    config, train = made(rule_folder, vectors_file={"text": write_vectors(rule_folder, 3)})
+    config, train = train_split(rule_folder, vectors_file={"text": write_vectors(rule_folder, 3)})
     features = stage_of("text", typed(config, train), train).make()
     assert isinstance(features, Features) and features.codes is None
     assert int(features.present.sum()) == 3 and features.vectors.shape == (31, 5)

@@ -8,27 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from recbole.data import create_dataset
-from tiny import item_texts, rule_sequences, settings, typed, write_dataset, write_item
+from tiny import (
+    item_texts,
+    rule_sequences,
+    tokens_of,
+    train_split,
+    typed,
+    write_dataset,
+    write_item,
+)
 
-from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.validation import level_sizes
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.tokenizer import modalities as stages_module
 from recbole_mscgrec.tokenizer import pipeline
 from recbole_mscgrec.tokenizer.modalities import Features
-from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
-
-
-def made(folder: Path, **changes: Any) -> tuple[Config, Any]:
-    config = Config("MSCGRec", "rule", config_dict=settings(folder, **changes))
-    return config, create_dataset(config).build()[0]
-
-
-def tokens_of(folder: Path, **changes: Any) -> Tokenization:
-    config, train = made(folder, **changes)
-    return tokenize(typed(config, train), train)
+from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize
 
 
 @pytest.fixture
@@ -83,7 +79,7 @@ def test_text_as_the_target(rule_folder: Path) -> None:
 
 
 def test_the_most_frequent_of_colliding_items_gets_collision_code_zero(rule_folder: Path) -> None:
-    config, train = made(rule_folder, codebook_size=2)
+    config, train = train_split(rule_folder, codebook_size=2)
     codes = tokenize(typed(config, train), train).table.target_codes
     counts = torch.tensor([train.item_counter[i] for i in range(1, 31)])
     for prefix in torch.unique(codes[:, :2], dim=0):
@@ -151,7 +147,7 @@ def test_changed_encoder_weights_are_noticed(
     """A local encoder folder with other weights under the same name makes new vectors."""
     (rule_folder / "encoder").mkdir()
     (rule_folder / "encoder" / "weights").write_bytes(b"one")
-    config, train = made(rule_folder, text_encoder=str(rule_folder / "encoder"))
+    config, train = train_split(rule_folder, text_encoder=str(rule_folder / "encoder"))
     chosen = typed(config, train)
     first = stages_module._text_stage(chosen, train).key
     assert first == stages_module._text_stage(chosen, train).key
@@ -189,7 +185,7 @@ def unseen_item(folder: Path) -> None:
 
 def test_unseen_item_takes_a_code_from_its_neighbours_by_text(tmp_path: Path) -> None:
     unseen_item(tmp_path)
-    config, train = made(tmp_path)
+    config, train = train_split(tmp_path)
     tokens = tokenize(typed(config, train), train)
     report = tokens.health["collaborative"]
     assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (1, 0)
@@ -198,7 +194,7 @@ def test_unseen_item_takes_a_code_from_its_neighbours_by_text(tmp_path: Path) ->
 
 def test_unseen_item_without_other_modality_takes_a_free_leaf(tmp_path: Path) -> None:
     unseen_item(tmp_path)
-    config, train = made(tmp_path, modalities=["collaborative"])
+    config, train = train_split(tmp_path, modalities=["collaborative"])
     tokens = tokenize(typed(config, train), train)
     report = tokens.health["collaborative"]
     assert (report["filled_from_neighbours"], report["filled_free_leaf"]) == (0, 1)
@@ -227,7 +223,7 @@ def test_missing_text_is_missing_in_the_table(rule_folder: Path) -> None:
     texts = item_texts()
     del texts["i4"]
     write_item(rule_folder / "data", "rule", texts)
-    config, train = made(rule_folder)
+    config, train = train_split(rule_folder)
     tokens = tokenize(typed(config, train), train)
     absent = (tokens.table.codes["text"] == MISSING).all(1).nonzero().flatten().tolist()
     assert absent == [0, train.token2id("item_id", "i4")]
@@ -288,13 +284,13 @@ def test_codebook_size_per_level() -> None:
 
 
 def test_codes_of_a_checkpoint_fit_only_its_items(rule_folder: Path) -> None:
-    config, train = made(rule_folder)
+    config, train = train_split(rule_folder)
     tokens = tokenize(typed(config, train), train)
     state = {"other_parameter": {"code_state": tokens.to_plain()}}
     again = from_checkpoint(state, train)
     assert torch.equal(again.table.target_codes, tokens.table.target_codes)
     write_dataset(rule_folder / "data", "rule", rule_sequences(n_items=29))
     with pytest.raises(ValueError, match="trained on other items than the 29"):
-        from_checkpoint(state, made(rule_folder)[1])
+        from_checkpoint(state, train_split(rule_folder)[1])
     with pytest.raises(ValueError, match="holds no item codes: it is not one of MSCGRec"):
         from_checkpoint({}, train)
