@@ -1,14 +1,14 @@
 """Add result files to results/runs.csv, one row per run, and the users' ranks to results/ranks/.
 
-    python results/collect.py --table=ml-100k --commit=6542089 saved/tiled/MSCGRec_*.json
+    python results/collect.py --table=ml-100k saved/tiled/MSCGRec_*.json
     python results/collect.py --table=ml-100k --row="MSCGRec with TiledGRU4Rec" \
-        --commit=6542089 saved/seen/both-ranked_*.json
+        saved/seen/both-ranked_*.json
 
 `--table` is the group of rows that a page compares. A row is named by `--row`, or by the file's
 name up to the last "_". NAME_SEED.npz beside a file (`--per_user_file`) gives the ranks,
-NAME_SEED.log the epochs. A run that is there already (same table, row, protocol and seed) is
-replaced. Afterwards `python results/tables.py --significance` brings comparisons and pages up to
-date.
+NAME_SEED.log the epochs. Results of version 0.1 do not say what made them: they need `--commit` and
+`--version`. A run that is there already (same table, row, protocol and seed) is replaced.
+Afterwards `python results/tables.py --significance` brings comparisons and pages up to date.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import argparse
 import csv
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from recbole_mscgrec import __version__
 from recbole_mscgrec.experiments.job import read_result
 from recbole_mscgrec.runner import user_ranks
 
@@ -151,16 +149,25 @@ def save_ranks(folder: Path, name: str, dataset: str, ranks: user_ranks.Ranks) -
 
 
 def collect(
-    files: Sequence[Path], folder: Path, table: str, row: str | None, commit: str, version: str
+    files: Sequence[Path],
+    folder: Path,
+    table: str,
+    row: str | None,
+    commit: str | None = None,
+    version: str | None = None,
 ) -> list[dict[str, str]]:
-    """Add result files to folder/runs.csv and folder/ranks. Returns the new rows."""
+    """Add result files to folder/runs.csv and folder/ranks. Returns the new rows.
+
+    Raises:
+        ValueError: a file that says not what made it, where `commit` and `version` do not either.
+    """
     new = []
     for file in files:
         result, log = read_result(file), file.with_suffix(".log")
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
         run = dict.fromkeys(COLUMNS, "") | record(result, text)
         run |= {"table": table, "row": row or file.stem.rpartition("_")[0]}
-        run |= {"commit": commit, "version": version}
+        run |= _made_by(result, file, commit, version)
         if file.with_suffix(".npz").is_file():
             run["ranks"] = ranks_file(run)
             ranks = user_ranks.load(file.with_suffix(".npz"))
@@ -170,10 +177,16 @@ def collect(
     return new
 
 
-def _head() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+def _made_by(
+    result: dict[str, Any], file: Path, commit: str | None, version: str | None
+) -> dict[str, str]:
+    """Commit and version of a run: those given, or else those that the run wrote down."""
+    given = {k: v for k, v in (("commit", commit), ("version", version)) if v}
+    made_by = {"commit": None, "version": None} | (result.get("made_by") or {}) | given
+    missing = [f"--{key}" for key, value in made_by.items() if not value]
+    if missing:
+        raise ValueError(f"{file} does not say what made it: give {' and '.join(missing)}.")
+    return made_by
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,8 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="+", type=Path, metavar="NAME_SEED.json")
     parser.add_argument("--table", required=True, help="group of rows that a page compares")
     parser.add_argument("--row", help="name of the row; default: the file's name without the seed")
-    parser.add_argument("--commit", default=_head(), help="commit of the runs; default: HEAD")
-    parser.add_argument("--version", default=__version__, help="version of the runs")
+    parser.add_argument("--commit", help="commit of the runs; default: as in the file")
+    parser.add_argument("--version", help="version of the runs; default: as in the file")
     parser.add_argument("--folder", type=Path, default=HERE)
     options = parser.parse_args(argv)
     try:

@@ -48,6 +48,12 @@ def read(name: str) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(stream))
 
 
+def runs_of(table: str, row: str, protocol: str) -> list[dict[str, str]]:
+    """The rows of runs.csv that are one row of a table, a seed each."""
+    names = (table, row, protocol)
+    return [r for r in read("runs.csv") if (r["table"], r["row"], r["protocol"]) == names]
+
+
 def read_ranks(name: str, dataset: str) -> Ranks:
     """Ranks as collect.py stores them."""
     users = (HERE / "ranks" / f"{dataset}.users.txt").read_text(encoding="utf-8").splitlines()
@@ -62,10 +68,9 @@ def measured(table: str, row: str, protocol: str, with_ranks: bool = False) -> r
     Raises:
         ValueError: no run of this table, row and protocol.
     """
-    names = (table, row, protocol)
-    runs = [r for r in read("runs.csv") if (r["table"], r["row"], r["protocol"]) == names]
+    runs = runs_of(table, row, protocol)
     if not runs:
-        raise ValueError(f"runs.csv has no run of {names}.")
+        raise ValueError(f"runs.csv has no run of {(table, row, protocol)}.")
     results = {int(r["seed"]): _result(r) for r in runs}
     kept = [r for r in runs if with_ranks and r["ranks"]]
     ranks = {int(r["seed"]): read_ranks(r["ranks"], r["dataset"]) for r in kept}
@@ -151,12 +156,6 @@ def _spread(value: dict) -> str:
     return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" ± {value['sd']:.4f}")
 
 
-def _has(table: str, row: str, protocol: str) -> bool:
-    return any(
-        (r["table"], r["row"], r["protocol"]) == (table, row, protocol) for r in read("runs.csv")
-    )
-
-
 def accuracy(
     table: str,
     rows: Sequence[str] = (),
@@ -169,7 +168,7 @@ def accuracy(
     body = []
     for row in rows or sorted({r["row"] for r in read("runs.csv") if r["table"] == table}):
         cells = {}
-        for protocol in (p for p in protocols if _has(table, row, p)):
+        for protocol in (p for p in protocols if runs_of(table, row, p)):
             cells[protocol] = report.table([measured(table, row, protocol)])["rows"][0]
         first = cells.get(protocols[0])
         seeds = "/".join(dict.fromkeys(str(len(c["seeds"])) for c in cells.values()))
@@ -196,8 +195,7 @@ def cost(table: str, rows: Sequence[str]) -> str:
     head = ["row", "epochs trained", "best epoch", "seconds of training", "parameters", "peak MB"]
     body = []
     for row in rows:
-        names = (table, row, RANKED)
-        runs = [r for r in read("runs.csv") if (r["table"], r["row"], r["protocol"]) == names]
+        runs = runs_of(table, row, RANKED)
         seconds = np.mean([float(r["seconds train"]) for r in runs])
         epochs = [", ".join(r[k] for r in runs) for k in ("epochs_trained", "best_epoch")]
         memory = max(float(r["peak_memory_mb"]) for r in runs)

@@ -61,6 +61,19 @@ def test_no_csv_or_page_names_a_folder_of_a_machine() -> None:
         assert not re.findall(r"(?:/root|/home|/tmp|[A-Z]:\\)\S*", file.read_text("utf-8"))
 
 
+@pytest.mark.parametrize("given", [None, "abc"])
+def test_a_collected_run_names_the_commit_that_made_it(tmp_path: Path, given: str | None) -> None:
+    result = {"model": "MSCGRec", "dataset": "small", "seed": 1, "best_valid_result": {}}
+    result |= {"test_result": {}, "seconds": {}}
+    file = tmp_path / "a-row_1.json"
+    file.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="does not say what made it: give .*--version"):
+        collect.collect([file], tmp_path, "a table", None, given)
+    file.write_text(json.dumps(result | {"made_by": {"commit": "def", "version": "0.2"}}))
+    (run,) = collect.collect([file], tmp_path, "a table", None, given)
+    assert (run["commit"], run["version"]) == (given or "def", "0.2")
+
+
 def test_a_collected_run_replaces_that_of_the_same_key(tmp_path: Path) -> None:
     metrics = {"recall@10": 0.5, "ndcg@10": 0.4}
     result = {"model": "MSCGRec", "dataset": "small", "seed": 1, "best_valid_result": metrics}
