@@ -23,6 +23,7 @@ import logging
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,17 @@ def codes_health(codes: Tensor, sizes: list[int]) -> list[dict[str, float]]:
     ]
 
 
-def learned(config: Any, train: Any, **changes: Any) -> dict[str, Any]:
-    """Features and history of the image stage with some settings changed, and what it took now:
-    next to nothing where it was in the cache."""
+def learned(config: Any, train: Any, tokenizer: str, quantize: bool = True) -> dict[str, Any]:
+    """Features and history of the image stage, and what it took now: next to nothing where it was
+    in the cache."""
     from recbole_mscgrec.config.settings import MSCGRecSettings
     from recbole_mscgrec.storage import cache
     from recbole_mscgrec.tokenizer.modalities import Absent, stage_of
 
-    for key, value in changes.items():
-        config[key] = value
-    stage = stage_of("image", MSCGRecSettings.of(config, train), train)
+    settings = MSCGRecSettings.of(config, train)
+    dino = replace(settings.images.rq_dino, quantize=quantize)
+    images = replace(settings.images, tokenizer=tokenizer, rq_dino=dino)
+    stage = stage_of("image", replace(settings, images=images), train)
     if isinstance(stage, Absent):
         raise SystemExit(f"No item has {stage.reason}.")
     wall, cpu = time.perf_counter(), time.process_time()
@@ -124,9 +126,9 @@ def compare(config: Any, dataset: Any, column: str) -> dict[str, Any]:
 
     sizes, seed = list(level_sizes(config["n_levels"], config["codebook_size"])), config["seed"]
     runs = {
-        "rq_dino": learned(config, dataset),
-        "dino_then_kmeans": learned(config, dataset, image_quantize=False),
-        "before_training": learned(config, dataset, image_tokenizer="features"),
+        "rq_dino": learned(config, dataset, "rq_dino"),
+        "dino_then_kmeans": learned(config, dataset, "rq_dino", quantize=False),
+        "before_training": learned(config, dataset, "features"),
     }
     items = runs["rq_dino"]["features"].present.nonzero().flatten()
     names, labels = genres(config, dataset, items, column)

@@ -153,8 +153,8 @@ class MSCGRecSettings:
         chosen = config.external_config_dict
         columns = config["text_columns"]
         columns = [columns] if isinstance(columns, str) else columns
-        backbone = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
-        more = {f.name for f in fields(RQDinoSettings) if f"image_{f.name}" in config}
+        set_here = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
+        dino = {name: config[f"image_{name}"] for name in set_here}
         return cls(
             DataFiles(
                 Path(config["data_path"]),
@@ -179,16 +179,9 @@ class MSCGRecSettings:
                 columns=None if columns is None else tuple(columns),
                 columns_chosen="text_columns" in chosen,
             ),
-            _group(
-                ImageSettings,
-                config,
-                "image_",
-                rq_dino=RQDinoSettings(
-                    **{name: config[f"image_{name}"] for name in {*backbone, *more}}
-                ),
-            ),
+            _group(ImageSettings, config, "image_", rq_dino=RQDinoSettings(**dino)),
             _group(CollaborativeSettings, config, "collaborative_"),
-            Sizes(**{field.name: config[field.name] for field in fields(Sizes)}),
+            _group(Sizes, config),
             _group(TrainingSettings, config),
             _group(DecodingSettings, config),
             _group(PageSettings, config, "codes_"),

@@ -26,7 +26,7 @@ class ResidualVQ(nn.Module):
     """L codebooks of vectors of D numbers; each quantizes what the levels before it left over.
 
     Codebooks are running means of the residuals that chose each codeword (decay
-    `image_codebook_decay`), not parameters. They start by k-means on the whole catalogue; `ready`
+    `codebook_decay`), not parameters. They start by k-means on the whole catalogue; `ready`
     is False before that.
     """
 
@@ -87,7 +87,7 @@ class ResidualVQ(nn.Module):
         """Move the codebooks towards the vectors z (B, D) that have these codes (B, L), and restart
         dead codewords. Returns how many were.
 
-        A codeword is dead when it is chosen less than `image_restart_below` times as often as the
+        A codeword is dead when it is chosen less than `restart_below` times as often as the
         mean codeword. It moves to the residual of a random vector of the batch and its running sum
         and count start anew with it, or they would pull it back.
         """

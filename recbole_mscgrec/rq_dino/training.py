@@ -208,9 +208,7 @@ class DinoTraining:
         if not bool(torch.isfinite(loss)):
             raise UserError(
                 f"RQ-DINO's loss is {loss.item()} in epoch {self.epoch + 1}: lower "
-                f"image_learning_rate ({self.settings.learning_rate}), raise image_warmup_epochs "
-                f"({self.settings.warmup_epochs}) or image_teacher_temperature "
-                f"({self.settings.teacher_temperature})."
+                f"image_learning_rate ({self.settings.learning_rate})."
             )
 
     # --- state ------------------------------------------------------------------------------------
