@@ -33,7 +33,7 @@ _AFTER_TRAINING = frozenset(
 MEASURED = (
     "metrics topk test_metrics eval_batch_size rescore_model rescore_weight eval_drop_modality"
 ).split()
-_SPLIT = ("split", "order", "group_by")  # of eval_args; `mode` may change after training
+SPLIT = ("split", "order", "group_by")  # of eval_args; `mode` may change after training
 
 
 def training_keys(model_keys: Iterable[str]) -> frozenset[str]:
@@ -56,7 +56,7 @@ def cannot_change(key: str, value: Any, trained: Any, keys: frozenset[str]) -> b
         return False
     value, trained = to_plain(value), to_plain(trained)
     if key == "eval_args" and isinstance(value, dict) and isinstance(trained, dict):
-        return any(k in value and value[k] != trained.get(k) for k in _SPLIT)
+        return any(k in value and value[k] != trained.get(k) for k in SPLIT)
     return value != trained
 
 

@@ -10,6 +10,7 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable
 from logging import getLogger
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ import yaml
 from recbole.utils import url
 from tqdm import tqdm
 
+from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.storage.errors import UserError
 
 _URLS = Path(url.__file__).parent.parent / "properties" / "dataset" / "url.yaml"
@@ -52,6 +54,17 @@ def fetch(folder: Path, name: str) -> bool:
         os.replace(unpacked, folder)
     getLogger().info(f"Downloaded {name} into {folder}.")
     return True
+
+
+def with_data(make: Callable[[], Config]) -> Config:
+    """The Config that `make` returns, once its data set is there. If that had to be fetched, the
+    Config is made again, because it reads the columns of the files.
+
+    Raises:
+        UserError: see `fetch`.
+    """
+    config = make()
+    return make() if fetch(Path(config["data_path"]), config["dataset"]) else config
 
 
 def known_names() -> dict[str, str]:

@@ -45,13 +45,7 @@ def ordered_times(texts: pd.Series) -> np.ndarray:
         UserError: a text that is not a finite number; names it.
     """
     codes, distinct = pd.factorize(texts)
-    try:
-        exact = [Decimal(text.strip()) for text in distinct]
-    except InvalidOperation:
-        exact = []
-    if not exact or not all(number.is_finite() for number in exact):
-        wrong = next(text for text in distinct if not _is_finite_number(text))
-        raise UserError(f"{wrong!r} is not a number")
+    exact = [_finite_number(text) for text in distinct]
     order = sorted(range(len(exact)), key=exact.__getitem__)
     values = np.empty(len(exact))
     before, value = None, -np.inf
@@ -62,11 +56,14 @@ def ordered_times(texts: pd.Series) -> np.ndarray:
     return values[codes]
 
 
-def _is_finite_number(text: str) -> bool:
+def _finite_number(text: str) -> Decimal:
     try:
-        return Decimal(text.strip()).is_finite()
+        number = Decimal(text.strip())
     except InvalidOperation:
-        return False
+        number = Decimal("nan")
+    if not number.is_finite():
+        raise UserError(f"{text!r} is not a number")
+    return number
 
 
 def _read_exact_times(dataset_class: Any) -> None:
@@ -123,9 +120,8 @@ def _has_no_times(config: Any, filepath: str) -> bool:
 
 def _exact(times: np.ndarray) -> bool:
     """Whether different texts cannot have become the same float64."""
-    return bool((np.nan_to_num(times) == np.rint(np.nan_to_num(times))).all()) and bool(
-        (np.abs(np.nan_to_num(times)) < _EXACT_INTEGERS).all()
-    )
+    times = np.nan_to_num(times)
+    return bool(((times == np.rint(times)) & (np.abs(times) < _EXACT_INTEGERS)).all())
 
 
 def _column(config: Any, filepath: str, column: str) -> pd.Series:

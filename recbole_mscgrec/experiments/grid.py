@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_mscgrec.config.config import known_settings, unknown_setting
+from recbole_mscgrec.config.config import Config, known_settings, unknown_setting
 from recbole_mscgrec.config.parsing import parse_values, read_settings
 from recbole_mscgrec.data.checks import check_data
-from recbole_mscgrec.data.download import fetch
+from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.experiments import report
 from recbole_mscgrec.experiments.job import Cell, finished, run_cell
 from recbole_mscgrec.experiments.variants import (
@@ -184,10 +185,7 @@ def _checked(cells: list[Cell]) -> list[Cell]:
     for cell in cells:
         if cell.row.name not in ranked:  # seeds change nothing here
             try:
-                config = cell._replace(ranked=False).config()
-                check_test_metrics(config)
-                if fetch(Path(config["data_path"]), config["dataset"]):
-                    config = cell._replace(ranked=False).config()
+                config = with_data(partial(_config, cell))
                 check_data(config)
             except ValueError as error:
                 raise UserError(f"{cell.row.name}: {error}") from error
@@ -198,6 +196,13 @@ def _checked(cells: list[Cell]) -> list[Cell]:
                 reasons.add(reason)
         checked.append(cell._replace(ranked=ranked[cell.row.name]))
     return checked
+
+
+def _config(cell: Cell) -> Config:
+    """The cell's Config before it is known whether there will be ranks."""
+    config = cell._replace(ranked=False).config()
+    check_test_metrics(config)
+    return config
 
 
 # --- running --------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ import yaml
 import recbole_mscgrec
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.run_id import settings_of
 from recbole_mscgrec.experiments.variants import Row
 from recbole_mscgrec.storage import checkpoint, files
 from recbole_mscgrec.storage.errors import UserError
@@ -77,7 +76,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     way_out = "Choose another --table_dir, or move this file away to run the cell again."
     result = read_result(cell.result_file, way_out)
     config = cell.config()
-    stored, wanted = result.get("settings"), settings_of(config)
+    stored, wanted = result.get("settings"), run_id.settings_of(config)
     if stored is None or (result["model"], result["dataset"]) != (cell.row.model, cell.dataset):
         raise UserError(f"{cell.result_file} is not a result of this table. {way_out}")
     version = result.get("made_by", {}).get("version")

@@ -46,10 +46,10 @@ def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
         return [""] * dataset.item_num
     texts = [""] * dataset.item_num
     columns = _columns(text, items)
-    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
-    ids = dataset.field2token_id[dataset.iid_field]
     if not columns:
         return texts
+    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
+    ids = dataset.field2token_id[dataset.iid_field]
     for token, words in zip(items.frame[items.key], joined, strict=True):
         if token in ids:
             texts[ids[token]] = words

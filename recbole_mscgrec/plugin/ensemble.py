@@ -13,6 +13,7 @@ import torch
 from recbole.utils import ModelType, get_model
 
 from recbole_mscgrec.config.config import Settings
+from recbole_mscgrec.config.run_id import SPLIT
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
@@ -24,7 +25,6 @@ _DATA = (
     "dataset user_inter_num_interval item_inter_num_interval val_interval unused_col rm_dup_inter"
     " filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
 ).split()
-_SPLIT = ("split", "order", "group_by")
 
 
 class SecondModel:
@@ -100,5 +100,5 @@ def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> Non
 
 
 def _data_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    split = {f"eval_args {part}": settings["eval_args"].get(part) for part in _SPLIT}
+    split = {f"eval_args {part}": settings["eval_args"].get(part) for part in SPLIT}
     return {key: settings.get(key) for key in _DATA} | split

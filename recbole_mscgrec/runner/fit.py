@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.plugin import checkpoints
 from recbole_mscgrec.storage import checkpoint
@@ -27,7 +28,7 @@ def fit(
         KeyboardInterrupt: with a message how to go on.
     """
     began, before = time.perf_counter(), dict(seconds)
-    last = Path(trainer.saved_model_file).with_suffix(".last.pth")
+    last = run_id.last_of(config)
     if config["resume"]:
         before.update(_resume(trainer, train_data, last, config, before))
         seconds.update(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,19 @@ def alone(config: Any) -> Iterator[None]:
         yield
         return
     path = _path(config)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0).acquire()
-    except Timeout:
-        raise UserError(
-            f"Another process trains {config['model']} on {config['dataset']} with these very "
-            f"settings and writes {run_id.path_of(config)}: wait for it, or set another "
-            "checkpoint_dir."
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"Cannot write in {path.parent}: {error}. Make it writable or set checkpoint_dir."
-        ) from error
-    with lock:
+    with ExitStack() as held:
+        try:
+            mine = held.enter_context(claimed(path))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write in {path.parent}: {error}. Make it writable or set checkpoint_dir."
+            ) from error
+        if not mine:
+            raise UserError(
+                f"Another process trains {config['model']} on {config['dataset']} with these very "
+                f"settings and writes {run_id.path_of(config)}: wait for it, or set another "
+                "checkpoint_dir."
+            )
         yield
 
 
@@ -64,11 +63,8 @@ def taken(config: Any) -> bool:
     path = _path(config)
     if not path.is_file():
         return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
+    with claimed(path) as free:
+        return not free
 
 
 def _path(config: Any) -> Path:

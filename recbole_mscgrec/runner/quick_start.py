@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 from recbole.data import create_dataset, data_preparation
@@ -13,7 +12,7 @@ from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import told_to_the_user
 from recbole_mscgrec.data.checks import check_data
-from recbole_mscgrec.data.download import fetch
+from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.data.seen_items import NONE, SeenItems
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
@@ -85,9 +84,7 @@ def _config(*settings: Any, **more: Any) -> Config:
         return config_of_saved(config) if config["model_file"] else config
 
     with told_to_the_user():
-        config = made()
-        if fetch(Path(config["data_path"]), config["dataset"]):
-            config = made()
+        config = with_data(made)
         init_logger(config)
         check_data(config)
     return config
