@@ -3,6 +3,7 @@ the usual way, Hugging Face T5 `generate` with a Python dict trie in `prefix_all
 
     python benchmarks/decode.py --json=out.json --plot=out.png   # everything
     python benchmarks/decode.py --quick --json=out.json          # a smaller matrix, under a minute
+    python benchmarks/decode.py --device=cuda --json=out.json    # on a GPU
 
 Items are random codes of L=4 levels and K=256 codewords. All three networks have the same width,
 layers and heads, random weights, and a history of 50 tokens per request. A latency is the median of
@@ -13,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
+import hardware
 import torch
+from hardware import median_seconds
 
 from recbole_mscgrec.network.model import CodeNetwork, Sizes
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
@@ -51,7 +52,7 @@ def random_codes(n_items: int) -> torch.Tensor:
     return torch.stack(digits, dim=1).to(torch.uint8)
 
 
-def build_network(codes: torch.Tensor) -> CodeNetwork:
+def build_network(codes: torch.Tensor, device: torch.device | str = "cpu") -> CodeNetwork:
     """The network over a catalogue of these codes, in one modality."""
     padding = torch.full((1, N_LEVELS), -1, dtype=torch.int16)
     table = CodeTable(
@@ -60,31 +61,21 @@ def build_network(codes: torch.Tensor) -> CodeNetwork:
         "collaborative",
     )
     torch.manual_seed(0)
-    return CodeNetwork(table, SIZES).eval()
-
-
-def median_seconds(call: Callable[[], Any], budget: float) -> float:
-    """Median over as many calls as fit the budget (3 to 30), after one to warm up."""
-    call()
-    seconds: list[float] = []
-    while len(seconds) < 3 or (sum(seconds) < budget and len(seconds) < 30):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return CodeNetwork(table, SIZES).eval().to(device)
 
 
 def free_beams(network: CodeNetwork, encoded: torch.Tensor, limit: torch.Tensor, beam: int) -> Any:
     """Beam search over all codes, whether an item has them or not."""
-    step, row = network.decoder_step(encoded, limit), torch.arange(len(encoded))
-    scores, codes, parents = torch.zeros(len(encoded), 1), None, None
+    device = limit.device
+    step, row = network.decoder_step(encoded, limit), torch.arange(len(encoded), device=device)
+    scores, codes, parents = torch.zeros(len(encoded), 1, device=device), None, None
     for level in range(N_LEVELS):
         nodes = torch.zeros_like(row)  # a free beam stands at none, and no node has a vector here
         log_probs = step(level, row, nodes, codes, parents).log_softmax(-1)  # (B*W, K)
         grown = (log_probs + scores.view(-1, 1)).view(len(encoded), -1)
         scores, chosen = grown.topk(min(beam, grown.size(1)), dim=1)
         width = len(row) // len(encoded)
-        row = torch.arange(len(encoded)).repeat_interleave(scores.size(1))
+        row = torch.arange(len(encoded), device=device).repeat_interleave(scores.size(1))
         parents, codes = (
             row * width + chosen.flatten() // N_CODEWORDS,
             chosen.flatten() % N_CODEWORDS,
@@ -93,35 +84,43 @@ def free_beams(network: CodeNetwork, encoded: torch.Tensor, limit: torch.Tensor,
 
 
 def measure_ours(network: CodeNetwork, batch: int, beam: int, budget: float) -> dict[str, float]:
-    """Seconds per batch with and without the constraint, and with restricted items."""
-    n_items = network.tree.n_items
+    """Seconds per batch with and without the constraint, and with restricted items; operations of
+    the matrix products of the first."""
+    n_items, device = network.tree.n_items, network.start.device
     generator = torch.Generator().manual_seed(1)
-    history = torch.randint(1, n_items + 1, (batch, LENGTH), generator=generator)
-    limit = torch.full((batch, 1), LENGTH - 1)
+    history = torch.randint(1, n_items + 1, (batch, LENGTH), generator=generator).to(device)
+    limit = torch.full((batch, 1), LENGTH - 1, device=device)
     half = torch.rand(n_items + 1, generator=generator) < 0.5
 
     def constrained(restriction: Any = None) -> Any:
         return network.beams(network.encode(history), limit, beam, restriction)
 
     def in_bfloat16() -> Any:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             return constrained()
 
     in_stock = AllowedItems(network.tree, half)
-    return {
-        "constrained": median_seconds(constrained, budget),
-        "unconstrained": median_seconds(
-            lambda: free_beams(network, network.encode(history), limit, beam), budget
-        ),
-        "constrained_bfloat16": median_seconds(in_bfloat16, budget),
-        "half_allowed": median_seconds(lambda: constrained(in_stock), budget),
-        "seen_excluded": median_seconds(
-            lambda: constrained(ExcludedItems(network.tree, history)), budget
-        ),
+
+    def unconstrained() -> Any:
+        return free_beams(network, network.encode(history), limit, beam)
+
+    def with_seen_excluded() -> Any:
+        return constrained(ExcludedItems(network.tree, history))
+
+    calls = {
+        "constrained": constrained,
+        "unconstrained": unconstrained,
+        "constrained_bfloat16": in_bfloat16,
+        "half_allowed": lambda: constrained(in_stock),
+        "seen_excluded": with_seen_excluded,
     }
+    seconds = {name: median_seconds(call, budget, device) for name, call in calls.items()}
+    return {**seconds, "constrained_flops": hardware.flops_of(constrained)}
 
 
-def measure_hugging_face(codes: torch.Tensor, batch: int, beam: int) -> dict[str, float]:
+def measure_hugging_face(
+    codes: torch.Tensor, batch: int, beam: int, device: torch.device
+) -> dict[str, float]:
     """Seconds per batch of T5 `generate` with a dict trie, the same size as our network."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -151,8 +150,8 @@ def measure_hugging_face(codes: torch.Tensor, batch: int, beam: int) -> dict[str
         pad_token_id=0,
         eos_token_id=1,
     )
-    model = T5ForConditionalGeneration(config).eval()
-    history = torch.randint(offset, config.vocab_size, (batch, LENGTH))
+    model = T5ForConditionalGeneration(config).eval().to(device)
+    history = torch.randint(offset, config.vocab_size, (batch, LENGTH)).to(device)
 
     def generate() -> Any:
         return model.generate(
@@ -168,11 +167,11 @@ def measure_hugging_face(codes: torch.Tensor, batch: int, beam: int) -> dict[str
     start = time.perf_counter()
     generate()
     budget = 3 * (time.perf_counter() - start)
-    single = median_seconds(generate, budget)
+    single = median_seconds(generate, budget, device)
     model.bfloat16()
     return {
         "hugging_face": single,
-        "hugging_face_bfloat16": median_seconds(generate, budget),
+        "hugging_face_bfloat16": median_seconds(generate, budget, device),
     }
 
 
@@ -235,10 +234,12 @@ def main() -> None:
     parser.add_argument("--json", help="where to write every measurement")
     parser.add_argument("--plot", help="where to write the plot (pip install -e .[plots])")
     parser.add_argument("--quick", action="store_true", help="a smaller matrix, under a minute")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--budget", type=float, help="seconds per measurement (default 2, .5)")
     args = parser.parse_args()
     sizes = [10**4, 10**5, 10**6] if args.quick else [10**4, 10**5, 10**6, 10**7]
     batches, beams = ([64], [20]) if args.quick else ([1, 64, 512], [20, 100])
-    budget = 0.5 if args.quick else 2.0
+    budget = args.budget or (0.5 if args.quick else 2.0)
 
     cells: list[dict[str, Any]] = []
     builds: list[dict[str, Any]] = []
@@ -252,18 +253,28 @@ def main() -> None:
                 {"items": n_items, "seconds": seconds, "bytes_per_item": tree.n_bytes / n_items}
             )
             del tree
-            network = build_network(codes)
+            network = build_network(codes, args.device)
             for batch in batches:
                 for beam in beams:
                     cell = {"items": n_items, "batch": batch, "beam": beam}
                     cell |= measure_ours(network, batch, beam, budget)
                     small = n_items <= (10**4 if args.quick else 10**6)
                     if small and beam == 20 and batch <= 64:
-                        cell |= measure_hugging_face(codes, batch, beam)
+                        cell |= measure_hugging_face(codes, batch, beam, args.device)
                     cells.append(cell)
                     print(json.dumps(cell), flush=True)
-    report = {"threads": torch.get_num_threads(), **ratios(cells), "builds": builds, "cells": cells}
-    if not args.quick:
+    peak = {
+        str(dtype).removeprefix("torch."): hardware.peak_flops(args.device, dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    report = {
+        "device": hardware.name_of(args.device),
+        "peak_flops": peak,
+        **ratios(cells, peak["float32"]),
+        "builds": builds,
+        "cells": cells,
+    }
+    if not args.quick and args.device.type == "cpu":  # the same bytes on every device
         report["memory"] = memory_table()
     print(json.dumps({k: v for k, v in report.items() if k != "cells"}, indent=2))
     if args.json:
@@ -273,8 +284,8 @@ def main() -> None:
         plot(cells, args.plot)
 
 
-def ratios(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of the README, at batch 64 and beam 20."""
+def ratios(cells: list[dict[str, Any]], peak: float) -> dict[str, Any]:
+    """The figures of the README, at batch 64 and beam 20; `peak` in operations per second."""
     main_cells = {c["items"]: c for c in cells if c["batch"] == 64 and c["beam"] == 20}
     overheads = [c["constrained"] / c["unconstrained"] for c in main_cells.values()]
     first, last = main_cells[min(main_cells)], main_cells[max(main_cells)]
@@ -283,6 +294,9 @@ def ratios(cells: list[dict[str, Any]]) -> dict[str, Any]:
         "constraint_overhead": max(overheads),
         "constraint_overhead_by_items": dict(zip(main_cells, overheads, strict=True)),
         f"latency_ratio_{name}_to_10k": last["constrained"] / first["constrained"],
+        "share_of_peak_by_items": {
+            n: c["constrained_flops"] / c["constrained"] / peak for n, c in main_cells.items()
+        },
     }
     for precision in ("", "_bfloat16"):
         factors = {

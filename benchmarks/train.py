@@ -2,6 +2,7 @@
 
     python benchmarks/train.py --json=out.json
     python benchmarks/train.py --dataset=ml-1m --data_path=../shared/dataset --models TiledSASRec
+    python benchmarks/train.py --device=cuda --models MSCGRec TiledSASRec
 
 Each model runs in a process of its own, so its peak memory is its own. An epoch is timed after one
 warm-up epoch, or after --warm_up batches for SASRec, whose epochs take minutes. Of the paper's form
@@ -27,6 +28,7 @@ RECBOLE_SASREC, PAPER = "SASRec", "MSCGRec-paper"
 
 def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Epoch seconds of one model: the median over epochs; runs in the calling process."""
+    import hardware
     import torch
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
@@ -48,7 +50,7 @@ def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> di
     field = f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
     n_targets = int((rows[field] != 0).sum()) if field in rows else len(rows)
 
-    epochs, batches = args.epochs, len(train)
+    epochs, batches, device = args.epochs, len(train), config["device"]
     if name in (RECBOLE_SASREC, PAPER):
         trainer._train_epoch(_First(train, args.warm_up), 0)
         epochs, batches = 1, args.batches if name == PAPER else batches
@@ -56,15 +58,14 @@ def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> di
         trainer._train_epoch(train, 0)
     seconds = []
     for epoch in range(1, epochs + 1):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        hardware.wait_for(device)
         start = time.perf_counter()
         trainer._train_epoch(_First(train, batches), epoch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        hardware.wait_for(device)
         seconds.append((time.perf_counter() - start) * len(train) / batches)
     median = statistics.median(seconds)
     return {
+        "device": hardware.name_of(device),
         "epoch_seconds": round(median, 2),
         "all_epochs": [round(s, 2) for s in seconds],
         "batches_timed": batches,
@@ -105,6 +106,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the tiled models")
     parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of the slow ones")
     parser.add_argument("--batches", type=int, default=10, help="timed batches of MSCGRec-paper")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--train_batch_size", type=int, help="rows per step of all models")
+    parser.add_argument("--collaborative_epochs", type=int, help="of the codes, before the clock")
     parser.add_argument("--json", help="where to write the measurements")
     args = parser.parse_args()
     settings = {
@@ -112,12 +116,18 @@ def main() -> None:
         "data_path": args.data_path,
         "MAX_ITEM_LIST_LENGTH": args.length,
         "matmul_precision": args.matmul_precision,
+        "use_gpu": args.device == "cuda",
     }
+    if args.train_batch_size:
+        settings["train_batch_size"] = args.train_batch_size
     context = multiprocessing.get_context("spawn")
     results = {}
     for model in args.models:
+        own = dict(settings)
+        if model in ("MSCGRec", PAPER) and args.collaborative_epochs:
+            own["collaborative_epochs"] = args.collaborative_epochs
         with context.Pool(1) as pool:
-            results[model] = pool.apply(measure, (model, dict(settings), args))
+            results[model] = pool.apply(measure, (model, own, args))
         print(f"{model:12} {results[model]}", flush=True)
     report = {
         "dataset": args.dataset,

@@ -1,0 +1,47 @@
+"""The timings' clock and counter, and the training steps that use them, on a CPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import recbole_mscgrec
+
+FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+
+
+def test_operations_of_a_product() -> None:
+    import hardware
+
+    a, b = torch.randn(3, 5), torch.randn(5, 7)
+    assert hardware.flops_of(lambda: a @ b) == 2 * 3 * 5 * 7
+
+
+def test_the_median_of_at_least_three_calls_after_a_warm_up() -> None:
+    import hardware
+
+    calls: list[None] = []
+    assert hardware.median_seconds(lambda: calls.append(None), 0.0, CPU) >= 0
+    assert len(calls) == 1 + 3
+
+
+def test_a_step_counts_every_position_as_a_target() -> None:
+    import decode
+    import train_steps
+
+    network = decode.build_network(decode.random_codes(50)).train()
+    before = network.start.detach().clone()
+    found = train_steps.measure(network, rows=2, length=6, precision="float32")
+    assert found["targets_per_second"] == pytest.approx(12 / found["step_seconds"], rel=1e-3)
+    assert found["flops"] > 0 and not torch.equal(network.start, before)  # it trains
+    rate = found["flops"] / found["step_seconds"]
+    assert found["share_of_peak"] == pytest.approx(rate / found["peak_flops"])
