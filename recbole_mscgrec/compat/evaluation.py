@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ def apply() -> None:
     """Mend what is described below; safe to call again."""
     _keep_plain_evaluation_data()
     _look_tail_items_up()
+    _collect_no_excluded_items()
+    _count_no_empty_places()
 
 
 def _keep_plain_evaluation_data() -> None:
@@ -54,3 +57,70 @@ def _look_tail_items_up() -> None:
 
     TailPercentage.get_tail = get_tail
     TailPercentage.get_tail.looks_up = True
+
+
+def _collect_no_excluded_items() -> None:
+    """`Collector.eval_batch_collect` takes the k items of the highest scores, also where fewer have
+    one above -inf: excluded items and the padding item then stand in the list. Their places get
+    item 0, and no hit."""
+    from recbole.evaluator import Collector
+
+    original = Collector.eval_batch_collect
+    if getattr(original, "leaves_places_empty", False):
+        return
+
+    def eval_batch_collect(self: Any, scores: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        original(self, scores, *args, **kwargs)
+        if not self.register.need("rec.items"):
+            return
+        items = self.data_struct.get("rec.items")[-len(scores) :]  # a view of this batch's lists
+        items[scores.gather(1, items.to(scores.device)).isneginf().to(items.device)] = 0
+
+    Collector.eval_batch_collect = eval_batch_collect
+    Collector.eval_batch_collect.leaves_places_empty = True
+
+
+def _count_no_empty_places() -> None:
+    """ItemCoverage, GiniIndex and ShannonEntropy count the item 0 of an empty place as an item, and
+    AveragePopularity and TailPercentage as one that nobody had."""
+    from recbole.evaluator import metrics
+
+    if getattr(metrics.ItemCoverage.get_coverage, "without_empty_places", False):
+        return
+    for kind, name in (
+        (metrics.ItemCoverage, "get_coverage"),
+        (metrics.GiniIndex, "get_gini"),
+        (metrics.ShannonEntropy, "get_entropy"),
+    ):
+        setattr(kind, name, _of_items(getattr(kind, name)))
+    for kind, name in (
+        (metrics.AveragePopularity, "get_pop"),
+        (metrics.TailPercentage, "get_tail"),
+    ):
+        setattr(kind, name, _with_means_in_empty_places(getattr(kind, name)))
+
+
+def _of_items(original: Callable[..., float]) -> Callable[..., float]:
+    """A metric of all lists together, (B, k), that is given their items only, (1, n)."""
+
+    def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> float:
+        items = item_matrix[item_matrix != 0]
+        return original(self, items[None], *args) if len(items) else 0.0
+
+    measure.without_empty_places = True  # type: ignore[attr-defined]
+    return measure
+
+
+def _with_means_in_empty_places(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A value per place, (B, k), of which the metric takes means over the first places. Empty ones
+    stand behind all items of a list; with the mean of these they change nothing."""
+
+    def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> np.ndarray:
+        values, real = original(self, item_matrix, *args), item_matrix != 0
+        if real.all():
+            return values
+        values = np.where(real, values, 0.0)
+        mean = values.sum(1, keepdims=True) / np.maximum(real.sum(1, keepdims=True), 1)
+        return np.where(real, values, mean)
+
+    return measure

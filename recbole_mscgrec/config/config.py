@@ -18,6 +18,11 @@ import recbole.config
 from recbole.utils import ModelType, argument_list
 
 from recbole_mscgrec.config import data_fields, parsing, run_id
+from recbole_mscgrec.config.protocol import (
+    check_one_process,
+    check_protocol,
+    complete_eval_args,
+)
 from recbole_mscgrec.config.removed import check_not_removed
 from recbole_mscgrec.storage.checkpoint import to_plain
 from recbole_mscgrec.storage.errors import UserError
@@ -119,11 +124,18 @@ class Config(recbole.config.Config):
             # Cross-entropy over all items needs no negatives; RecBole's default samples one.
             self.internal_config_dict["train_neg_sample_args"] = None
         self._check_external_keys(model)
-        self._check_valid_metric()
+        if "eval_args" in self.external_config_dict:
+            given, ours = self.external_config_dict["eval_args"], self.internal_config_dict
+            self.external_config_dict["eval_args"] = complete_eval_args(given, ours["eval_args"])
 
     def _set_default_parameters(self) -> None:
+        check_protocol(self.final_config_dict)
         super()._set_default_parameters()
         self._find_fields()
+
+    def _init_device(self) -> None:
+        check_one_process(self.final_config_dict)
+        super()._init_device()
 
     def _find_fields(self) -> None:
         """Name the columns of user, item and time, where the user of this package did not and the
@@ -156,18 +168,6 @@ class Config(recbole.config.Config):
             return []
         encoding = settings.get("encoding")
         return list(data_fields.header_of(file, settings["field_separator"], encoding))
-
-    def _check_valid_metric(self) -> None:
-        settings = self._get_final_config_dict()
-        name, _, k = str(settings["valid_metric"]).partition("@")
-        metrics, topk = settings["metrics"], settings["topk"]
-        metrics = [metrics] if isinstance(metrics, str) else metrics
-        topk = [topk] if isinstance(topk, int) else topk
-        if name.lower() not in [m.lower() for m in metrics] or (k and int(k) not in topk):
-            raise UserError(
-                f"valid_metric ({settings['valid_metric']}) is not measured: metrics are {metrics} "
-                f"at {topk}. Add it there or choose one of them."
-            )
 
     def _check_external_keys(self, model: str) -> None:
         for key, value in self.external_config_dict.items():

@@ -37,17 +37,18 @@ class SeenItems:
         self.which = which
         self.shape = (data.user_num, data.item_num)
         rows = data.inter_feat
-        self.had = _pairs(rows[data.uid_field], rows[data.iid_field], self.shape)
+        self.had = _counts(rows[data.uid_field], rows[data.iid_field], self.shape)
 
     def leave_out(self, valid_data: Any, test_data: Any) -> None:
         """Let the loaders name the items that their users had before: those of the train split,
-        and for the test those of validation. An item that is a target stays.
+        and for the test those of validation. An item that is a target of the same split stays;
+        one that comes back only later is named. So interactions are counted, not pairs.
 
         Raises:
             UserError: loaders of sampled candidates, which name none; or of a model that reads no
                 history, where that is to be left out.
         """
-        seen = self.had
+        before = self.had
         for loader in (test_data, valid_data):  # from the last split to the first
             if not isinstance(loader, FullSortEvalDataLoader):
                 raise UserError(
@@ -55,16 +56,17 @@ class SeenItems:
                     "to full, or use exclude_seen=none."
                 )
             rows = loader._dataset.inter_feat
-            targets = _pairs(rows[loader.uid_field], rows[loader.iid_field], self.shape)
-            seen = seen > targets
+            targets = _counts(rows[loader.uid_field], rows[loader.iid_field], self.shape)
+            before = before - targets
+            seen = (before > 0) > (targets > 0)
             history = _history_field(loader) if self.which == HISTORY else None
             loader.collate_fn = _naming(loader, seen, history)
 
 
-def _pairs(rows: Any, items: Any, shape: tuple[int, int]) -> csr_matrix:
-    """A matrix that is True where a row (a user, or one of a batch) has the item."""
+def _counts(rows: Any, items: Any, shape: tuple[int, int]) -> csr_matrix:
+    """How often a row (a user, or one of a batch) has each item."""
     where = (np.asarray(rows), np.asarray(items))
-    return csr_matrix((np.ones(len(where[0]), dtype=bool), where), shape=shape)
+    return csr_matrix((np.ones(len(where[0]), dtype=np.int32), where), shape=shape)
 
 
 def _history_field(loader: Any) -> str:
@@ -87,7 +89,7 @@ def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
         if history is not None:
             items = users[history].numpy()
             row, place = items.nonzero()  # 0 is padding
-            rows = rows.multiply(_pairs(row, items[row, place], rows.shape)).tocsr()
+            rows = rows.multiply(_counts(row, items[row, place], rows.shape) > 0).tocsr()
         row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
         history_index = (torch.from_numpy(row), torch.from_numpy(rows.indices.astype(np.int64)))
         return users, history_index, positive_u, positive_i

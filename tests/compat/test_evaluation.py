@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from recbole.evaluator import Collector
 from tiny import protocol
@@ -39,3 +40,44 @@ def test_tail_items_are_found_as_recbole_finds_them() -> None:
             tail = [item for item, count in counts.items() if count <= 3]
         expected = [[int(item in tail) for item in row] for row in lists.tolist()]
         assert metric.get_tail(lists, counts).tolist() == expected
+
+
+def test_an_empty_place_of_a_list_is_no_item() -> None:
+    """Known answers: [1, 2] and [1, padding] hold items 1, 1 and 2, of which 2 is the tail."""
+    from recbole.evaluator import metrics
+
+    lists, counts = np.array([[1, 2], [1, 0]]), {1: 4, 2: 2, 3: 9}
+    measured = {
+        kind: object.__new__(getattr(metrics, kind))
+        for kind in "ItemCoverage GiniIndex ShannonEntropy AveragePopularity TailPercentage".split()
+    }
+    measured["TailPercentage"].tail = 3
+    assert measured["ItemCoverage"].get_coverage(lists, 4) == 2 / 4
+    full = np.array([[1, 2, 1]])
+    assert measured["GiniIndex"].get_gini(lists, 4) == measured["GiniIndex"].get_gini(full, 4)
+    entropy = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
+    assert measured["ShannonEntropy"].get_entropy(lists) * 2 == pytest.approx(entropy)
+    for kind, name, expected in (
+        ("AveragePopularity", "get_pop", [[4, 3], [4, 4]]),  # means over the first 1 and 2 places
+        ("TailPercentage", "get_tail", [[0, 0.5], [0, 0]]),
+    ):
+        values = getattr(measured[kind], name)(lists, counts)
+        assert measured[kind].metric_info(values).tolist() == expected
+    nothing = np.zeros((2, 2), dtype=int)
+    assert measured["ItemCoverage"].get_coverage(nothing, 4) == 0
+    assert measured["GiniIndex"].get_gini(nothing, 4) == 0
+
+
+def test_excluded_items_fill_no_list(rule_folder: Path) -> None:
+    """Three items, two of them excluded: the list is one item long, whatever the model."""
+    measured = {"metrics": ["ItemCoverage", "Recall"], "topk": [2], "valid_metric": "Recall@2"}
+    settings = protocol(rule_folder, **measured)
+    collector = Collector(Config("SASRec", "rule", config_dict=settings))
+    users = torch.tensor([0, 1])
+    for scores in ([[0.0, 3, 1, 2], [0, 1, 2, 3]], [[0.0, 1, 2, 3], [0, 3, 2, 1]]):
+        batch = torch.tensor(scores)
+        batch[:, [0, 1, 2]] = -torch.inf
+        collector.eval_batch_collect(batch, None, users, torch.tensor([3, 3]))
+    struct = collector.get_data_struct()
+    assert struct.get("rec.items").tolist() == [[3, 0]] * 4
+    assert struct.get("rec.topk").tolist() == [[1, 0, 1]] * 4

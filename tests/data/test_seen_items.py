@@ -10,7 +10,7 @@ import torch
 from conftest import Trained
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer
-from tiny import Built, build, protocol, write_dataset
+from tiny import Built, build, protocol, random_sequences, write_dataset
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.seen_items import SeenItems
@@ -45,17 +45,28 @@ def named(loader: Any, data: Any) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for users, (row, item), _, _ in loader:
         for place, user in enumerate(users["user_id"].tolist()):
-            items = data.field2id_token["item_id"][item[row == place]]
+            items = data.field2id_token["item_id"][item[row == place].numpy()]
             found[data.id2token("user_id", user)] = set(items)
     return found
 
 
 @pytest.mark.parametrize("model", ["TiledSASRec", "SASRec", "Pop"])
 def test_loaders_name_all_that_users_had_before_the_target(model: str, folder: Path) -> None:
-    """However short the history that the model gets; a target that comes back stays."""
+    """However short the history that the model gets; a target that comes back stays. What comes
+    back only in the test is seen at validation: u3's i0."""
     _, data, valid, test = loaders(model, folder)
-    assert named(valid, data) == {u: set(items[:-2]) - {items[-1]} for u, items in HAD.items()}
+    assert named(valid, data) == {u: set(items[:-2]) - {items[-2]} for u, items in HAD.items()}
     assert named(test, data) == {u: set(items[:-1]) - {items[-1]} for u, items in HAD.items()}
+
+
+@pytest.mark.parametrize("model", ["TiledSASRec", "Pop"])
+def test_loaders_name_what_random_users_had_before(model: str, tmp_path: Path) -> None:
+    """Few items, so that nearly everything comes back several times."""
+    had = random_sequences(30, 6, shortest=4, longest=9)
+    write_dataset(tmp_path / "data", "seen", had)
+    _, data, valid, test = loaders(model, tmp_path)
+    assert named(valid, data) == {u: set(items[:-2]) - {items[-2]} for u, items in had.items()}
+    assert named(test, data) == {u: set(items[:-1]) - {items[-1]} for u, items in had.items()}
 
 
 @pytest.mark.parametrize("model", ["TiledSASRec", "SASRec"])

@@ -1,0 +1,123 @@
+"""Evaluation settings that work together. Checked before any data are read, so that no training
+ends in an evaluation that cannot be done."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from recbole.evaluator.register import metric_types
+from recbole.utils import EvaluatorType
+
+from recbole_mscgrec.storage.errors import UserError
+
+FULL, LABELED = "full", "labeled"
+_SAMPLED = re.compile(r"(uni|pop)[1-9]\d*")
+_PARTS = ("split", "order", "group_by", "mode")
+
+
+def complete_eval_args(given: Any, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of `eval_args` that were given, and ours for the rest. RecBole would fill the rest
+    with a random split, so that naming a mode would change the split.
+
+    Raises:
+        UserError: no dict, or an unknown part.
+    """
+    if not isinstance(given, dict):
+        raise UserError(f"eval_args ({given!r}) must be a dict of some of {', '.join(_PARTS)}.")
+    unknown = sorted(set(given) - set(_PARTS))
+    if unknown:
+        raise UserError(f"eval_args has no part {unknown[0]!r}; its parts are {', '.join(_PARTS)}.")
+    return {**ours, **given}
+
+
+def check_protocol(settings: Mapping[str, Any]) -> None:
+    """Check metrics, lists and candidates of the evaluation against each other.
+
+    Args:
+        settings: RecBole's, of all sources.
+
+    Raises:
+        UserError: an unknown metric, metrics of two kinds, a validation metric that is not
+            measured, or a mode that does not fit the metrics.
+    """
+    metrics, topk = _list_of(settings["metrics"]), _list_of(settings["topk"])
+    kinds = {name: _kind_of(name) for name in metrics}
+    ranking = [name for name, kind in kinds.items() if kind == EvaluatorType.RANKING]
+    values = [name for name in metrics if name not in ranking]
+    if not metrics or (ranking and values):
+        raise UserError(
+            f"metrics ({metrics}) must be of one kind: of ranked lists (here {ranking}), or of "
+            f"predicted labels (here {values})."
+        )
+    if not topk or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in topk):
+        raise UserError(f"topk ({settings['topk']}) must be a list of whole numbers from 1 on.")
+    _check_valid_metric(str(settings["valid_metric"]), metrics, topk)
+    for mode in _modes(settings["eval_args"].get("mode", FULL)):
+        _check_mode(mode, metrics, bool(values))
+
+
+def check_one_process(settings: Mapping[str, Any]) -> None:
+    """Refuse several processes: each would train a model of its own and write the same files.
+
+    Raises:
+        UserError: `nproc`, `world_size`, or torchrun's WORLD_SIZE is above 1.
+    """
+    asked = {key: settings.get(key) for key in ("nproc", "world_size")}
+    asked["WORLD_SIZE"] = os.environ.get("WORLD_SIZE")
+    for key, value in asked.items():
+        if value is not None and int(value) > 1:
+            raise UserError(
+                f"{key} is {value}, but training in several processes is not supported yet: start "
+                "one process, without torchrun."
+            )
+
+
+def _list_of(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _kind_of(metric: Any) -> EvaluatorType:
+    name = str(metric).lower()
+    if name not in metric_types:
+        near = difflib.get_close_matches(name, sorted(metric_types), n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(metric_types))}."
+        )
+        raise UserError(f"metrics: {metric!r} is not a metric of RecBole: {hint}")
+    return metric_types[name]
+
+
+def _check_valid_metric(valid_metric: str, metrics: list[str], topk: list[int]) -> None:
+    name, _, k = valid_metric.partition("@")
+    if name.lower() not in [m.lower() for m in metrics] or (k and k not in map(str, topk)):
+        raise UserError(
+            f"valid_metric ({valid_metric}) is not measured: metrics are {metrics} at {topk}. Add "
+            "it there or choose one of them."
+        )
+
+
+def _modes(mode: Any) -> list[Any]:
+    return [mode] if isinstance(mode, str) or not isinstance(mode, dict) else list(mode.values())
+
+
+def _check_mode(mode: Any, metrics: list[str], of_labels: bool) -> None:
+    if mode not in (FULL, LABELED) and not _SAMPLED.fullmatch(str(mode)):
+        raise UserError(
+            f"eval_args mode ({mode!r}) must be full, labeled, or uniN or popN with N sampled "
+            "negatives, such as uni100."
+        )
+    if mode == LABELED and not of_labels:
+        raise UserError(
+            f"eval_args mode labeled compares predictions with labels and ranks nothing: metrics "
+            f"({metrics}) must be such as AUC and LogLoss, or the mode full."
+        )
+    if mode == FULL and of_labels:
+        raise UserError(
+            f"metrics ({metrics}) compare predictions with labels, which the ranking of all items "
+            "(eval_args mode full) does not have: set the mode to labeled, or to uniN for sampled "
+            "negatives, or use ranking metrics."
+        )

@@ -1,0 +1,96 @@
+"""Evaluation settings that cannot work together are refused before anything is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tiny import protocol
+
+from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.config.protocol import check_one_process, check_protocol, complete_eval_args
+from recbole_mscgrec.storage.errors import UserError
+
+OURS = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+
+
+@pytest.mark.parametrize(
+    "given, mode",
+    [({"mode": "uni20"}, "uni20"), ({"order": "RO"}, "full"), ({}, "full")],
+)
+def test_a_part_of_eval_args_leaves_the_others_as_they_are(given: dict, mode: str) -> None:
+    assert complete_eval_args(given, OURS) == {**OURS, **given, "mode": mode}
+
+
+def test_naming_a_mode_keeps_the_split(rule_folder: Any) -> None:
+    settings = protocol(rule_folder, eval_args={"mode": "uni20"})
+    made = Config("BPR", "rule", config_dict=settings)["eval_args"]
+    assert made == {**OURS, "mode": {"valid": "uni20", "test": "uni20"}}
+
+
+@pytest.mark.parametrize("given, told", [("full", "must be a dict"), ({"modus": 1}, "'modus'")])
+def test_eval_args_of_another_form(given: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        complete_eval_args(given, OURS)
+
+
+def settings_with(**changes: Any) -> dict[str, Any]:
+    mode = changes.pop("mode", "full")
+    plain = {"metrics": ["Recall", "NDCG"], "topk": [5, 10], "valid_metric": "NDCG@10"}
+    return {**plain, **changes, "eval_args": {**OURS, "mode": mode}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"topk": 10},
+        {"mode": "pop5"},
+        {"mode": {"valid": "uni100", "test": "full"}},
+        {"metrics": ["auc", "LogLoss"], "valid_metric": "AUC", "mode": "labeled"},
+        {"metrics": "AUC", "valid_metric": "AUC", "mode": "uni10"},
+    ],
+)
+def test_what_works_together(changes: dict) -> None:
+    check_protocol(settings_with(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"metrics": ["NDGC"], "valid_metric": "NDGC@5"}, "'NDGC' is not a metric .* mean ndcg"),
+        ({"metrics": ["Recall", "AUC"]}, r"one kind: .*\['Recall'\].*\['AUC'\]"),
+        ({"metrics": []}, "one kind"),
+        ({"topk": [0]}, r"topk \(\[0\]\) must be a list of whole numbers from 1"),
+        ({"topk": [True]}, "topk"),
+        ({"topk": ["ten"]}, "topk"),
+        ({"valid_metric": "MRR@10"}, r"valid_metric \(MRR@10\) is not measured"),
+        ({"valid_metric": "NDCG@20"}, r"valid_metric \(NDCG@20\) is not measured"),
+        ({"valid_metric": "NDCG@x"}, r"valid_metric \(NDCG@x\) is not measured"),
+        ({"mode": "labeled"}, "mode labeled .* ranks nothing: metrics .* AUC and LogLoss"),
+        ({"metrics": ["AUC"], "valid_metric": "AUC"}, "set the mode to labeled, or to uniN"),
+        ({"mode": "uni"}, "mode .'uni'. must be full, labeled, or uniN"),
+        ({"mode": "uni0"}, "mode .'uni0'. must be"),
+        ({"mode": {"valid": "full", "test": 3}}, "mode .3. must be"),
+    ],
+)
+def test_what_does_not(changes: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        check_protocol(settings_with(**changes))
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "MSCGRec"])
+def test_every_model_is_checked(model: str, rule_folder: Any) -> None:
+    chosen = protocol(rule_folder, metrics=["AUC"], valid_metric="AUC")
+    with pytest.raises(UserError, match="set the mode to labeled"):
+        Config(model, "rule", config_dict=chosen)
+
+
+def test_several_processes(monkeypatch: pytest.MonkeyPatch, rule_folder: Any) -> None:
+    check_one_process({"nproc": 1, "world_size": -1})
+    for key in ("nproc", "world_size"):
+        with pytest.raises(UserError, match=f"{key} is 2, but training in several processes"):
+            Config("SASRec", "rule", config_dict=protocol(rule_folder, **{key: 2}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2"):
+        check_one_process({})
