@@ -60,8 +60,10 @@ def _import_models_without_kmeans() -> None:
 
 def _import_models_without_anomaly_detection() -> None:
     """RecBole's sine.py turns autograd's anomaly detection on when the package of sequential models
-    is imported: every model then checks every gradient for NaN and trains much slower."""
-    before = torch.is_anomaly_enabled()
+    is imported: every model then checks every gradient for NaN and trains much slower. Where that
+    has happened already, nobody can tell whether the user had turned it on: it goes off."""
+    by_sine = "recbole.model.sequential_recommender.sine" in sys.modules
+    before = torch.is_anomaly_enabled() and not by_sine
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(before)
 

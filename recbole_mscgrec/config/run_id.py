@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec.storage.checkpoint import to_plain
+from recbole_mscgrec.storage.errors import UserError
 
 # Beside the data set's, RecBole's training settings and those of the model's YAML files.
 _ALSO = (
@@ -34,6 +35,11 @@ MEASURED = (
     "metrics topk test_metrics eval_batch_size rescore_model rescore_weight eval_drop_modality"
 ).split()
 SPLIT = ("split", "order", "group_by")  # of eval_args; `mode` may change after training
+# Which items there are, which of their interactions train a model, and in what order.
+_DATA = (
+    "dataset benchmark_filename user_inter_num_interval item_inter_num_interval val_interval"
+    " unused_col rm_dup_inter filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
+).split()
 
 
 def training_keys(model_keys: Iterable[str]) -> frozenset[str]:
@@ -58,6 +64,37 @@ def cannot_change(key: str, value: Any, trained: Any, keys: frozenset[str]) -> b
     if key == "eval_args" and isinstance(value, dict) and isinstance(trained, dict):
         return any(k in value and value[k] != trained.get(k) for k in SPLIT)
     return value != trained
+
+
+def check_same_data(
+    key_name: str, file: Any, trained: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    """Check that a saved model saw the data and the split of this run.
+
+    Args:
+        key_name: the setting that names the saved model.
+        file: its value.
+        trained, ours: all settings of that model's run, and of this one.
+
+    Raises:
+        UserError: other data, whose items would have other numbers, or another split, by which the
+            model would know what it is tested on.
+    """
+    there = _data_settings(trained)
+    for key, value in _data_settings(ours).items():
+        if value != there[key]:
+            raise UserError(
+                f"{key_name} ({file}) was trained with {key} {there[key]}, this run has {value}: "
+                "both need the same items and the same split."
+            )
+
+
+def _data_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    args = settings["eval_args"]
+    split = {f"eval_args {part}": to_plain(args.get(part)) for part in SPLIT}
+    if "RO" in str(args.get("order")):  # a random split is another one for another seed
+        split["seed"] = settings.get("seed")
+    return {key: to_plain(settings.get(key)) for key in _DATA} | split
 
 
 def path_of(config: Any) -> Path:

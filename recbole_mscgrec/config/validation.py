@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_mscgrec.network.relative_bias import check_buckets
 from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
 
@@ -60,6 +61,7 @@ def check(config: Any, n_items: int) -> None:
     """
     _check_switches(config)
     _check_modalities(config)
+    check_buckets(config["n_distance_buckets"], config["max_distance"])
     sizes = level_sizes(config["n_levels"], config["codebook_size"])
     made_here = set(config["modalities"]) - set(config["codes_file"] or ())
     if max(sizes) > n_items and made_here:

@@ -132,8 +132,11 @@ class TiledDataset(SequentialDataset):
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         """Rows by index; the windows of several are cut to the longest: where users have few
-        interactions, most positions of a batch would be padding."""
+        interactions, most positions of a batch would be padding. The whole data set, of which
+        RecBole's `get_flops` takes a row, has light rows, which get their histories here."""
         rows = super().__getitem__(index, join)
+        if POSITION in rows and self.history_field not in rows:
+            rows.update(self._histories(rows))
         targets = target_list_field(self.config)
         if targets in rows and rows[targets].dim() == 2 and len(rows):
             longest = max(int(rows[self.item_list_length_field].max()), 1)

@@ -7,7 +7,19 @@ import math
 import torch
 from torch import nn
 
+from recbole_mscgrec.storage.errors import UserError
+
 Tensor = torch.Tensor
+
+
+def check_buckets(n_buckets: int, max_distance: int) -> None:
+    """Raise UserError for buckets that the distances cannot be spread over (see DistanceBias)."""
+    if n_buckets < 2 or max_distance <= n_buckets // 2:
+        raise UserError(
+            f"n_distance_buckets ({n_buckets}) must be at least 2, and max_distance "
+            f"({max_distance}) above half of it: that half holds one distance each, from 0 to "
+            f"{n_buckets // 2 - 1}, and the others the distances up to max_distance."
+        )
 
 
 class DistanceBias(nn.Module):
@@ -16,12 +28,16 @@ class DistanceBias(nn.Module):
     Half of the buckets hold one exact distance each; the others grow logarithmically and the last
     one holds every distance from `max_distance` on. A query sees no key of negative distance, the
     future, unless `bidirectional`: then negative distances have as many buckets of their own.
+
+    Raises:
+        UserError: fewer than 2 buckets, or `max_distance` at or below half their number.
     """
 
     def __init__(
         self, n_buckets: int, max_distance: int, n_heads: int, bidirectional: bool = False
     ) -> None:
         super().__init__()
+        check_buckets(n_buckets, max_distance)
         self.n_buckets, self.max_distance = n_buckets, max_distance
         self.bidirectional = bidirectional
         self.weight = nn.Parameter(torch.zeros(n_buckets * (1 + bidirectional), n_heads))

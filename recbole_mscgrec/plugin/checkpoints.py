@@ -24,6 +24,8 @@ def install() -> None:
         return
 
     def _save_checkpoint(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        if self.config.final_config_dict.get("local_rank", 0) != 0:
+            return  # of several processes, one writes
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         save(path, trainer_state(self, epoch))
         if verbose:

@@ -13,18 +13,13 @@ import torch
 from recbole.utils import ModelType, get_model
 
 from recbole_mscgrec.config.config import Settings
-from recbole_mscgrec.config.run_id import SPLIT
+from recbole_mscgrec.config.run_id import check_same_data
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
-# Which items there are, which of their interactions train a model, and in what order.
-_DATA = (
-    "dataset user_inter_num_interval item_inter_num_interval val_interval unused_col rm_dup_inter"
-    " filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
-).split()
 
 
 class SecondModel:
@@ -54,7 +49,7 @@ class SecondModel:
                 f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
                 f"histories of {length}: train it with {name}={length}."
             )
-        _check_data(file, trained, checkpoint.to_plain(config.final_config_dict))
+        check_same_data(_KEY, file, trained, config.final_config_dict)
         self.n_items = dataset.item_num
         self.model = kind(trained, dataset).to(config["device"]).eval().requires_grad_(False)
         try:
@@ -85,20 +80,3 @@ class SecondModel:
         others = self.log_probs(interaction).gather(1, beams.items)
         scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
         return Beams(beams.items.gather(1, order), scores)
-
-
-def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise UserError where a model was trained on other data or another split: its items would
-    have other numbers, or it would know what it is tested on."""
-    there = _data_settings(trained)
-    for key, value in _data_settings(ours).items():
-        if value != there[key]:
-            raise UserError(
-                f"{_KEY} ({file}) was trained with {key} {there[key]}, this run has {value}: both "
-                "need the same items and the same split."
-            )
-
-
-def _data_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    split = {f"eval_args {part}": settings["eval_args"].get(part) for part in SPLIT}
-    return {key: settings.get(key) for key in _DATA} | split

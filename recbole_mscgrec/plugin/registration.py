@@ -31,6 +31,9 @@ TRAINERS = {
     "MSCGRecTokenizerTrainer": (f"{_PLUGIN}.tokenizer_model", "MSCGRecTokenizerTrainer"),
 }
 
+# Functions of recbole.quick_start that read checkpoints, which here hold no pickled objects.
+FUNCTIONS = {"load_data_and_model": ("recbole_mscgrec.runner.quick_start", "load_data_and_model")}
+
 
 def install() -> None:
     """Mend RecBole and register with it now, or right after it is imported."""
@@ -67,9 +70,11 @@ def _ready() -> None:
     from recbole_mscgrec import compat
 
     compat.apply()
+    from recbole_mscgrec.compat import entry
     from recbole_mscgrec.plugin import checkpoints
 
     checkpoints.install()
+    entry.apply(MODELS, {name: _calling(*target) for name, target in FUNCTIONS.items()})
     package = importlib.import_module("recbole.model.sequential_recommender")
     for model, target in MODELS.items():
         name = f"{package.__name__}.{model.lower()}"
@@ -77,6 +82,16 @@ def _ready() -> None:
         setattr(package, model.lower(), sys.modules[name])
     for module, classes in (("recbole.data.dataset", DATASETS), ("recbole.trainer", TRAINERS)):
         importlib.import_module(module).__getattr__ = _lookup(module, classes)  # type: ignore
+
+
+def _calling(module: str, name: str) -> Any:
+    """A function that is imported when it is called."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    call.__name__ = name
+    return call
 
 
 class _Forwarding(ModuleType):

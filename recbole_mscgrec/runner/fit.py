@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ def fit(
             trainer.eval_collector.data_collect(train_data)
             return trainer.best_valid_result
 
-    def after_epoch(epoch: int, valid_score: float) -> None:
+    def keep(epoch: int) -> None:
+        """Write the state after this epoch."""
         seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
         state = checkpoints.trainer_state(trainer, epoch)
         state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
@@ -48,13 +51,42 @@ def fit(
         checkpoint.save(last, state)
 
     try:
-        trainer.fit(
-            train_data, valid_data, show_progress=config["show_progress"], callback_fn=after_epoch
-        )
+        with every_epoch(trainer, keep) as callback:
+            show = config["show_progress"]
+            trainer.fit(train_data, valid_data, show_progress=show, callback_fn=callback)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
     seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
     return trainer.best_valid_result
+
+
+@contextmanager
+def every_epoch(
+    trainer: Any, keep: Callable[[int], None]
+) -> Iterator[Callable[[int, float], None]]:
+    """Within this block `keep` is called once after every epoch of `trainer.fit`.
+
+    RecBole calls its callback, which this yields, after validations only. Epochs that are not
+    validated (`eval_step`) are kept when the next one begins, or at the end.
+    """
+    train_epoch, kept = trainer._train_epoch, trainer.start_epoch - 1
+
+    def callback(epoch: int, _: float = 0.0) -> None:
+        nonlocal kept
+        if epoch > kept:
+            keep(epoch)
+            kept = epoch
+
+    def _train_epoch(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        callback(epoch_idx - 1)
+        return train_epoch(train_data, epoch_idx, *args, **kwargs)
+
+    trainer._train_epoch = _train_epoch
+    try:
+        yield callback
+        callback(max(trainer.train_loss_dict, default=-1))
+    finally:
+        del trainer._train_epoch  # the class's own again
 
 
 def _resume(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
 
@@ -13,7 +15,6 @@ from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import told_to_the_user
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
-from recbole_mscgrec.data.seen_items import NONE, SeenItems
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit
@@ -122,7 +123,7 @@ def _run(config: Config) -> dict[str, Any]:
     memory["test"] = peak_memory_mb()
     _save_ranks(evaluator, test_data, config)
 
-    result = result_of(config, network, best_valid, test, seconds, memory)
+    result = result_of(config, trainer, best_valid, test, seconds, memory)
     result.update(getattr(trainer, "remarks", dict)())
     without = _test_without(trainer, test_data, config)
     result.update(without)
@@ -139,12 +140,7 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
     data = create_dataset(config)
     getLogger().info(data)
-    # Before the split, which changes `data`.
-    seen = SeenItems(data, config["exclude_seen"]) if config["exclude_seen"] != NONE else None
-    train_data, valid_data, test_data = data_preparation(config, data)
-    if seen:
-        seen.leave_out(valid_data, test_data)
-    return data, train_data, valid_data, test_data
+    return data, *data_preparation(config, data)  # which also applies `exclude_seen`
 
 
 def _network(config: Config, train_data: Any) -> Any:
@@ -160,10 +156,21 @@ def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any
     name = config["eval_drop_modality"]
     if not name or not hasattr(trainer.model, "without_modality"):
         return {}
-    with trainer.model.without_modality(name):
+    with trainer.model.without_modality(name), _logged_as(trainer.wandblogger, f"without_{name}"):
         show = config["show_progress"]
         metrics = trainer.evaluate(test_data, load_best_model=False, show_progress=show)
     return {"test_without": {name: checkpoint.to_plain(metrics)}}
+
+
+@contextmanager
+def _logged_as(logger: Any, head: str) -> Iterator[None]:
+    """Within this block evaluations go to Weights & Biases as `head/...`, not over the test's."""
+    log = logger.log_eval_metrics
+    logger.log_eval_metrics = lambda metrics, **_: log(metrics, head=head)
+    try:
+        yield
+    finally:
+        del logger.log_eval_metrics  # the class's own again
 
 
 def _save_ranks(evaluator: KeepingEvaluator, test_data: Any, config: Config) -> None:

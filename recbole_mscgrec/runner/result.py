@@ -17,13 +17,16 @@ from recbole_mscgrec.storage.provenance import made_by
 
 def result_of(
     config: Any,
-    network: Any,
+    trainer: Any,
     best_valid: Any,
     test: Any,
     seconds: dict[str, float],
     memory: dict[str, float],
 ) -> dict[str, Any]:
-    """The content of the result file (see `quick_start.run`)."""
+    """The content of the result file (see `quick_start.run`). It has all keys that RecBole's
+    HyperTuning expects of an objective function."""
+    network, bigger = trainer.model, config["valid_metric_bigger"]
+    score = (best_valid or {}).get(config["valid_metric"].lower())
     return {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -32,6 +35,8 @@ def result_of(
         "chosen": chosen_settings(config),
         "preset": checkpoint.to_plain(config.preset),
         "made_by": made_by(),
+        "best_valid_score": None if score is None else float(score),
+        "valid_score_bigger": bigger,
         "best_valid_result": checkpoint.to_plain(best_valid),
         "test_result": checkpoint.to_plain(test),
         "seconds": {k: round(v, 3) for k, v in seconds.items()},

@@ -6,7 +6,7 @@ from typing import Any
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.removed import of_a_saved_run
-from recbole_mscgrec.config.run_id import MEASURED, cannot_change
+from recbole_mscgrec.config.run_id import MEASURED, cannot_change, check_same_data
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 
@@ -19,10 +19,13 @@ def begin_at(config: Any, network: Any) -> None:
     (`learned_vectors`): without them it is the same model.
 
     Raises:
-        UserError: see `check_fits`.
+        UserError: see `check_fits`; or it was trained on other data or another split, so that this
+            training would begin at weights that know what it is tested on.
     """
+    file = config["initial_model"]
     at_zero: frozenset[str] = getattr(network, "zero_at_first", frozenset)()
     state = check_fits(config, "initial_model", network, at_zero)
+    check_same_data("initial_model", file, state["config"], config.final_config_dict)
     network.load_state_dict(state["state_dict"], strict=False)  # what is not at zero was checked
     network.load_other_parameter(state.get("other_parameter"))
 

@@ -11,12 +11,22 @@ import pytest
 import torch
 from tiny import build, protocol
 
+from recbole_mscgrec.compat import models
+
 
 def test_numpy_names_are_there() -> None:
     assert np.float_ is np.float64 and np.complex_ is np.complex128 and np.unicode_ is np.str_
 
 
 def test_anomaly_detection_stays_off() -> None:
+    assert not torch.is_anomaly_enabled()
+
+
+def test_anomaly_detection_that_recbole_turned_on_before_goes_off() -> None:
+    """As when RecBole's models are imported before this package."""
+    assert "recbole.model.sequential_recommender.sine" in sys.modules
+    torch.autograd.set_detect_anomaly(True)
+    models.apply()
     assert not torch.is_anomaly_enabled()
 
 

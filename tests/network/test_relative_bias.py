@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from recbole_mscgrec.network.relative_bias import DistanceBias, HistoryBias, NoBias
+from recbole_mscgrec.storage.errors import UserError
 
 INF = float("inf")
 
@@ -14,6 +16,22 @@ def test_distance_buckets() -> None:
     distance = torch.tensor([0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 1000])
     expected = [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 7]  # from 4 on, each twice as wide
     assert bias.bucket(distance).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "n_buckets, max_distance", [(1, 8), (0, 8), (8, 4), (8, 3), (9, 4), (16, 0), (4, -1)]
+)
+def test_buckets_that_cannot_hold_the_distances(n_buckets: int, max_distance: int) -> None:
+    with pytest.raises(UserError, match=rf"n_distance_buckets \({n_buckets}\) must be at least 2"):
+        DistanceBias(n_buckets, max_distance, n_heads=1)
+
+
+@pytest.mark.parametrize("n_buckets", [2, 3, 8, 9, 32])
+def test_buckets_grow_with_the_distance_and_end_at_the_last(n_buckets: int) -> None:
+    """At the smallest max_distance allowed, and far beyond it."""
+    bias = DistanceBias(n_buckets, n_buckets // 2 + 1, n_heads=1)
+    buckets = bias.bucket(torch.arange(1000))
+    assert buckets[0] == 0 and buckets[-1] == n_buckets - 1 and bool((buckets.diff() >= 0).all())
 
 
 def test_distance_bias_is_per_head_and_hides_the_future() -> None:

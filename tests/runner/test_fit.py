@@ -46,6 +46,30 @@ def test_resumed_training_equals_an_uninterrupted_one(
         assert torch.equal(value, two["state_dict"][key]), key
 
 
+@pytest.mark.parametrize("eval_step", [0, 3])
+@pytest.mark.parametrize("model, call", [(MSCGRec, 14), (SASRec, 4)])
+def test_epochs_without_a_validation_can_be_resumed(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, model: type, call: int, eval_step: int
+) -> None:
+    """Every finished epoch is kept, also when RecBole does not call back."""
+    sizes = settings if model is MSCGRec else protocol
+    chosen = sizes(rule_folder, epochs=5, learning_rate=0.01, eval_step=eval_step)
+    if model is SASRec:
+        chosen["train_batch_size"] = 150
+    name, other = model.__name__, {"checkpoint_dir": str(rule_folder / "a")}
+    expected = run(name, "rule", config_dict={**chosen, **other})
+    with monkeypatch.context() as patch:
+        interrupt(patch, model, call)
+        with pytest.raises(KeyboardInterrupt, match=r"last finished epoch.*--resume=True"):
+            run(name, "rule", config_dict=chosen)
+    result = run(name, "rule", config_dict={**chosen, "resume": True})
+    assert result["test_result"] == expected["test_result"]
+    one, two = (checkpoint.load(next((rule_folder / f).glob("*.last.pth"))) for f in ("a", "saved"))
+    assert one["epoch"] == two["epoch"] == 4
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][key]), key
+
+
 def test_best_model_so_far_can_be_evaluated_after_an_interruption(
     rule_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

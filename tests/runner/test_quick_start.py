@@ -213,6 +213,20 @@ def test_training_is_the_same_with_a_test_without_a_modality(rule_folder: Path) 
     assert set(second["test_without"]["text"]) == set(first["test_result"])
 
 
+def test_the_test_without_a_modality_is_logged_under_a_name_of_its_own(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights & Biases keeps the summary of the test."""
+    logged: dict[str, dict] = {}
+    monkeypatch.setattr(
+        "recbole.utils.wandblogger.WandbLogger.log_eval_metrics",
+        lambda self, metrics, head="eval": logged.update({head: dict(metrics)}),
+    )
+    chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
+    result = run("MSCGRec", "rule", config_dict={**chosen, "eval_drop_modality": "text"})
+    assert logged == {"eval": result["test_result"], "without_text": result["test_without"]["text"]}
+
+
 def test_modality_that_cannot_be_left_out_is_refused_before_training(
     rule_folder: Path, trained: Trained
 ) -> None:

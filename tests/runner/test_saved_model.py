@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Trained
-from tiny import best_file, protocol
+from tiny import best_file, protocol, settings
 
+from recbole_mscgrec.config.run_id import check_same_data
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 
 
 def begun_at(trained: Trained, folder: Path, **changes: object) -> dict:
@@ -94,6 +96,34 @@ def test_what_is_measured_may_change_after_training(trained: Trained, tmp_path: 
     changes |= {"exclude_seen": "history", "result_file": str(tmp_path / "r.json")}
     assert set(evaluated(trained, **changes)["test_result"]) == {"recall@2"}
     assert (tmp_path / "r.json").is_file()
+
+
+@pytest.mark.parametrize("model", ["MSCGRec", "TiledSASRec"])
+def test_a_training_does_not_begin_at_what_knows_its_test(
+    rule_folder: Path, tmp_path: Path, model: str
+) -> None:
+    """98 of 100 rows trained the saved model; under leave-one-out some of them are the test."""
+    chosen = (settings if model == "MSCGRec" else protocol)(rule_folder)
+    ratio = {"eval_args": {"split": {"RS": [98, 1, 1]}}, "checkpoint_dir": str(tmp_path)}
+    run(model, "rule", config_dict={**chosen, **ratio})
+    file = str(best_file(tmp_path, model))
+    told = r"initial_model .* was trained with eval_args split .*RS.*, this run has .*LS"
+    with pytest.raises(UserError, match=told):
+        run(model, "rule", config_dict={**chosen, "initial_model": file})
+    with pytest.raises(UserError, match="initial_model .* user_inter_num_interval"):
+        fewer = {"user_inter_num_interval": "[3,inf)", "initial_model": file, **ratio}
+        run(model, "rule", config_dict={**chosen, **fewer, "checkpoint_dir": str(rule_folder)})
+
+
+def test_a_random_split_is_another_one_for_another_seed() -> None:
+    args = {"split": {"RS": [8, 1, 1]}, "order": "RO", "group_by": "user"}
+    one, two = ({"dataset": "d", "eval_args": args, "seed": seed} for seed in (1, 2))
+    check_same_data("initial_model", "m.pth", one, one)
+    with pytest.raises(UserError, match="was trained with seed 1, this run has 2"):
+        check_same_data("initial_model", "m.pth", one, two)
+    for settings_ in (one, two):
+        settings_["eval_args"] = {**args, "order": "TO"}
+    check_same_data("initial_model", "m.pth", one, two)
 
 
 @pytest.mark.parametrize(
