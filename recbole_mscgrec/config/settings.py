@@ -35,7 +35,7 @@ class DataFiles:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What every stage of a run shares."""
+    """What the stages of a run share, and the saved model that it uses."""
 
     seed: int
     reproducibility: bool
@@ -44,6 +44,8 @@ class RunSettings:
     matmul_precision: str
     cache_dir: str
     checkpoint_dir: str
+    model_file: str | None  # evaluated instead of training one
+    initial_model: str | None  # its weights and codes are where the training begins
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,15 @@ class DecodingSettings:
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """What RecBole's evaluation measures."""
+
+    topk: tuple[int, ...]  # lengths of the ranked list
+    metrics: tuple[str, ...]  # of validation and test, then those of the test alone
+    modes: tuple[str, ...]  # of validation and test: full, uni100, ...
+
+
+@dataclass(frozen=True)
 class PageSettings:
     """Pages and files of the codes."""
 
@@ -139,6 +150,7 @@ class MSCGRecSettings:
     network: Sizes
     training: TrainingSettings
     decoding: DecodingSettings
+    evaluation: EvaluationSettings
     pages: PageSettings
 
     @classmethod
@@ -150,42 +162,66 @@ class MSCGRecSettings:
         """
         presets.resolve(config, train)
         validation.check(config, train.item_num - 1)
-        chosen = config.external_config_dict
-        columns = config["text_columns"]
-        columns = [columns] if isinstance(columns, str) else columns
-        set_here = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
-        dino = {name: config[f"image_{name}"] for name in set_here}
         return cls(
-            DataFiles(
-                Path(config["data_path"]),
-                config["dataset"],
-                config["field_separator"],
-                config["encoding"] or "utf-8",
-            ),
-            _group(RunSettings, config),
-            _group(
-                CodeSettings,
-                config,
-                modalities=tuple(config["modalities"]),
-                level_sizes=validation.level_sizes(config["n_levels"], config["codebook_size"]),
-                vectors_file=dict(config["vectors_file"] or {}),
-                codes_file=dict(config["codes_file"] or {}),
-                history_vectors_chosen="history_vectors" in chosen,
-            ),
-            _group(
-                TextSettings,
-                config,
-                "text_",
-                columns=None if columns is None else tuple(columns),
-                columns_chosen="text_columns" in chosen,
-            ),
-            _group(ImageSettings, config, "image_", rq_dino=RQDinoSettings(**dino)),
-            _group(CollaborativeSettings, config, "collaborative_"),
-            _group(Sizes, config),
-            _group(TrainingSettings, config),
-            _group(DecodingSettings, config),
-            _group(PageSettings, config, "codes_"),
+            files=_files(config),
+            run=_group(RunSettings, config),
+            codes=_codes(config),
+            text=_text(config),
+            images=_images(config),
+            collaborative=_group(CollaborativeSettings, config, "collaborative_"),
+            network=_group(Sizes, config),
+            training=_group(TrainingSettings, config),
+            decoding=_group(DecodingSettings, config),
+            evaluation=_evaluation(config),
+            pages=_group(PageSettings, config, "codes_"),
         )
+
+
+def _files(config: Any) -> DataFiles:
+    return DataFiles(
+        folder=Path(config["data_path"]),
+        name=config["dataset"],
+        separator=config["field_separator"],
+        encoding=config["encoding"] or "utf-8",
+    )
+
+
+def _codes(config: Any) -> CodeSettings:
+    return _group(
+        CodeSettings,
+        config,
+        modalities=tuple(config["modalities"]),
+        level_sizes=validation.level_sizes(config["n_levels"], config["codebook_size"]),
+        vectors_file=dict(config["vectors_file"] or {}),
+        codes_file=dict(config["codes_file"] or {}),
+        history_vectors_chosen="history_vectors" in config.external_config_dict,
+    )
+
+
+def _text(config: Any) -> TextSettings:
+    columns = config["text_columns"]
+    columns = [columns] if isinstance(columns, str) else columns
+    return _group(
+        TextSettings,
+        config,
+        "text_",
+        columns=None if columns is None else tuple(columns),
+        columns_chosen="text_columns" in config.external_config_dict,
+    )
+
+
+def _images(config: Any) -> ImageSettings:
+    set_here = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
+    dino = RQDinoSettings(**{name: config[f"image_{name}"] for name in set_here})
+    return _group(ImageSettings, config, "image_", rq_dino=dino)
+
+
+def _evaluation(config: Any) -> EvaluationSettings:
+    return EvaluationSettings(
+        topk=tuple(config["topk"]),
+        metrics=(*config["metrics"], *config["test_metrics"]),
+        modes=tuple(config["eval_args"]["mode"].values()),
+    )
 
 
 def _group(kind: type[Group], config: Any, prefix: str = "", **given: Any) -> Group:

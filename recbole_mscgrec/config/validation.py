@@ -16,6 +16,7 @@ CHOICES = {
     "decoder": ("item_aware", "t5"),
     "collaborative_source": ("SASRec", "GRU4Rec"),
     "collision": ("extra_level", "redistribute"),
+    "image_tokenizer": ("rq_dino", "features"),
 }
 
 # A value of a key, and the value of another key that it needs.
@@ -69,10 +70,6 @@ def check(config: Any, n_items: int) -> None:
         )
     if config["image_workers"] < 0:
         raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
-    if config["image_tokenizer"] not in ("rq_dino", "features"):
-        raise UserError(
-            f"image_tokenizer ({config['image_tokenizer']!r}) must be 'rq_dino' or 'features'."
-        )
 
 
 def level_sizes(n_levels: int, codebook_size: Any) -> tuple[int, ...]:
@@ -113,7 +110,10 @@ def _check_switches(config: Any) -> None:
     for key, value, other, needed, reason in _NEEDS:
         if config[key] == value and config[other] != needed:
             raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
-    for key in ("modality_mask_prob", "neighbour_prob"):
+    for key in ("modality_mask_prob", "neighbour_prob", "ema_decay"):
         value = config[key]
         if not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise UserError(f"{key} ({value!r}) must be at least 0 and below 1.")
+    weight = config["rescore_weight"]
+    if not (isinstance(weight, (int, float)) and 0 <= weight <= 1):
+        raise UserError(f"rescore_weight ({weight!r}) must be from 0 to 1.")

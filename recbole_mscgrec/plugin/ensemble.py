@@ -30,17 +30,21 @@ _DATA = (
 class SecondModel:
     """A saved sequential model of RecBole that was trained with cross-entropy over all items.
 
+    Args:
+        file: its checkpoint.
+        weight: of its log-probabilities in the mean, from 0 to 1.
+        device: of the model.
+        dataset: the train split of this run.
+
     Raises:
         UserError: no such file, a model that is not sequential or gives no log-probabilities, one
-            of other data, another split or shorter histories, or a weight that is no share.
+            or one of other data, another split or shorter histories.
     """
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        file, self.weight = config[_KEY], config["rescore_weight"]
-        if not 0 <= self.weight <= 1:
-            raise UserError(f"rescore_weight ({self.weight}) must be from 0 to 1.")
-        state = checkpoint.load(file, config["device"], key=_KEY)
-        trained = Settings(state["config"], device=config["device"])
+    def __init__(self, file: str, weight: float, device: torch.device, dataset: Any) -> None:
+        self.weight = weight
+        state = checkpoint.load(file, device, key=_KEY)
+        trained = Settings(state["config"], device=device)
         kind = get_model(trained["model"])
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
             raise UserError(
@@ -48,15 +52,16 @@ class SecondModel:
                 "was trained with loss_type CE, such as TiledGRU4Rec, or its scores are no "
                 "log-probabilities."
             )
-        name, length = "MAX_ITEM_LIST_LENGTH", config["MAX_ITEM_LIST_LENGTH"]
+        ours = checkpoint.to_plain(dataset.config.final_config_dict)
+        name, length = "MAX_ITEM_LIST_LENGTH", ours["MAX_ITEM_LIST_LENGTH"]
         if trained[name] < length:
             raise UserError(
                 f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
                 f"histories of {length}: train it with {name}={length}."
             )
-        _check_data(file, trained, checkpoint.to_plain(config.final_config_dict))
+        _check_data(file, trained, ours)
         self.n_items = dataset.item_num
-        self.model = kind(trained, dataset).to(config["device"]).eval().requires_grad_(False)
+        self.model = kind(trained, dataset).to(device).eval().requires_grad_(False)
         try:
             self.model.load_state_dict(state["state_dict"])
         except RuntimeError as error:

@@ -12,6 +12,7 @@ from recbole.evaluator.register import metric_information, metric_types
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType
 
+from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.storage.errors import UserError
 
 _FROM_LIST = {
@@ -64,17 +65,17 @@ class KeepingEvaluator(Evaluator):
         return super().evaluate(dataobject)
 
 
-def check_evaluation(config: Any) -> None:
+def check_evaluation(settings: MSCGRecSettings) -> None:
     """Raise UserError where a beam cannot give what the evaluation asks for."""
-    beam_size, longest = config["beam_size"], max(config["topk"])
+    beam_size, longest = settings.decoding.beam_size, max(settings.evaluation.topk)
     if beam_size < longest:
         raise UserError(
             f"beam_size ({beam_size}) must be at least max(topk) ({longest}): "
             "raise beam_size or lower topk."
         )
-    if "full" not in config["eval_args"]["mode"].values():
+    if "full" not in settings.evaluation.modes:
         return
-    for name in [*config["metrics"], *config["test_metrics"]]:
+    for name in settings.evaluation.metrics:
         needs = set(metric_information[name.lower()]) - _FROM_LIST
         if needs:
             raise UserError(

@@ -27,7 +27,7 @@ from recbole_mscgrec.plugin.ensemble import SecondModel
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.storage import checkpoint
-from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
 
 Tensor = torch.Tensor
 _ITEMS_AT_ONCE = 256  # columns of full_sort_predict that are scored together
@@ -42,24 +42,23 @@ class MSCGRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        check_evaluation(config)
-        settings = MSCGRecSettings.of(config, dataset)
+        self.settings = settings = MSCGRecSettings.of(config, dataset)
+        check_evaluation(settings)
         self.TARGETS = target_list_field(config)
-        self.beam_size = settings.decoding.beam_size
+        decoding = settings.decoding
+        self.beam_size = decoding.beam_size
+        self.second = None
+        if file := decoding.rescore_model:
+            weight, device = decoding.rescore_weight, settings.run.device
+            self.second = SecondModel(file, weight, device, dataset)
         self.constrained = settings.training.constrained_training
-        self.second = SecondModel(config, dataset) if settings.decoding.rescore_model else None
-        saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
-        if saved:
-            tokens = from_checkpoint(checkpoint.load(config[saved], key=saved), dataset)
-        else:
-            tokens = tokenize(settings, dataset)
+        tokens = _codes_of_all_items(settings, dataset)
         # The tokenizers draw random numbers only when nothing is cached: start again from the seed.
         init_seed(settings.run.seed, settings.run.reproducibility)
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
-        dropped = settings.decoding.eval_drop_modality
-        if dropped:  # a wrong name is refused now, not after the training
+        if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
 
     def zero_at_first(self) -> frozenset[str]:
@@ -151,3 +150,12 @@ class MSCGRec(SequentialRecommender):
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         item_seq = item_seq[:, : int(length.max())]
         return self.network.encode(item_seq), (length - 1).unsqueeze(1)
+
+
+def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
+    """The codes of the saved model that the run starts from, or else of the train split."""
+    run = settings.run
+    for key, file in (("model_file", run.model_file), ("initial_model", run.initial_model)):
+        if file:
+            return from_checkpoint(checkpoint.load(file, key=key), train)
+    return tokenize(settings, train)

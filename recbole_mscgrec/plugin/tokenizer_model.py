@@ -30,8 +30,8 @@ class MSCGRecTokenizer(SequentialRecommender):
         # All that can fail does so before the tokenizers are trained.
         folder, cards = codes_folder(settings), item_cards(settings, dataset)
         made_with = config.final_config_dict
-        if config["model_file"]:
-            state = checkpoint.load(config["model_file"])
+        if settings.run.model_file:
+            state = checkpoint.load(settings.run.model_file)
             tokens = from_checkpoint(state, dataset)
             made_with = state["config"] | state.get("settings", {})
         else:

@@ -24,7 +24,7 @@ class MSCGRecTrainer(Trainer):
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.eval_collector = RankedListCollector(config)
-        self.ema_decay = config["ema_decay"]
+        self.ema_decay = model.settings.training.ema_decay
         self.remarking = False
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []

@@ -30,6 +30,7 @@ from recbole_mscgrec.config.settings import (
     CodeSettings,
     CollaborativeSettings,
     DecodingSettings,
+    EvaluationSettings,
     ImageSettings,
     PageSettings,
     RunSettings,
@@ -70,11 +71,13 @@ def read_here() -> set[str]:
             ("collaborative_", CollaborativeSettings),
             ("", TrainingSettings),
             ("", DecodingSettings),
+            ("", EvaluationSettings),
             ("codes_", PageSettings),
         )
         for field in fields(group)
     }
     derived = {"level_sizes", "history_vectors_chosen", "text_columns_chosen", "image_rq_dino"}
+    derived.add("modes")  # from eval_args
     assert derived <= groups
     return (
         set(READ.findall(text))

@@ -174,7 +174,9 @@ def test_only_unusable_images_leave_the_modality_out(
 
 
 def test_unknown_image_tokenizer(rule_folder: Path) -> None:
-    with pytest.raises(ValueError, match="image_tokenizer .'vae'. must be 'rq_dino' or 'features'"):
+    with pytest.raises(
+        ValueError, match="image_tokenizer .'vae'. must be one of rq_dino, features"
+    ):
         tokens_of(rule_folder, image_tokenizer="vae")
 
 
