@@ -14,7 +14,6 @@ Afterwards `python results/tables.py --significance` brings comparisons and page
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 
 from recbole_mscgrec.experiments.job import read_result
 from recbole_mscgrec.runner import user_ranks
+from recbole_mscgrec.storage.files import read_csv, write_csv
 
 HERE = Path(__file__).resolve().parent
 KEY = ("table", "row", "protocol", "seed")
@@ -106,21 +106,10 @@ def _epochs(log: str) -> dict[str, int]:
     return found | ({"best_epoch": int(best[-1]) + 1} if best else {})
 
 
-def read_runs(file: Path) -> list[dict[str, str]]:
-    """The rows of such a CSV; none where there is no file yet."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def write_runs(file: Path, runs: Iterable[dict[str, str]]) -> None:
     """Write runs sorted by KEY; a later one replaces an earlier one of the same key."""
     unique = {tuple(run[k] for k in KEY): run for run in runs}
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(unique[key] for key in sorted(unique))
+    write_csv(file, COLUMNS, (unique[key] for key in sorted(unique)))
 
 
 def ranks_file(run: dict[str, str]) -> str:
@@ -173,7 +162,8 @@ def collect(
             ranks = user_ranks.load(file.with_suffix(".npz"))
             save_ranks(folder / "ranks", run["ranks"], run["dataset"], ranks)
         new.append(run)
-    write_runs(folder / "runs.csv", [*read_runs(folder / "runs.csv"), *new])
+    runs = folder / "runs.csv"
+    write_runs(runs, [*(read_csv(runs) if runs.is_file() else []), *new])
     return new
 
 

@@ -10,7 +10,6 @@ A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`; TABLES s
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import re
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 
 from recbole_mscgrec.experiments import report, significance
 from recbole_mscgrec.runner.user_ranks import Ranks
+from recbole_mscgrec.storage import files
 
 HERE = Path(__file__).resolve().parent
 RANKED, EXCLUDED, HISTORY = "seen ranked", "seen excluded", "seen history excluded"
@@ -44,8 +44,7 @@ GRU = "TiledGRU4Rec"
 @functools.cache
 def read(name: str) -> tuple[dict[str, str], ...]:
     """The rows of a CSV of this folder."""
-    with (HERE / name).open(encoding="utf-8", newline="") as stream:
-        return tuple(csv.DictReader(stream))
+    return tuple(files.read_csv(HERE / name))
 
 
 def runs_of(table: str, row: str, protocol: str) -> list[dict[str, str]]:
@@ -131,10 +130,7 @@ def write_significance() -> None:
     for names in comparisons():
         rows += compare(*names)
     rows.sort(key=lambda row: [row[k] for k in _COMPARED])
-    with (HERE / "significance.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [*_COMPARED, *_FOUND], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    files.write_csv(HERE / "significance.csv", [*_COMPARED, *_FOUND], rows)
     read.cache_clear()
 
 

@@ -24,6 +24,7 @@ def _keep_plain_evaluation_data() -> None:
         return
 
     def get_data_struct(self: Any) -> Any:
+        """RecBole's method, called without the entries that are not tensors."""
         held = self.data_struct
         plain = {k: v for k, v in held._data_dict.items() if not isinstance(v, torch.Tensor)}
         for key in plain:

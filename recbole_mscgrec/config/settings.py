@@ -6,7 +6,7 @@ of the group (`text_encoder` for `encoder`).
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 
 from recbole_mscgrec.config import presets, validation
 from recbole_mscgrec.network.model import Sizes
-from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+from recbole_mscgrec.rq_dino.settings import CONFIGURABLE, RQDinoSettings
 
 Group = TypeVar("Group")
 
@@ -211,8 +211,7 @@ def _text(config: Any) -> TextSettings:
 
 
 def _images(config: Any) -> ImageSettings:
-    set_here = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
-    dino = RQDinoSettings(**{name: config[f"image_{name}"] for name in set_here})
+    dino = RQDinoSettings(**{name: config[f"image_{name}"] for name in CONFIGURABLE})
     return _group(ImageSettings, config, "image_", rq_dino=dino)
 
 

@@ -82,6 +82,7 @@ def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
     plain = loader.collate_fn
 
     def collate(index: Any) -> tuple:
+        """The loader's batch of full ranking, with the seen items of its users as history index."""
         users, _, positive_u, positive_i = plain(index)
         rows = seen[users[loader.uid_field].numpy()]
         if history is not None:

@@ -39,6 +39,7 @@ class TiledSource:
         self.held_out = _hold_out(rows, self.targets, train.uid_field, run.seed)
 
     def train_epoch(self, optimizer: Any) -> float:
+        """Train for one epoch over all windows. Returns the mean loss of its batches."""
         losses = []
         for index in torch.randperm(len(self.history)).split(self.batch_size):
             if not bool((self.targets[index] != 0).any()):
@@ -52,6 +53,7 @@ class TiledSource:
 
     @torch.no_grad()
     def score(self) -> float:
+        """NDCG@10 on the held-out items, ranked among all items."""
         ranks = []
         for rows, items, lengths in zip(
             *(part.split(_SCORED_AT_ONCE) for part in self.held_out), strict=True

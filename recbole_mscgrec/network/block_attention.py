@@ -62,6 +62,7 @@ class _WindowAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, lengths: list[int], group: int
     ) -> Tensor:
+        """The result of `attend_windows`; keeps the attention weights of each block."""
         out, kept = torch.zeros_like(q, memory_format=torch.contiguous_format), []
         per_item = q.size(2) * group // k.size(2)
         scale = q.size(-1) ** -0.5
@@ -79,6 +80,7 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Gradients of q, k, v and, if it needs one, of the bias."""
         q, k, v, bias, out, *kept = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None

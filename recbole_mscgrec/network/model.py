@@ -283,6 +283,7 @@ class CodeNetwork(nn.Module):
         def step(
             level: int, row: Tensor, nodes: Tensor, codes: Tensor | None, parents: Tensor | None
         ) -> Tensor:
+            """Logits (P, K) of the next level (see `beam_search.Step`)."""
             if codes is None or parents is None:
                 x = self._start(encoded, limit, row)  # one token per row
             else:

@@ -39,6 +39,7 @@ class RankedListCollector(Collector):
         positive_u: torch.Tensor,
         positive_i: torch.Tensor,
     ) -> None:
+        """Collect one batch, from item ids (B, W) or, if they are floats, from scores (B, N)."""
         if scores_tensor.is_floating_point():
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return

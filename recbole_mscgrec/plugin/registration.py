@@ -44,6 +44,7 @@ class _AfterRecBole(MetaPathFinder):
     """Lets `import recbole` happen as ever, and then calls `_ready`."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The spec of RecBole, whose loader calls `_ready` at the end; None for other modules."""
         if name != "recbole":
             return None
         sys.meta_path.remove(self)

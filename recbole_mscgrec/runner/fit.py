@@ -38,6 +38,7 @@ def fit(
             return trainer.best_valid_result
 
     def after_epoch(epoch: int, valid_score: float) -> None:
+        """Save everything that a resumed training needs."""
         seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
         state = checkpoints.trainer_state(trainer, epoch)
         state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)

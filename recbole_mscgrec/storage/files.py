@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,17 @@ def write_text(file: str | Path, text: str) -> None:
 def write_json(file: str | Path, content: Any) -> None:
     """A JSON file. Raises UserError."""
     write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def read_csv(file: str | Path) -> list[dict[str, str]]:
+    """The rows of a UTF-8 CSV file with a header, each a dict of its cells."""
+    with Path(file).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_csv(file: str | Path, columns: Sequence[str], rows: Iterable[dict[str, str]]) -> None:
+    """A UTF-8 CSV file with a header. A cell that a row lacks is empty. Raises UserError."""
+    with written_whole(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
