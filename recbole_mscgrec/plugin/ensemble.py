@@ -1,8 +1,8 @@
-"""Ranking what the beam found with a second, saved model as well (`rescore_model`).
+"""Reranking: the beam's items are also scored by a second, saved model (`rescore_model`).
 
-The score of an item is the weighted mean of both models' log-probabilities, so a product of two
-experts: one that knows items by their codes, and one, such as SASRec, that has a vector of its own
-for each. Not part of the paper.
+The score of an item is the weighted mean of both models' log-probabilities, that is, a product of
+experts: one that sees only the codes of an item, and one, such as SASRec, with a vector per item.
+Not part of the paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
-# Which items there are, which of their interactions train a model, and in what order.
+# Settings that decide which items there are, which interactions train a model, and in what order.
 _DATA = (
     "dataset user_inter_num_interval item_inter_num_interval val_interval unused_col rm_dup_inter"
     " filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
@@ -31,14 +31,14 @@ class SecondModel:
     """A saved sequential model of RecBole that was trained with cross-entropy over all items.
 
     Args:
-        file: its checkpoint.
-        weight: of its log-probabilities in the mean, from 0 to 1.
-        device: of the model.
+        file: the checkpoint.
+        weight: weight of its log-probabilities in the mean, from 0 to 1.
+        device: where to run it.
         dataset: the train split of this run.
 
     Raises:
-        UserError: no such file, a model that is not sequential or gives no log-probabilities, one
-            or one of other data, another split or shorter histories.
+        UserError: the file does not exist, or its model is not sequential, gives no
+            log-probabilities, or was trained on other data, another split or shorter histories.
     """
 
     def __init__(self, file: str, weight: float, device: torch.device, dataset: Any) -> None:
@@ -48,8 +48,8 @@ class SecondModel:
         kind = get_model(trained["model"])
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
             raise UserError(
-                f"{_KEY} ({file}) holds {trained['model']}: it has to be a sequential model that "
-                "was trained with loss_type CE, such as TiledGRU4Rec, or its scores are no "
+                f"{_KEY} ({file}) holds {trained['model']}: it must be a sequential model "
+                "trained with loss_type CE, such as TiledGRU4Rec, so that its scores are "
                 "log-probabilities."
             )
         ours = checkpoint.to_plain(dataset.config.final_config_dict)
@@ -73,7 +73,8 @@ class SecondModel:
 
     @torch.no_grad()
     def log_probs(self, interaction: Any) -> Tensor:
-        """Log-probability of every item after the histories of a batch: (B, N); -inf for 0."""
+        """Log-probability of every item as the next one of each history: (B, N); -inf for
+        padding."""
         scores = self.model.full_sort_predict(interaction)
         n_rows = len(interaction[self.model.ITEM_SEQ_LEN])
         scores = scores.view(n_rows, -1)[:, : self.n_items].float()
@@ -81,20 +82,20 @@ class SecondModel:
         return scores.log_softmax(dim=1)
 
     def mix(self, log_probs: Tensor, others: Tensor) -> Tensor:
-        """The weighted mean of our log-probabilities and its own; -inf where either is."""
+        """The weighted mean of two tensors of log-probabilities; -inf where either is -inf."""
         mixed = torch.lerp(log_probs, others, self.weight)
         return mixed.masked_fill(log_probs.isinf() | others.isinf(), -torch.inf)
 
     def rerank(self, beams: Beams, interaction: Any) -> Beams:
-        """The same items, best first by the mean of both."""
+        """The same items, sorted by the mean of both models' log-probabilities, best first."""
         others = self.log_probs(interaction).gather(1, beams.items)
         scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
         return Beams(beams.items.gather(1, order), scores)
 
 
 def _check_data(file: str, trained: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raise UserError where a model was trained on other data or another split: its items would
-    have other numbers, or it would know what it is tested on."""
+    """Raise UserError if a model was trained on other data or another split: its item ids would
+    differ, or it would have seen the test targets."""
     there = _data_settings(trained)
     for key, value in _data_settings(ours).items():
         if value != there[key]:
