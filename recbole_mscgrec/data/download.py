@@ -101,7 +101,7 @@ def _download(address: str, file: Path) -> None:
                 bar.update(len(block))
     got = file.stat().st_size
     if size and got != size:
-        raise UserError(f"{got:,} of {size:,} bytes came: the connection broke, try again")
+        raise UserError(f"{got:,} of {size:,} bytes arrived: the connection broke; try again")
 
 
 def _check_size(size: int, folder: Path) -> None:
@@ -109,7 +109,7 @@ def _check_size(size: int, folder: Path) -> None:
     if 4 * size > free:  # the archive, and about three times its size unpacked
         raise UserError(f"it has {size:,} bytes and {folder.parent} only {free:,} free")
     if size > _ASK_ABOVE and sys.stdin is not None and sys.stdin.isatty():
-        answer = input(f"This will download {size / (1 << 30):.1f} GB. Go on? (y/N) ")
+        answer = input(f"This will download {size / (1 << 30):.1f} GB. Continue? (y/N) ")
         if answer.strip().lower() not in ("y", "yes"):
             raise UserError("it was declined")
 

@@ -75,14 +75,14 @@ class _Progress:
                 file, next(model.parameters()).device, ("model", "best", "random")
             )
         except ValueError as error:
-            getLogger().warning(f"collaborative: starting anew, because {error}")
+            getLogger().warning(f"collaborative: starting again, because {error}")
             return
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"])
         self.best, self.best_score = state["best"], state["best_score"]
         self.epoch, self.waited = state["epoch"], state["waited"]
-        getLogger().info(f"collaborative: going on after epoch {self.epoch}, from {file}")
+        getLogger().info(f"collaborative: resuming after epoch {self.epoch}, from {file}")
 
     def update(self, score: float) -> None:
         """Record the score of a finished epoch and write the file."""

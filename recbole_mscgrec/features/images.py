@@ -51,8 +51,8 @@ class ItemImages(Dataset):
             return load_image(self.paths[index])
         except Exception as error:  # see _Check
             raise UserError(
-                f"{self.paths[index]} could be read when this run began and cannot now ({error}): "
-                "restore it, or run again to go on without it."
+                f"{self.paths[index]} was readable when this run started, but is not now "
+                f"({error}): restore it, or run again to continue without it."
             ) from error
 
 

@@ -63,15 +63,15 @@ def _columns(text: TextSettings, items: ItemFile) -> list[str]:
         columns = text_columns_of(items.frame, items.types, items.key)
         rest = [column for column in there if column not in columns]
         getLogger().info(
-            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; "
-            "text_columns names others."
+            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; set "
+            "text_columns to change this."
         )
         return columns
     unknown = [column for column in text.columns if column not in items.types]
     if unknown and (text.columns_chosen or len(unknown) == len(text.columns)):
         raise UserError(
-            f"{items.path} has no column {unknown} (text_columns); it has {there}. Name others, or "
-            "--text_columns=None to let the text columns be found."
+            f"{items.path} has no column {unknown} (text_columns); it has {there}. Name other "
+            "columns, or set --text_columns=None to detect the text columns."
         )
     return [column for column in text.columns if column in items.types]
 

@@ -125,9 +125,9 @@ def _explain(settings: RQDinoSettings, error: Exception) -> str:
             return f"image_backbone {settings.backbone!r} is not a model of timm; some are {near}."
     if settings.weights == HUB:
         return (
-            f"image_weights=hub: the pretrained {settings.backbone} cannot be had {reason}. The "
-            "hub may be out of reach: fetch the file elsewhere and give its path as image_weights, "
-            "or leave image_weights unset to train from scratch."
+            f"image_weights=hub: the pretrained {settings.backbone} is not available {reason}. The "
+            "hub may be unreachable: download the file elsewhere and set its path as "
+            "image_weights, or leave image_weights unset to train from scratch."
         )
     return (
         f"image_backbone {settings.backbone!r} cannot be made with image_size {settings.size}, "
@@ -148,14 +148,15 @@ def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
                 features = backbone(torch.zeros(1, 3, size, size))
         except Exception as error:
             raise UserError(
-                f"image_backbone {settings.backbone!r} takes no images of {key} ({size}) pixels "
+                f"image_backbone {settings.backbone!r} does not accept {key} ({size}) "
                 f"({str(error)[:200]}): a multiple of its patch size fits; without local crops "
                 "(image_n_local_crops=0) only image_size counts."
             ) from error
         if features.dim() != 2 or features.size(1) < 2:
             raise UserError(
                 f"image_backbone {settings.backbone!r} gives {tuple(features.shape)} for one image "
-                "and not one vector: choose another one, or a global_pool in image_backbone_args."
+                "instead of one vector: choose another one, or set global_pool in "
+                "image_backbone_args."
             )
 
 
@@ -196,6 +197,6 @@ def _check_match(settings: RQDinoSettings, wanted: set[str], given: set[str]) ->
     if len(lacking) > len(wanted) // 10:
         raise UserError(
             f"image_weights ({settings.weights}) lacks {len(lacking)} of the {len(wanted)} tensors "
-            f"of {settings.backbone}, {lacking[:3]} among them; it holds {sorted(given)[:3]}: is "
-            "it of this backbone?"
+            f"of {settings.backbone}, such as {lacking[:3]}; it holds {sorted(given)[:3]}: is "
+            "it for this backbone?"
         )

@@ -245,12 +245,12 @@ class DinoTraining:
         try:
             state = checkpoint.load(self.partial, self.device, _STATE)
         except ValueError as error:
-            getLogger().warning(f"RQ-DINO: starting anew, because {error}")
+            getLogger().warning(f"RQ-DINO: starting again, because {error}")
             return
         for name in ("student", "teacher", "targets", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
-        getLogger().info(f"RQ-DINO: going on after epoch {self.epoch}, from {self.partial}")
+        getLogger().info(f"RQ-DINO: resuming after epoch {self.epoch}, from {self.partial}")
 
 
 @torch.no_grad()

@@ -108,6 +108,6 @@ def _refuse_empty(n_allowed: Tensor) -> None:
     empty = (n_allowed == 0).nonzero().flatten()
     if len(empty):
         raise UserError(
-            f"{len(empty)} of {len(n_allowed)} requests allow no item at all (the first is request "
-            f"{int(empty[0])}): widen the mask, or do not ask for these."
+            f"{len(empty)} of {len(n_allowed)} requests allow no item (the first is request "
+            f"{int(empty[0])}): widen the mask, or leave these requests out."
         )

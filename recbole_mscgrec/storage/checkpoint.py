@@ -76,8 +76,8 @@ def load(
     except Exception as error:  # torch raises many types for a damaged or pickled file
         raise UserError(
             f"{path} is damaged or not a checkpoint of plain tensors ({type(error).__name__}). "
-            "Checkpoints that stock RecBole wrote hold pickled objects and are not loaded, because "
-            "that could run code: train again with this command."
+            "Checkpoints of stock RecBole hold pickled objects and are not loaded, because that "
+            "could run code: train again with this command."
         ) from error
     missing = set(required) - set(state if isinstance(state, dict) else ())
     if missing:

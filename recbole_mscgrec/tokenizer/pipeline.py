@@ -100,7 +100,7 @@ def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
     """
     plain = state.get("other_parameter", {}).get("code_state")
     if not plain:
-        raise UserError("The checkpoint holds no item codes: it is not one of MSCGRec.")
+        raise UserError("The checkpoint holds no item codes: it is not a checkpoint of MSCGRec.")
     if plain["items"] != _items(train):
         raise UserError(
             f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
@@ -152,7 +152,7 @@ def _comparable_vectors(features: dict[str, Features], codes: CodeSettings) -> d
     asked = codes.history_vectors and codes.history_vectors_chosen
     if asked and not vectors:
         raise UserError(
-            "history_vectors=True needs vectors, and codes_file gives codes alone for "
+            "history_vectors=True needs vectors, but codes_file has only codes for "
             f"{list(features)}: leave history_vectors out, or use vectors_file."
         )
     return vectors
@@ -169,7 +169,7 @@ def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Feature
     """The concatenated vectors of all modalities, for the items that have any."""
     if not vectors:
         raise UserError(
-            "target_modality fused needs vectors, and codes_file gives codes alone: choose one of "
+            "target_modality fused needs vectors, but codes_file has only codes: choose one of "
             f"{list(features)}."
         )
     present = torch.stack([features[name].present for name in vectors]).any(dim=0)

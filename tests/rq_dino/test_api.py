@@ -144,7 +144,7 @@ def test_a_damaged_partial_file_is_named_and_ignored(
     whole = train(tmp_path)
     (tmp_path / "image.partial.pth").write_bytes(b"no checkpoint")
     assert same(train(tmp_path), whole)
-    assert "starting anew" in caplog.text and "image.partial.pth" in caplog.text
+    assert "starting again" in caplog.text and "image.partial.pth" in caplog.text
 
 
 def test_the_generators_of_the_run_are_left_alone(tmp_path: Path) -> None:
