@@ -1,5 +1,6 @@
-"""Latency of constrained beam search against catalogue size: ours, ours without the constraint, and
-the usual way, Hugging Face T5 `generate` with a Python dict trie in `prefix_allowed_tokens_fn`.
+"""Latency of beam search against catalogue size: ours with and without the constraint, and the
+usual implementation, Hugging Face T5 `generate` with a Python dict trie in
+`prefix_allowed_tokens_fn`.
 
     python benchmarks/decode.py --json=out.json --plot=out.png   # everything
     python benchmarks/decode.py --quick --json=out.json          # a smaller matrix, under a minute
@@ -84,8 +85,8 @@ def free_beams(network: CodeNetwork, encoded: torch.Tensor, limit: torch.Tensor,
 
 
 def measure_ours(network: CodeNetwork, batch: int, beam: int, budget: float) -> dict[str, float]:
-    """Seconds per batch with and without the constraint, and with restricted items; operations of
-    the matrix products of the first."""
+    """Seconds per batch with and without the constraint, and with item filters; and the operations
+    of the matrix products with the constraint."""
     n_items, device = network.tree.n_items, network.start.device
     generator = torch.Generator().manual_seed(1)
     history = torch.randint(1, n_items + 1, (batch, LENGTH), generator=generator).to(device)
@@ -121,7 +122,7 @@ def measure_ours(network: CodeNetwork, batch: int, beam: int, budget: float) -> 
 def measure_hugging_face(
     codes: torch.Tensor, batch: int, beam: int, device: torch.device
 ) -> dict[str, float]:
-    """Seconds per batch of T5 `generate` with a dict trie, the same size as our network."""
+    """Seconds per batch of T5 `generate` with a dict trie, with the size of our network."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     trie: dict = {}

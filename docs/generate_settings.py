@@ -94,7 +94,7 @@ def _section(name: str) -> Iterator[str]:
 
 
 def read(text: str) -> tuple[str, list[Group]]:
-    """The remark at the head of a YAML file, and its groups of settings."""
+    """The comment at the top of a YAML file, and its groups of settings."""
     intro, rest = _head(text.splitlines())
     groups = [Group("", "", [])]
     after_blank = True
@@ -116,7 +116,7 @@ def _head(lines: list[str]) -> tuple[str, list[str]]:
 
 
 def _indented(lines: list[str]) -> list[str]:
-    """The lines that belong to a key whose value is a mapping of its own."""
+    """The lines of the nested mapping that is the value of a key."""
     end = next((i for i, line in enumerate(lines) if not line.startswith(" ")), len(lines))
     return [line.strip() for line in lines[:end]]
 

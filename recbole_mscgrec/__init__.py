@@ -1,7 +1,7 @@
 """MSCGRec for RecBole.
 
-Importing this package makes its models known to RecBole. The names below are imported when they are
-first used, so that the import itself takes no time.
+Importing this package registers its models with RecBole. The names below are imported when they are
+first used, so the import itself is fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from recbole_mscgrec.plugin import registration
 
 __version__ = "0.2.0.dev0"
 
-# Public name -> the module that it is in.
+# Public name -> its module.
 _PUBLIC = {
     "run": "recbole_mscgrec.runner.quick_start",
     "load_data_and_model": "recbole_mscgrec.runner.quick_start",

@@ -1,4 +1,4 @@
-"""`python -m recbole_mscgrec`: the same as run_recbole_mscgrec.py, wherever the package is."""
+"""`python -m recbole_mscgrec` is the same as run_recbole_mscgrec.py."""
 
 import sys
 

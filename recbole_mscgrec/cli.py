@@ -31,7 +31,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     grid.add_options(parser)
     known, rest = parser.parse_known_args(argv)
-    # RecBole's way to name several is one text with spaces; a name of one file may hold spaces too.
+    # RecBole takes several files as one string with spaces, but a single file name may also have
+    # spaces.
     files = [
         file
         for text in known.config_files
@@ -55,11 +56,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
 @contextmanager
 def ended_like_ctrl_c() -> Iterator[None]:
-    """Within this block SIGTERM is taken for Ctrl-C: batch systems send it, and a process in the
-    background of a script gets no other."""
+    """Within this block SIGTERM acts like Ctrl-C: batch systems send it, and background processes
+    of a script ignore SIGINT."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread, where no signal arrives either
+    except ValueError:  # not in the main thread, which alone receives signals
         yield
         return
     try:
@@ -72,13 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of run_recbole_mscgrec.py.
 
     Returns:
-        The exit status: 0; 1 after an error, or where a row of a table lacks a result; 130 after
+        The exit status: 0; 1 after an error, or if a row of a table lacks a result; 130 after
         Ctrl-C.
     """
     known, settings = parse(sys.argv[1:] if argv is None else argv)
-    # RecBole's own use of numpy, pandas and torch warns on every run; nothing a user can act on.
+    # Warnings caused by RecBole's own code; users cannot act on them.
     warnings.filterwarnings("ignore", module=r"recbole\.")
-    # RecBole's Config reads sys.argv by itself; here it gets the settings as config_dict instead.
+    # RecBole's Config reads sys.argv itself; here it gets the settings as config_dict instead.
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
         with ended_like_ctrl_c():

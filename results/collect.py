@@ -6,15 +6,14 @@
 
 `--table` is the group of rows that a page compares. A row is named by `--row`, or by the file's
 name up to the last "_". NAME_SEED.npz beside a file (`--per_user_file`) gives the ranks,
-NAME_SEED.log the epochs. Results of version 0.1 do not say what made them: they need `--commit` and
-`--version`. A run that is there already (same table, row, protocol and seed) is replaced.
+NAME_SEED.log the epochs. Results of version 0.1 do not record the code that made them: they need
+`--commit` and `--version`. A run with the same table, row, protocol and seed is replaced.
 Afterwards `python results/tables.py --significance` brings comparisons and pages up to date.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
@@ -26,6 +25,7 @@ import numpy as np
 
 from recbole_mscgrec.experiments.job import read_result
 from recbole_mscgrec.runner import user_ranks
+from recbole_mscgrec.storage.files import read_csv, write_csv
 
 HERE = Path(__file__).resolve().parent
 KEY = ("table", "row", "protocol", "seed")
@@ -48,12 +48,12 @@ COLUMNS = [
     *_PACKAGES,
     "ranks",
 ]
-# In columns of their own, or of the machine only.
+# They have their own columns, or concern only the machine.
 _NO_SETTING = ("seed", "exclude_seen", "seen_items", "test_metrics")
 
 
 def protocol(settings: dict[str, Any]) -> str:
-    """What the ranking holds, by the settings of today and of version 0.1."""
+    """The protocol of a run, from current settings or those of version 0.1."""
     excluded = settings.get("exclude_seen") or "none"
     if excluded is True:
         excluded = settings.get("seen_items", "all")
@@ -62,7 +62,7 @@ def protocol(settings: dict[str, Any]) -> str:
 
 
 def portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that say what a run is, without the folders of the machine it ran on."""
+    """The settings of a run, without the folders of the machine."""
     kept = {k: v for k, v in sorted(settings.items()) if k not in _NO_SETTING}
     return {k: _without_folder(v) for k, v in kept.items()}
 
@@ -99,28 +99,17 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _epochs(log: str) -> dict[str, int]:
-    """How many epochs a training log tells of, and the best one; RecBole counts from 0."""
+    """The number of epochs in a training log, and the best one; RecBole counts from 0."""
     trained = re.findall(r"epoch (\d+) training", log)
     best = re.findall(r"best eval result in epoch (\d+)", log)
     found = {"epochs_trained": int(trained[-1]) + 1} if trained else {}
     return found | ({"best_epoch": int(best[-1]) + 1} if best else {})
 
 
-def read_runs(file: Path) -> list[dict[str, str]]:
-    """The rows of such a CSV; none where there is no file yet."""
-    if not file.is_file():
-        return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def write_runs(file: Path, runs: Iterable[dict[str, str]]) -> None:
     """Write runs sorted by KEY; a later one replaces an earlier one of the same key."""
     unique = {tuple(run[k] for k in KEY): run for run in runs}
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(unique[key] for key in sorted(unique))
+    write_csv(file, COLUMNS, (unique[key] for key in sorted(unique)))
 
 
 def ranks_file(run: dict[str, str]) -> str:
@@ -133,7 +122,7 @@ def save_ranks(folder: Path, name: str, dataset: str, ranks: user_ranks.Ranks) -
     """Ranks as uint16, users as indices into the sorted list that all runs of a data set share.
 
     Raises:
-        ValueError: a user that the list lacks.
+        ValueError: a user is not in the list.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shared = folder / f"{dataset}.users.txt"
@@ -159,7 +148,7 @@ def collect(
     """Add result files to folder/runs.csv and folder/ranks. Returns the new rows.
 
     Raises:
-        ValueError: a file that says not what made it, where `commit` and `version` do not either.
+        ValueError: a file does not say what made it, and `commit` and `version` are not given.
     """
     new = []
     for file in files:
@@ -173,14 +162,15 @@ def collect(
             ranks = user_ranks.load(file.with_suffix(".npz"))
             save_ranks(folder / "ranks", run["ranks"], run["dataset"], ranks)
         new.append(run)
-    write_runs(folder / "runs.csv", [*read_runs(folder / "runs.csv"), *new])
+    runs = folder / "runs.csv"
+    write_runs(runs, [*(read_csv(runs) if runs.is_file() else []), *new])
     return new
 
 
 def _made_by(
     result: dict[str, Any], file: Path, commit: str | None, version: str | None
 ) -> dict[str, str]:
-    """Commit and version of a run: those given, or else those that the run wrote down."""
+    """Commit and version of a run: those given, or else those in its result file."""
     given = {k: v for k, v in (("commit", commit), ("version", version)) if v}
     made_by = {"commit": None, "version": None} | (result.get("made_by") or {}) | given
     missing = [f"--{key}" for key, value in made_by.items() if not value]
@@ -190,7 +180,7 @@ def _made_by(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read the command line, collect, say what was added. Returns the exit status."""
+    """Read the command line, add the runs and print them. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="NAME_SEED.json")
     parser.add_argument("--table", required=True, help="group of rows that a page compares")

@@ -1,16 +1,16 @@
-"""Make every table of results/*.md from the CSV files and ranks of users in this folder.
+"""Make the tables of results/*.md from the CSV files and ranks in this folder.
 
     python results/tables.py                  # write the tables into the pages
     python results/tables.py --check          # exit status 1 where a page differs from the CSVs
     python results/tables.py --significance   # compute significance.csv from the ranks first
 
-A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`; TABLES says what NAME is.
+On a page, a table is between `<!-- table: NAME -->` and `<!-- end -->`; TABLES maps NAME to its
+content.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import re
 import sys
@@ -21,6 +21,7 @@ import numpy as np
 
 from recbole_mscgrec.experiments import report, significance
 from recbole_mscgrec.runner.user_ranks import Ranks
+from recbole_mscgrec.storage import files
 
 HERE = Path(__file__).resolve().parent
 RANKED, EXCLUDED, HISTORY = "seen ranked", "seen excluded", "seen history excluded"
@@ -43,19 +44,18 @@ GRU = "TiledGRU4Rec"
 
 @functools.cache
 def read(name: str) -> tuple[dict[str, str], ...]:
-    """The rows of a CSV of this folder."""
-    with (HERE / name).open(encoding="utf-8", newline="") as stream:
-        return tuple(csv.DictReader(stream))
+    """The rows of a CSV file in this folder."""
+    return tuple(files.read_csv(HERE / name))
 
 
 def runs_of(table: str, row: str, protocol: str) -> list[dict[str, str]]:
-    """The rows of runs.csv that are one row of a table, a seed each."""
+    """The runs in runs.csv that form one row of a table, one per seed."""
     names = (table, row, protocol)
     return [r for r in read("runs.csv") if (r["table"], r["row"], r["protocol"]) == names]
 
 
 def read_ranks(name: str, dataset: str) -> Ranks:
-    """Ranks as collect.py stores them."""
+    """Ranks stored by collect.py."""
     users = (HERE / "ranks" / f"{dataset}.users.txt").read_text(encoding="utf-8").splitlines()
     with np.load(HERE / "ranks" / name, allow_pickle=False) as stored:
         tokens = np.array(users)[stored["users"]]
@@ -66,7 +66,7 @@ def measured(table: str, row: str, protocol: str, with_ranks: bool = False) -> r
     """One row of a table with its seeds, as experiments.report takes it.
 
     Raises:
-        ValueError: no run of this table, row and protocol.
+        ValueError: there is no run of this table, row and protocol.
     """
     runs = runs_of(table, row, protocol)
     if not runs:
@@ -78,7 +78,7 @@ def measured(table: str, row: str, protocol: str, with_ranks: bool = False) -> r
 
 
 def _result(run: dict[str, str]) -> dict:
-    """A run as the result file had it, as far as a table needs it."""
+    """A run as in its result file, as far as needed."""
 
     def numbers(kind: str) -> dict[str, float]:
         return {
@@ -126,15 +126,12 @@ def compare(table: str, protocol: str, first: str, other: str) -> list[dict[str,
 
 
 def write_significance() -> None:
-    """significance.csv anew where the ranks are kept; its other rows stay as they are."""
+    """Compute the rows of significance.csv whose ranks are kept; keep its other rows."""
     rows = [row for row in read("significance.csv") if row["ranks"] != "kept"]
     for names in comparisons():
         rows += compare(*names)
     rows.sort(key=lambda row: [row[k] for k in _COMPARED])
-    with (HERE / "significance.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [*_COMPARED, *_FOUND], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    files.write_csv(HERE / "significance.csv", [*_COMPARED, *_FOUND], rows)
     read.cache_clear()
 
 
@@ -191,7 +188,7 @@ def diversity(table: str, rows: Sequence[str]) -> str:
 
 
 def cost(table: str, rows: Sequence[str]) -> str:
-    """Epochs, seconds of training, parameters and the most memory of any seed."""
+    """Epochs, seconds of training, parameters, and the highest memory of any seed."""
     head = ["row", "epochs trained", "best epoch", "seconds of training", "parameters", "peak MB"]
     body = []
     for row in rows:
@@ -215,7 +212,7 @@ def differences(table: str, pairs: Sequence[tuple[str, str, str]] = ()) -> str:
     for protocol, first, other in pairs:
         row = found[table, protocol, first, other, METRICS[0]]
         line = [f"{first} minus {other}", protocol, row["n_users"], str(len(row["seeds"].split()))]
-        # The seeds that both have: BERT4Rec has one only.
+        # The seeds that both have: BERT4Rec has only one.
         seeds = {int(seed) for seed in row["seeds"].split()}
         one, two = (measured(table, name, protocol) for name in (first, other))
         for metric in METRICS:
@@ -235,7 +232,7 @@ def _p(value: str) -> str:
 
 
 def plain(file: str, columns: Sequence[str], **where: str) -> str:
-    """Columns of a CSV as they stand, of the rows that have the given values."""
+    """Columns of a CSV file, unchanged, of the rows with the given values."""
     rows = [r for r in read(file) if all(r[k] == v for k, v in where.items())]
     return lines(columns, [[r[c].replace("|", "\\|") for c in columns] for r in rows])
 
@@ -290,7 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def render(text: str) -> str:
-    """A page with its tables made anew."""
+    """A page with its tables made again."""
     return _MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[4]}", text)
 
 

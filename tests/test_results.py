@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from recbole_mscgrec.runner import user_ranks
+from recbole_mscgrec.storage.files import read_csv
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 PAGES = sorted(RESULTS.glob("*.md"))
@@ -86,7 +87,7 @@ def test_a_collected_run_replaces_that_of_the_same_key(tmp_path: Path) -> None:
     user_ranks.save(file.with_suffix(".npz"), user_ranks.Ranks(users, np.array([3, 0, 1]), 20))
     for _ in range(2):
         collect.collect([file], tmp_path, "a table", None, "abc", "0.2")
-    (run,) = collect.read_runs(tmp_path / "runs.csv")
+    (run,) = read_csv(tmp_path / "runs.csv")
     assert (run["row"], run["protocol"], run["seconds train"]) == ("a-row", "seen excluded", "1.5")
     assert json.loads(run["settings"]) == {"image_dir": "images"}
     assert (run["epochs_trained"], run["best_epoch"]) == ("4", "3")

@@ -1,7 +1,7 @@
-"""Everything RecBole 1.2.0 and 1.2.1 need to run on today's numpy, pandas and torch, in one place.
+"""All fixes that RecBole 1.2.0 and 1.2.1 need to run with current numpy, pandas and torch.
 
-`plugin.registration` calls `apply()` right after RecBole is imported. Each fix looks for the
-missing feature, never for a version number, and does nothing where it exists.
+`plugin.registration` calls `apply()` right after RecBole is imported. Each fix checks for the
+missing feature, never for a version number, and does nothing if the feature exists.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
     from recbole_mscgrec.compat import evaluation, models, reading, settings
 
-    for part in (models, settings, reading, evaluation):  # models first: numpy's names
+    for part in (models, settings, reading, evaluation):  # models first, for the names of numpy
         part.apply()

@@ -1,4 +1,4 @@
-"""RecBole's evaluation on today's numpy and torch."""
+"""Fixes for RecBole's evaluation with current numpy and torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def apply() -> None:
-    """Mend what is described below; safe to call again."""
+    """Apply the fixes below; safe to call again."""
     _keep_plain_evaluation_data()
     _look_tail_items_up()
     _collect_no_excluded_items()
@@ -18,8 +18,8 @@ def apply() -> None:
 
 
 def _keep_plain_evaluation_data() -> None:
-    """`Collector.get_data_struct` calls `.cpu()` on counts and counters, so that ItemCoverage,
-    GiniIndex, AveragePopularity and TailPercentage fail. Only tensors have a device."""
+    """`Collector.get_data_struct` calls `.cpu()` on counts and counters, so ItemCoverage,
+    GiniIndex, AveragePopularity and TailPercentage fail. Only tensors have this method."""
     from recbole.evaluator import Collector
 
     original = Collector.get_data_struct
@@ -27,6 +27,7 @@ def _keep_plain_evaluation_data() -> None:
         return
 
     def get_data_struct(self: Any) -> Any:
+        """RecBole's method, called without the entries that are not tensors."""
         held = self.data_struct
         plain = {k: v for k, v in held._data_dict.items() if not isinstance(v, torch.Tensor)}
         for key in plain:
@@ -42,8 +43,9 @@ def _keep_plain_evaluation_data() -> None:
 
 
 def _look_tail_items_up() -> None:
-    """`TailPercentage.get_tail` searches a list of all tail items for every recommended one, in
-    Python: minutes where the catalogue is large. Looking all of them up at once gives the same."""
+    """`TailPercentage.get_tail` searches a list of all tail items for every recommended item, in
+    Python, which takes minutes for a large catalogue. Looking up all items at once gives the same
+    result."""
     from recbole.evaluator.metrics import TailPercentage
 
     original = TailPercentage.get_tail

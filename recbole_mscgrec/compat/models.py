@@ -1,4 +1,4 @@
-"""RecBole's models on today's packages, and models that count or check wrongly."""
+"""Fixes for RecBole's models with current packages, and for models that count or check wrongly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def apply() -> None:
-    """Mend what is described below; safe to call again."""
+    """Apply the fixes below; safe to call again."""
     _restore_numpy_aliases()
     _import_models_without_kmeans()
     _import_models_without_anomaly_detection()
@@ -37,8 +37,8 @@ def _restore_numpy_aliases() -> None:
 
 
 def _import_models_without_kmeans() -> None:
-    """RecBole 1.2.0 imports kmeans_pytorch, which it does not require, with every general model;
-    only LDiffRec with several clusters calls it."""
+    """RecBole 1.2.0 imports kmeans_pytorch with every general model, but does not require it; only
+    LDiffRec with several clusters calls it."""
     models, missing = "recbole.model.general_recommender", "kmeans_pytorch"
     if models in sys.modules or importlib.util.find_spec(missing) is not None:
         return
@@ -55,13 +55,14 @@ def _import_models_without_kmeans() -> None:
     try:
         importlib.import_module(models)
     finally:
-        del sys.modules[missing]  # whoever asks later is told that it is not there
+        del sys.modules[missing]  # later imports fail as if it were not installed
 
 
 def _import_models_without_anomaly_detection() -> None:
     """RecBole's sine.py turns autograd's anomaly detection on when the package of sequential models
-    is imported: every model then checks every gradient for NaN and trains much slower. Where that
-    has happened already, nobody can tell whether the user had turned it on: it goes off."""
+    is imported: every model then checks all gradients for NaN and trains much more slowly. If that
+    import has already happened, nobody can tell whether the user had turned it on: it is turned
+    off."""
     by_sine = "recbole.model.sequential_recommender.sine" in sys.modules
     before = torch.is_anomaly_enabled() and not by_sine
     importlib.import_module("recbole.model.sequential_recommender")
@@ -70,7 +71,7 @@ def _import_models_without_anomaly_detection() -> None:
 
 def _count_every_interaction() -> None:
     """Pop adds one to all items of a batch by their index, so an item counts once per batch however
-    often it stands there, and the negatives that its loader samples count as well."""
+    often it occurs, and the negatives sampled by its loader count as well."""
     from recbole.model.general_recommender.pop import Pop
 
     original = Pop.calculate_loss
@@ -78,6 +79,7 @@ def _count_every_interaction() -> None:
         return
 
     def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
+        """RecBole's method, with its counts replaced by the number of interactions."""
         before, items = self.item_cnt.clone(), interaction[self.ITEM_ID]
         loss = original(self, interaction)
         if "label" in interaction:

@@ -1,4 +1,4 @@
-"""RecBole's reading of data sets on today's pandas."""
+"""Fixes for reading data sets with current pandas."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from recbole_mscgrec.data import time_order
 
 
 def apply() -> None:
-    """Mend what is described below; safe to call again."""
+    """Apply the fixes below; safe to call again."""
     _fill_missing_values()
     _remap_sequences()
     time_order.install()
 
 
 class _PandasFillingSequences:
-    """pandas, except that `read_csv` returns '' where a sequence column has no value.
+    """pandas, except that `read_csv` returns '' for missing values of sequence columns.
 
-    RecBole calls `df[field].fillna(value="", inplace=True)`, which changes a temporary copy since
-    pandas 3 made copy-on-write the rule; its next line then splits a NaN.
+    RecBole calls `df[field].fillna(value="", inplace=True)`. With copy-on-write in pandas 3 this
+    changes only a temporary copy, and the next line then splits a NaN.
     """
 
     def __init__(self, pandas: Any) -> None:
@@ -45,9 +45,9 @@ def _fill_missing_values() -> None:
         return
     frame = module.pd.DataFrame({"a": [None, 1.0]})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the very chained assignment that is asked about
+        warnings.simplefilter("ignore")  # the chained assignment that is tested here
         frame["a"].fillna(value=0.0, inplace=True)
-    if not frame["a"].isna().any():  # chained assignment still works: an older pandas
+    if not frame["a"].isna().any():  # older pandas: chained assignment works
         return
     module.pd = _PandasFillingSequences(module.pd)
     original = module.Dataset._fill_nan
@@ -61,15 +61,15 @@ def _fill_missing_values() -> None:
                 elif self.field2type[field] == FeatureType.FLOAT:
                     feat[field] = feat[field].fillna(feat[field].mean())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its chained assignments have nothing left to do
+            warnings.simplefilter("ignore")  # its chained assignments then have nothing to do
             original(self)
 
     module.Dataset._fill_nan = _fill_nan
 
 
 def _remap_sequences() -> None:
-    """`Dataset._remap` asks a column of arrays for its lengths by `agg(len)`, which since pandas 3
-    is the length of the column: no `token_seq` column can be loaded."""
+    """`Dataset._remap` gets the lengths of the arrays in a column by `agg(len)`, which returns the
+    length of the column since pandas 3: no `token_seq` column can be loaded."""
     from recbole.data.dataset import dataset as module
     from recbole.utils import FeatureType
 

@@ -1,4 +1,5 @@
-"""RecBole's settings: strings are data, and a Config leaves no trace in the next."""
+"""Fixes for RecBole's settings: strings are not evaluated, and a Config does not affect later
+ones."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 def apply() -> None:
-    """Mend what is described below; safe to call again."""
+    """Apply the fixes below; safe to call again."""
     _evaluate_no_strings()
     _keep_the_lists_of_settings()
 
 
 def _keep_the_lists_of_settings() -> None:
-    """Config adds the keys of a data set's file to RecBole's own list of data settings, so that the
-    list grows with every Config of a process."""
+    """Config adds the keys of a data set's file to RecBole's own list of data settings, which
+    therefore grows with every Config of a process."""
     from recbole.config import Config
 
     original = Config._init_parameters_category
@@ -32,8 +33,8 @@ def _keep_the_lists_of_settings() -> None:
 
 
 def _evaluate_no_strings() -> None:
-    """RecBole calls `eval` on every string among its settings, on the teacher's name of KD_DAGFM
-    and on the choices in HyperTuning's files: a setting could run code."""
+    """RecBole calls `eval` on all strings in its settings, on the teacher's name of KD_DAGFM and on
+    the choices in HyperTuning's files, so a setting could run code."""
     from recbole.config import Config
     from recbole.model.context_aware_recommender import kd_dagfm
     from recbole.trainer import hyper_tuning
@@ -46,7 +47,7 @@ def _evaluate_no_strings() -> None:
         return config_dict
 
     Config._convert_config_dict = _convert_config_dict
-    # A module's own name comes before Python's function of that name.
+    # A name in the module hides the built-in function.
     hyper_tuning.eval = lambda text: parsing.parse_value("", text)
 
     def teacher(name: str) -> Any:

@@ -1,1 +1,1 @@
-"""Settings: where they come from, what they may be, and which of them name a run."""
+"""Settings: their sources, allowed values, and which of them identify a run."""

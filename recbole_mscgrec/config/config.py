@@ -1,4 +1,4 @@
-"""Config: RecBole's, with this project's properties applied over RecBole's and every key checked.
+"""RecBole's Config with this project's properties, and with every key checked.
 
 Order of precedence, later wins: RecBole's internal files < properties/overall.yaml <
 properties/model/<model>.yaml < properties/dataset/<dataset>.yaml < config files < config_dict <
@@ -29,10 +29,10 @@ from recbole_mscgrec.storage.errors import UserError
 
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
-# Models that share the YAML file of another one.
+# Models that use the YAML file of another model.
 _YAML_OF = {"MSCGRecTokenizer": "MSCGRec"}
 
-# Keys that RecBole's code reads although none of its YAML files names them.
+# Keys that RecBole's code reads but none of its YAML files lists.
 _RECBOLE_READS = (
     "benchmark_filename config_file config_files dataset encoding entity_embedding_size"
     " fields_in_same_table item_fields local_rank loss_type model mask_ratio neg_sampling nproc"
@@ -55,15 +55,15 @@ def properties_folder() -> Path:
 
 
 class Config(recbole.config.Config):
-    """RecBole's Config plus this project's properties.
+    """RecBole's Config with this project's properties.
 
     Args:
         model, dataset, config_file_list, config_dict: as RecBole's.
-        typed: settings that are taken as they are, whereas a text in `config_dict` may stand for a
-            number, a list and so on (`parsing.parse_value`). `config_dict` goes over them.
+        typed: settings whose values are used as they are; strings in `config_dict` are parsed as
+            numbers, lists and so on (`parsing.parse_value`). `config_dict` overrides them.
 
     Raises:
-        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+        UserError: a key is unknown (a similar key is suggested), or a value has the wrong type.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Config(recbole.config.Config):
         return self._typed | parsing.parse_values(config_dict or {})
 
     def _load_cmd_line(self) -> dict[str, Any]:
-        """Nothing: `command_line.main` reads the command line, and a program that calls `run` may
-        have options of its own."""
+        """Do nothing: `cli.main` reads the command line, and a program that calls `run` may have
+        its own options."""
         return {}
 
     def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, type, str]:
@@ -138,8 +138,8 @@ class Config(recbole.config.Config):
         super()._init_device()
 
     def _find_fields(self) -> None:
-        """Name the columns of user, item and time, where the user of this package did not and the
-        .inter file has other ones than RecBole's default; for a data set that no file describes,
+        """Find the columns of user, item and time if the settings do not name them and the .inter
+        file has no columns with RecBole's default names. For a data set without a properties file,
         load these columns."""
         settings, chosen = self.final_config_dict, self.external_config_dict
         wanted = {key: settings[key] for key in data_fields.NAMES}
@@ -159,7 +159,7 @@ class Config(recbole.config.Config):
             settings["load_col"] = {"inter": fields}
 
     def _inter_columns(self) -> list[str]:
-        """The columns of the .inter file, or of the first part of one; none where there is none."""
+        """The columns of the .inter file, or of its first part; empty if there is no file."""
         settings = self.final_config_dict
         folder, parts = Path(settings["data_path"]), settings["benchmark_filename"] or [""]
         suffix = f".{parts[0]}.inter" if parts[0] else ".inter"
@@ -178,15 +178,14 @@ class Config(recbole.config.Config):
 
 
 class Settings(dict):
-    """Settings of a model that is built beside the run's own; None where a key is unset, as in
-    RecBole's Config."""
+    """The settings of a second model in a run; None for missing keys, as in RecBole's Config."""
 
     def __missing__(self, key: str) -> None:
         return None
 
 
 def unknown_setting(key: str, known: Iterable[str], model: str) -> UserError:
-    """The error for a key that is not `known`, with the nearest that is."""
+    """The error for a key that is not in `known`, with a similar known key."""
     near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
     hint = f": did you mean {near[0]}?" if near else "."
     return UserError(f"{key} is not a setting of RecBole or of {model}{hint}")
@@ -198,14 +197,14 @@ def known_settings(model: str, dataset: str) -> frozenset[str]:
 
 
 def check_model_name(name: str) -> None:
-    """Raise UserError for a model that neither RecBole nor a plugin has."""
+    """Raise UserError if neither RecBole nor a plugin has this model."""
     families = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
     for family in families:
         module = f"recbole.model.{family}_recommender"
         try:
             if importlib.util.find_spec(f"{module}.{name.lower()}") is not None:
                 return
-        except ModuleNotFoundError:  # a family whose own requirements are not installed
+        except ModuleNotFoundError:  # the requirements of this family are not installed
             continue
     folders = (
         _RECBOLE_PROPERTIES / "model",
@@ -219,14 +218,14 @@ def check_model_name(name: str) -> None:
 
 
 def check_type(key: str, value: Any, default: Any) -> None:
-    """Raise UserError where `value` has another type than the key's default."""
+    """Raise UserError if `value` has another type than the default of the key."""
     if default is None or value is None:
         return
     allowed: tuple[type, ...]
     if isinstance(default, bool):
         allowed = (bool,)
     elif isinstance(default, int):
-        # One number or a list of them (per level, per k): the key's reader validates which.
+        # One number or a list of numbers (per level, per k); the reader of the key checks which.
         allowed = (int, list, tuple)
     elif isinstance(default, float):
         allowed = (int, float)
@@ -253,7 +252,7 @@ def _recbole_keys(config: recbole.config.Config) -> list[str]:
 
 
 def _all_project_keys(folder: Path) -> list[str]:
-    """Keys of overall.yaml and of every data set file: those describe data, whatever its name."""
+    """The keys of overall.yaml and of all data set files, which describe data of any name."""
     keys: list[str] = []
     for path in (folder / "overall.yaml", *sorted(folder.glob("dataset/*.yaml"))):
         keys += parsing.read_settings(path)

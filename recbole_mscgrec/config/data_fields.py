@@ -1,5 +1,5 @@
-"""Which columns of an .inter file hold the user, the item and the time, where RecBole's default
-names are not there: RecBole's own data sets have `artist_id`, `business_id`, `product_id`, `date`.
+"""Finds the columns of user, item and time in an .inter file without RecBole's default names:
+RecBole's own data sets have `artist_id`, `business_id`, `product_id`, `date`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recbole_mscgrec.storage.errors import UserError
 
-# Setting -> names that such a column has, the likeliest first.
+# Setting -> usual names of this column, the most likely first.
 NAMES: dict[str, list[str]] = {
     "USER_ID_FIELD": (
         "user_id user userid uid member_id customer_id reviewer_id reviewerid visitor_id"
@@ -28,10 +28,10 @@ NAMES: dict[str, list[str]] = {
 
 
 def header_of(file: Path, separator: str, encoding: str | None) -> dict[str, str]:
-    """Column name -> type of an atomic file, in the file's order.
+    """Column name -> type of an atomic file, in the order of the file.
 
     Raises:
-        UserError: a column without a type.
+        UserError: a column has no type.
     """
     with file.open(encoding=encoding or "utf-8") as stream:
         header = stream.readline().rstrip("\r\n")
@@ -45,14 +45,14 @@ def header_of(file: Path, separator: str, encoding: str | None) -> dict[str, str
 
 
 def find_fields(columns: Sequence[str], wanted: dict[str, str]) -> dict[str, str]:
-    """For each setting of `wanted` whose column is not among `columns`: the likeliest other one.
+    """For each setting in `wanted` whose column is not in `columns`, the most likely other column.
 
     Args:
-        columns: those of the .inter file.
+        columns: the columns of the .inter file.
         wanted: setting -> the column it names now.
 
     Returns:
-        Setting -> column, of the settings for which there is one.
+        Setting -> column, for the settings with such a column.
     """
     by_name = {column.lower(): column for column in reversed(columns)}
     found = {}

@@ -1,7 +1,7 @@
-"""Settings from text: values typed on a command line, and YAML files. Nothing is evaluated.
+"""Parses settings from the command line and from YAML files, without evaluating code.
 
-RecBole passes every string of its settings to Python's `eval`, so a setting that somebody else
-wrote can run code. Here a text is a literal or it stays a string.
+RecBole passes every string in its settings to Python's `eval`, so settings from somebody else can
+run code. Here a string is parsed as a literal or kept as it is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from recbole_mscgrec.storage.errors import UserError
 
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
 
-# Keys that hold intervals such as "[5,inf)" or "(0,10]": text for RecBole, also where Python would
-# read it as a list or a tuple.
+# Keys with intervals such as "[5,inf)" or "(0,10]". RecBole needs them as strings, even if Python
+# could read them as a list or tuple.
 _INTERVALS = re.compile(r"\w+_interval$")
 
 
@@ -34,17 +34,18 @@ Loader.add_implicit_resolver(
 
 
 class _TypedLoader(Loader):
-    """For lists and mappings on a command line, where Python's None is meant as well."""
+    """The loader for lists and mappings on the command line, which also reads Python's None."""
 
 
 _TypedLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
 
 
 def parse_value(key: str, text: Any) -> Any:
-    """The value of setting `key` that a text stands for; what is no text is returned as it is.
+    """Parse the value of setting `key` if it is a string; other values are returned unchanged.
 
-    A Python literal (`3`, `1e-3`, `None`, `[1, 5]`, `{'mode': 'full'}`), true or false in any case,
-    a YAML list or mapping (`[text, image]`, `{inter: [user_id]}`), or else the text itself.
+    It is read as a Python literal (`3`, `1e-3`, `None`, `[1, 5]`, `{'mode': 'full'}`), as true or
+    false in upper or lower case, as a YAML list or mapping (`[text, image]`, `{inter: [user_id]}`),
+    or else as the string itself.
     """
     if not isinstance(text, str):
         return text
@@ -68,15 +69,15 @@ def parse_value(key: str, text: Any) -> Any:
 
 
 def parse_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """`parse_value` of every setting."""
+    """Apply `parse_value` to every setting."""
     return {key: parse_value(key, value) for key, value in settings.items()}
 
 
 def read_settings(file: str | Path) -> Any:
-    """Content of a YAML file, numbers such as 1e-3 read as RecBole reads them.
+    """The content of a YAML file. Numbers such as 1e-3 are read as in RecBole.
 
     Raises:
-        UserError: not YAML, or YAML that asks for Python objects.
+        UserError: the file is not YAML, or contains Python objects.
     """
     try:
         return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)

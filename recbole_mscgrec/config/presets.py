@@ -1,15 +1,15 @@
-"""Settings for sparse data: the rule that says which data are sparse, and what is set there."""
+"""Settings for sparse data, and the rule that says which data are sparse."""
 
 from __future__ import annotations
 
 from logging import getLogger
 from typing import Any
 
-SHOWN_BELOW = 30  # times that the train split shows an item in the mean
-AT_LEAST = 1000  # items: fewer need no larger codebooks
+SHOWN_BELOW = 30  # average number of times that an item occurs in the train split
+AT_LEAST = 1000  # items; fewer items need no larger codebooks
 
-# Where an item is seen a few times only, what its text and the like say of it has to tell it apart
-# from others: with finer codes, the vectors behind them, and neighbours in an item's place
+# If items occur only a few times, the model has to distinguish them by their content. Finer codes,
+# the vectors behind the codes, and replacing items by neighbours help
 # (results/amazon-scientific.md). On dense data none of these gains anything (results/ml-100k.md).
 SETTINGS: dict[str, Any] = {
     "history_vectors": True,
@@ -21,16 +21,17 @@ SETTINGS: dict[str, Any] = {
 
 
 def is_sparse(times_shown: float, n_items: int) -> bool:
-    """Whether data are sparse whose train split shows each of its items so often in the mean."""
+    """Whether data are sparse if each of `n_items` items occurs `times_shown` times on average in
+    the train split."""
     return times_shown < SHOWN_BELOW and n_items >= AT_LEAST
 
 
 def resolve(config: Any, train: Any) -> None:
-    """Put SETTINGS into the configuration where the data set whose train split is `train` is sparse
-    and `sparse_settings` is on, but for keys that the user has chosen; `config.preset` tells which.
+    """Put SETTINGS into the configuration if `sparse_settings` is on and the train split `train` is
+    sparse, except keys that the user has set. `config.preset` holds the result.
 
-    A file of codes for the target modality is a choice of the target too, and tokens of one code
-    are one of codes without vectors.
+    A codes_file for the target modality also counts as setting the target, and `history_tokens:
+    code` as turning `history_vectors` off.
     """
     n_items = train.item_num - 1
     times_shown = sum(train.item_counter.values()) / n_items
@@ -41,11 +42,11 @@ def resolve(config: Any, train: Any) -> None:
         chosen.add("target_modality")
     if config["history_tokens"] == "code":
         chosen.add("history_vectors")
-    if config.preset:  # resolved before
+    if config.preset:  # already resolved
         return
     config.preset = {key: value for key, value in SETTINGS.items() if key not in chosen}
     config.final_config_dict.update(config.preset)
     told = ", ".join(f"{key} {value}" for key, value in config.preset.items())
     getLogger().info(
-        f"Sparse data (the train split shows an item {times_shown:.1f} times in the mean): {told}."
+        f"Sparse data (an item occurs {times_shown:.1f} times on average in training): {told}."
     )

@@ -1,4 +1,4 @@
-"""RecBole's own errors about settings and data, told as errors that the user can mend."""
+"""Turns RecBole's own errors about settings and data into UserErrors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _KINDS = (NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OS
 
 @contextmanager
 def told_to_the_user() -> Iterator[None]:
-    """Within this block, which comes before any training, an exception that RecBole raises is taken
-    for a refusal of settings or data. One that our own code raises stays what it is.
+    """Within this block, which is left before training, exceptions raised by RecBole are treated as
+    errors in settings or data. Exceptions raised by our own code are not changed.
 
     Raises:
-        UserError: in place of RecBole's exception, which is its cause.
+        UserError: instead of RecBole's exception, which is its cause.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def told_to_the_user() -> Iterator[None]:
 
 
 def _is_recboles(error: BaseException) -> bool:
-    """Whether the last of our functions that is involved had called RecBole."""
+    """Whether the last of our functions in the traceback had called RecBole."""
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     last = max((n for n, file in enumerate(files) if file.is_relative_to(_OURS)), default=-1)
     return any(file.is_relative_to(_THEIRS) for file in files[last + 1 :])

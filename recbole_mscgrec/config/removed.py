@@ -1,4 +1,4 @@
-"""Settings of earlier versions: what took their place, and how a saved run's are read today."""
+"""Settings of earlier versions: their replacements, and how settings of saved runs are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 from recbole_mscgrec.storage.errors import UserError
 
-# Key -> (its default, what to do). A saved run that used the default is read as if it were absent.
+# Key -> (its default, what to do). In a saved run, the default is treated as if the key were
+# absent.
 REMOVED: dict[str, tuple[Any, str]] = {
     "quantizer": ("kmeans", "codebooks come from k-means; leave it out"),
     "random_windows": (False, "windows are cut at fixed places; leave it out"),
@@ -31,23 +32,23 @@ _IMAGE = (
 for _name in _IMAGE:
     REMOVED[f"image_{_name}"] = (
         None,
-        f"it is a constant now; RQDinoSettings({_name}=...) in Python has it still",
+        f"it is a constant now; RQDinoSettings({_name}=...) still has it in Python",
     )
 _DECODERS = {("history", True): "item_aware", ("learned", False): "t5"}
-_MADE_CODES = tuple(f"image_{name}" for name in _IMAGE)  # a saved model holds its codes
+_MADE_CODES = tuple(f"image_{name}" for name in _IMAGE)  # a saved model contains its codes
 
 
 def check_not_removed(key: str) -> None:
-    """Raise UserError for a key that an earlier version had, with what to use."""
+    """Raise UserError for a key of an earlier version, with what to use instead."""
     if key in REMOVED:
-        raise UserError(f"{key} is no setting any more: {REMOVED[key][1]}.")
+        raise UserError(f"{key} is no longer a setting: {REMOVED[key][1]}.")
 
 
 def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
-    """The settings of a run that an earlier version may have saved, under today's names.
+    """The settings of a saved run, possibly of an earlier version, under their current names.
 
     Raises:
-        UserError: a value that this version cannot give; names it and `source`.
+        UserError: this version does not support a value; `source` is the file in the message.
     """
     today = {key: value for key, value in settings.items() if key not in REMOVED}
     if isinstance(settings.get("exclude_seen"), bool):

@@ -1,12 +1,12 @@
 """The settings of MSCGRec as one typed object, built and validated once.
 
-The meaning of a field stands beside its key in properties/model/MSCGRec.yaml, which has the prefix
-of the group (`text_encoder` for `encoder`).
+properties/model/MSCGRec.yaml explains the fields; its keys have the prefix of the group
+(`text_encoder` for `encoder`).
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,14 +14,14 @@ import torch
 
 from recbole_mscgrec.config import presets, validation
 from recbole_mscgrec.network.model import Sizes
-from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+from recbole_mscgrec.rq_dino.settings import CONFIGURABLE, RQDinoSettings
 
 Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Where the atomic files of a data set are, and how they are read."""
+    """The atomic files of a data set and their format."""
 
     folder: Path
     name: str
@@ -29,13 +29,13 @@ class DataFiles:
     encoding: str
 
     def file(self, suffix: str) -> Path:
-        """The file of a kind: 'inter', 'item', ..."""
+        """The file with this suffix: 'inter', 'item', ..."""
         return self.folder / f"{self.name}.{suffix}"
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What every stage of a run shares."""
+    """Settings that all stages share, and the saved model that a run uses."""
 
     seed: int
     reproducibility: bool
@@ -44,11 +44,13 @@ class RunSettings:
     matmul_precision: str
     cache_dir: str
     checkpoint_dir: str
+    model_file: str | None  # evaluate it instead of training
+    initial_model: str | None  # start training from its weights and codes
 
 
 @dataclass(frozen=True)
 class CodeSettings:
-    """Semantic IDs: which modalities, and how vectors become codes."""
+    """Semantic IDs: the modalities, and how vectors become codes."""
 
     modalities: tuple[str, ...]
     target_modality: str
@@ -58,24 +60,24 @@ class CodeSettings:
     vectors_file: dict[str, str]
     codes_file: dict[str, str]
     history_vectors: bool
-    history_vectors_chosen: bool  # by the user, not by the preset of sparse data
+    history_vectors_chosen: bool  # set by the user, not by the preset for sparse data
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Text of the items and its vectors."""
+    """Item texts and their vectors."""
 
     encoder: str
     tfidf_size: int
     batch_size: int
     max_length: int
-    columns: tuple[str, ...] | None  # None: those that hold text
-    columns_chosen: bool  # by the user: then each has to be there
+    columns: tuple[str, ...] | None  # None: detect them
+    columns_chosen: bool  # set by the user: then all of them must exist
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Item images and what becomes of them."""
+    """Item images and their codes."""
 
     dir: str | None
     tokenizer: str
@@ -100,7 +102,7 @@ class CollaborativeSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the sequence model is trained, beside RecBole's own settings."""
+    """Training of the sequence model, in addition to RecBole's own settings."""
 
     train_rows: str
     constrained_training: bool
@@ -109,7 +111,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How items are found and ranked."""
+    """Beam search, reranking, and the second test without a modality."""
 
     beam_size: int
     rescore_model: str | None
@@ -118,8 +120,17 @@ class DecodingSettings:
 
 
 @dataclass(frozen=True)
+class EvaluationSettings:
+    """The metrics and modes of RecBole's evaluation."""
+
+    topk: tuple[int, ...]  # lengths of the ranked list
+    metrics: tuple[str, ...]  # those of validation and test, then those of the test only
+    modes: tuple[str, ...]  # of validation and test: full, uni100, ...
+
+
+@dataclass(frozen=True)
 class PageSettings:
-    """Pages and files of the codes."""
+    """Files and pages of the codes."""
 
     dir: str | None
     title_column: str | None
@@ -139,56 +150,80 @@ class MSCGRecSettings:
     network: Sizes
     training: TrainingSettings
     decoding: DecodingSettings
+    evaluation: EvaluationSettings
     pages: PageSettings
 
     @classmethod
     def of(cls, config: Any, train: Any) -> MSCGRecSettings:
-        """The settings of RecBole's Config for the data set whose train split is `train`.
+        """The settings in RecBole's Config, for the data set with train split `train`.
 
         Raises:
-            UserError: a value, or a combination of values, that cannot work.
+            UserError: a value or a combination of values cannot work.
         """
         presets.resolve(config, train)
         validation.check(config, train.item_num - 1)
-        chosen = config.external_config_dict
-        columns = config["text_columns"]
-        columns = [columns] if isinstance(columns, str) else columns
-        set_here = [field.name for field in fields(RQDinoSettings) if field.default is MISSING]
-        dino = {name: config[f"image_{name}"] for name in set_here}
         return cls(
-            DataFiles(
-                Path(config["data_path"]),
-                config["dataset"],
-                config["field_separator"],
-                config["encoding"] or "utf-8",
-            ),
-            _group(RunSettings, config),
-            _group(
-                CodeSettings,
-                config,
-                modalities=tuple(config["modalities"]),
-                level_sizes=validation.level_sizes(config["n_levels"], config["codebook_size"]),
-                vectors_file=dict(config["vectors_file"] or {}),
-                codes_file=dict(config["codes_file"] or {}),
-                history_vectors_chosen="history_vectors" in chosen,
-            ),
-            _group(
-                TextSettings,
-                config,
-                "text_",
-                columns=None if columns is None else tuple(columns),
-                columns_chosen="text_columns" in chosen,
-            ),
-            _group(ImageSettings, config, "image_", rq_dino=RQDinoSettings(**dino)),
-            _group(CollaborativeSettings, config, "collaborative_"),
-            _group(Sizes, config),
-            _group(TrainingSettings, config),
-            _group(DecodingSettings, config),
-            _group(PageSettings, config, "codes_"),
+            files=_files(config),
+            run=_group(RunSettings, config),
+            codes=_codes(config),
+            text=_text(config),
+            images=_images(config),
+            collaborative=_group(CollaborativeSettings, config, "collaborative_"),
+            network=_group(Sizes, config),
+            training=_group(TrainingSettings, config),
+            decoding=_group(DecodingSettings, config),
+            evaluation=_evaluation(config),
+            pages=_group(PageSettings, config, "codes_"),
         )
 
 
+def _files(config: Any) -> DataFiles:
+    return DataFiles(
+        folder=Path(config["data_path"]),
+        name=config["dataset"],
+        separator=config["field_separator"],
+        encoding=config["encoding"] or "utf-8",
+    )
+
+
+def _codes(config: Any) -> CodeSettings:
+    return _group(
+        CodeSettings,
+        config,
+        modalities=tuple(config["modalities"]),
+        level_sizes=validation.level_sizes(config["n_levels"], config["codebook_size"]),
+        vectors_file=dict(config["vectors_file"] or {}),
+        codes_file=dict(config["codes_file"] or {}),
+        history_vectors_chosen="history_vectors" in config.external_config_dict,
+    )
+
+
+def _text(config: Any) -> TextSettings:
+    columns = config["text_columns"]
+    columns = [columns] if isinstance(columns, str) else columns
+    return _group(
+        TextSettings,
+        config,
+        "text_",
+        columns=None if columns is None else tuple(columns),
+        columns_chosen="text_columns" in config.external_config_dict,
+    )
+
+
+def _images(config: Any) -> ImageSettings:
+    dino = RQDinoSettings(**{name: config[f"image_{name}"] for name in CONFIGURABLE})
+    return _group(ImageSettings, config, "image_", rq_dino=dino)
+
+
+def _evaluation(config: Any) -> EvaluationSettings:
+    return EvaluationSettings(
+        topk=tuple(config["topk"]),
+        metrics=(*config["metrics"], *config["test_metrics"]),
+        modes=tuple(config["eval_args"]["mode"].values()),
+    )
+
+
 def _group(kind: type[Group], config: Any, prefix: str = "", **given: Any) -> Group:
-    """A group whose fields are the settings PREFIXfield, but for those that are `given`."""
+    """A group whose fields come from the settings PREFIXfield, except those in `given`."""
     names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
     return kind(**{name: config[f"{prefix}{name}"] for name in names}, **given)

@@ -1,5 +1,5 @@
-"""Which values and combinations of values of MSCGRec's settings work. Checked before anything is
-read or trained."""
+"""Checks the values of MSCGRec's settings and their combinations, before anything is read or
+trained."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ CHOICES = {
     "decoder": ("item_aware", "t5"),
     "collaborative_source": ("SASRec", "GRU4Rec"),
     "collision": ("extra_level", "redistribute"),
+    "image_tokenizer": ("rq_dino", "features"),
 }
 
-# A value of a key, and the value of another key that it needs.
+# A value of a key, the value of another key that it needs, and the reason.
 _NEEDS = (
     (
         *("encoder_attention", "bidirectional", "train_rows", "prefix"),
-        "in a tiled window an encoder that sees all items would see the targets",
+        "in a tiled window a bidirectional encoder would see the targets",
     ),
     (
         *("encoder", "gru", "encoder_attention", "item_causal"),
-        "a recurrent encoder reads a history in its order",
+        "a recurrent encoder reads a history in order",
     ),
     (
         *("encoder", "gru", "history_tokens", "item"),
@@ -35,29 +36,29 @@ _NEEDS = (
     ),
     (
         *("code_bias", True, "history_tokens", "code"),
-        "with one token per item there is no place inside an item",
+        "with one token per item there are no positions inside an item",
     ),
     (
         *("history_vectors", True, "history_tokens", "item"),
-        "a token of one code has no place for the item's vectors",
+        "the item's vectors cannot be added to a token of a single code",
     ),
     (
         *("learned_vectors", True, "history_tokens", "item"),
-        "a token of one code has no place for the item's vector",
+        "the item's vector cannot be added to a token of a single code",
     ),
 )
 
 
-# Modalities that have a stage of their own; others need a file.
+# Modalities with their own stage; others need a file.
 OWN_STAGES = ("collaborative", "text", "image")
 
 
 def check(config: Any, n_items: int) -> None:
-    """Raise UserError for settings of MSCGRec that cannot work, with the reason.
+    """Raise UserError if settings of MSCGRec cannot work, with the reason.
 
     Args:
-        config: RecBole's, presets resolved.
-        n_items: items of the data set, without the padding item.
+        config: RecBole's Config, presets resolved.
+        n_items: number of items of the data set, without the padding item.
     """
     _check_switches(config)
     _check_modalities(config)
@@ -71,10 +72,6 @@ def check(config: Any, n_items: int) -> None:
         )
     if config["image_workers"] < 0:
         raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
-    if config["image_tokenizer"] not in ("rq_dino", "features"):
-        raise UserError(
-            f"image_tokenizer ({config['image_tokenizer']!r}) must be 'rq_dino' or 'features'."
-        )
 
 
 def level_sizes(n_levels: int, codebook_size: Any) -> tuple[int, ...]:
@@ -83,8 +80,8 @@ def level_sizes(n_levels: int, codebook_size: Any) -> tuple[int, ...]:
     sizes = tuple(codebook_size) if many else (codebook_size,) * n_levels
     if len(sizes) != n_levels or any(not isinstance(s, int) or s < 2 for s in sizes):
         raise UserError(
-            f"codebook_size ({codebook_size}) must be a number of at least 2, or n_levels "
-            f"({n_levels}) such."
+            f"codebook_size ({codebook_size}) must be a whole number of at least 2, or a "
+            f"list of n_levels ({n_levels}) such numbers."
         )
     return sizes
 
@@ -96,13 +93,13 @@ def _check_modalities(config: Any) -> None:
     unfit = [n for n in names if n not in known or not n.isidentifier() or n == FUSED]
     if unfit or not names or len(set(names)) != len(names):
         raise UserError(
-            f"modalities ({names}) must be a list of different names out of {known}; another one "
-            "needs a file: --vectors_file=\"{'NAME': 'vectors.npz'}\" or codes_file."
+            f"modalities ({names}) must be a list of different names out of {known}; any other "
+            "modality needs a file: --vectors_file=\"{'NAME': 'vectors.npz'}\" or codes_file."
         )
     for key, mapping in files.items():
         stray = sorted(set(mapping) - set(names) - set(OWN_STAGES))
         if stray:
-            raise UserError(f"{key} names {stray}, which modalities ({names}) does not: add it.")
+            raise UserError(f"{key} names {stray}, which is not in modalities ({names}): add it.")
     for key, more in (("target_modality", [FUSED]), ("eval_drop_modality", [])):
         if config[key] not in (None, *names, *more):
             raise UserError(f"{key} ({config[key]}) must be one of modalities ({names}).")
@@ -115,7 +112,10 @@ def _check_switches(config: Any) -> None:
     for key, value, other, needed, reason in _NEEDS:
         if config[key] == value and config[other] != needed:
             raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
-    for key in ("modality_mask_prob", "neighbour_prob"):
+    for key in ("modality_mask_prob", "neighbour_prob", "ema_decay"):
         value = config[key]
         if not (isinstance(value, (int, float)) and 0 <= value < 1):
             raise UserError(f"{key} ({value!r}) must be at least 0 and below 1.")
+    weight = config["rescore_weight"]
+    if not (isinstance(weight, (int, float)) and 0 <= weight <= 1):
+        raise UserError(f"rescore_weight ({weight!r}) must be from 0 to 1.")

@@ -1,1 +1,1 @@
-"""Data sets: download, checks, the order of time, tiled rows, seen items."""
+"""Data sets: download, checks, time order, tiled rows, seen items."""

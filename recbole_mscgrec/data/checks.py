@@ -1,4 +1,4 @@
-"""Is the data there, and does it have what sequential models need? Asked before anything slow."""
+"""Checks, before anything slow, that the data exist and have what sequential models need."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 def check_data(config: Any) -> None:
-    """Check that the data set is there and has the columns that its settings name.
+    """Check that the data set exists and has the columns named in the settings.
 
     Raises:
-        UserError: no .inter file, or no user, item or time column.
+        UserError: there is no .inter file, or it has no user, item or time column.
     """
     folder, name = Path(config["data_path"]), config["dataset"]
     inter = folder / f"{name}.inter"
@@ -31,7 +31,7 @@ def check_data(config: Any) -> None:
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
     if ordered and (time in columns or "TIME_FIELD" in config.external_config_dict):
-        needed.append("TIME_FIELD")  # a file without any keeps the order of its rows
+        needed.append("TIME_FIELD")  # a file without a time column keeps the order of its rows
     for key in needed:
         if config[key] not in columns:
             raise UserError(
@@ -48,8 +48,8 @@ def check_data(config: Any) -> None:
 
 
 def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
-    """A file with labels holds what users did not click as well (MIND): every row counts as an
-    interaction unless `val_interval` or `threshold` says otherwise."""
+    """Warn about a label column. Such files also list items that users did not click (MIND), and
+    every row counts as an interaction unless `val_interval` or `threshold` filters them."""
     label = config["LABEL_FIELD"]
     chosen = {*(config["val_interval"] or {}), *(config["threshold"] or {})}
     if label in columns and label not in chosen and config["MODEL_TYPE"] != ModelType.CONTEXT:

@@ -1,4 +1,4 @@
-"""RecBole's data sets from RecBole's server: whole, or nothing is left behind."""
+"""Downloads data sets from RecBole's server, completely or not at all."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _TIMEOUT = 60  # seconds without a byte
 
 
 def fetch(folder: Path, name: str) -> bool:
-    """Download a data set that RecBole knows by name into `folder`, if that does not exist.
+    """Download a data set that RecBole knows by name into `folder`, unless the folder exists.
 
     Returns:
         Whether something was downloaded.
 
     Raises:
-        UserError: RecBole knows no such name (the nearest are offered), there is no network, or
-            what came is not the whole data set. Nothing is left in `folder` then.
+        UserError: RecBole does not know the name (similar names are suggested), there is no
+            network, or the download is incomplete. `folder` is not created then.
     """
     if folder.exists():
         return False
@@ -57,8 +57,8 @@ def fetch(folder: Path, name: str) -> bool:
 
 
 def with_data(make: Callable[[], Config]) -> Config:
-    """The Config that `make` returns, once its data set is there. If that had to be fetched, the
-    Config is made again, because it reads the columns of the files.
+    """The Config that `make` returns. If its data set is missing, it is downloaded, and the Config
+    is made again, because it depends on the columns of the files.
 
     Raises:
         UserError: see `fetch`.
@@ -101,21 +101,21 @@ def _download(address: str, file: Path) -> None:
                 bar.update(len(block))
     got = file.stat().st_size
     if size and got != size:
-        raise UserError(f"{got:,} of {size:,} bytes came: the connection broke, try again")
+        raise UserError(f"{got:,} of {size:,} bytes arrived: the connection broke; try again")
 
 
 def _check_size(size: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
-    if 4 * size > free:  # the archive, and about three times as much unpacked
+    if 4 * size > free:  # the archive, and about three times its size unpacked
         raise UserError(f"it has {size:,} bytes and {folder.parent} only {free:,} free")
     if size > _ASK_ABOVE and sys.stdin is not None and sys.stdin.isatty():
-        answer = input(f"This will download {size / (1 << 30):.1f} GB. Go on? (y/N) ")
+        answer = input(f"This will download {size / (1 << 30):.1f} GB. Continue? (y/N) ")
         if answer.strip().lower() not in ("y", "yes"):
             raise UserError("it was declined")
 
 
 def _unpack(archive: Path, folder: Path, stem: str, name: str) -> None:
-    """The archive's atomic files as `name`.SUFFIX; in it they are named after the archive."""
+    """Unpack the atomic files, which are named after the archive, as `name`.SUFFIX."""
     folder.mkdir()
     with zipfile.ZipFile(archive) as stored:
         damaged = stored.testzip()

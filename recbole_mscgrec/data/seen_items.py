@@ -1,8 +1,7 @@
-"""Rankings without what the user had before, for every model that ranks all items (`exclude_seen`).
+"""Excludes seen items from the ranking, for every model that ranks all items (`exclude_seen`).
 
-RecBole's evaluation leaves items out whose places a batch names (its `history_index`). Its loaders
-name them for models that are not sequential, and only where `repeatable` is False; here the loaders
-of every model do.
+RecBole's evaluation excludes the items in a batch's `history_index`. Its own loaders fill it only
+for non-sequential models, and only if `repeatable` is False. Here the loaders of all models do.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ NONE, ALL, HISTORY = "none", "all", "history"
 
 
 class SeenItems:
-    """Who had what, all splits together.
+    """The interactions of all users, over all splits.
 
     Args:
-        data: a data set that is not split yet, as `create_dataset` returns it.
-        which: 'all' that a user had before, or 'history', those of them that the model reads, which
-            is what the authors of HSTU leave out.
+        data: a data set before the split, as returned by `create_dataset`.
+        which: 'all' items that the user has seen before, or 'history', those in the history that
+            the model reads, as the authors of HSTU do.
 
     Raises:
-        UserError: another `which`.
+        UserError: `which` is something else.
     """
 
     def __init__(self, data: Any, which: str = ALL) -> None:
@@ -40,16 +39,16 @@ class SeenItems:
         self.had = _counts(rows[data.uid_field], rows[data.iid_field], self.shape)
 
     def leave_out(self, valid_data: Any, test_data: Any) -> None:
-        """Let the loaders name the items that their users had before: those of the train split,
-        and for the test those of validation. An item that is a target of the same split stays;
-        one that comes back only later is named. So interactions are counted, not pairs.
+        """Make the loaders exclude the items that their users have seen: those of the train split
+        and, for the test, those of validation. A target is never excluded. An item that a user
+        interacts with again in a later split is: interactions are counted, not pairs.
 
         Raises:
-            UserError: loaders of sampled candidates, which name none; or of a model that reads no
-                history, where that is to be left out.
+            UserError: the loaders sample candidates; or 'history' is set for a model that reads no
+                history.
         """
         before = self.had
-        for loader in (test_data, valid_data):  # from the last split to the first
+        for loader in (test_data, valid_data):  # from the last split back to the first
             if not isinstance(loader, FullSortEvalDataLoader):
                 raise UserError(
                     f"exclude_seen={self.which} needs the ranking of all items: set eval_args mode "
@@ -70,7 +69,7 @@ def _counts(rows: Any, items: Any, shape: tuple[int, int]) -> csr_matrix:
 
 
 def _history_field(loader: Any) -> str:
-    """The field of the items that the model reads."""
+    """The name of the history field that the model reads."""
     field = f"{loader.iid_field}{loader._dataset.config['LIST_SUFFIX']}"
     if field not in loader._dataset.inter_feat:
         raise UserError(
@@ -84,6 +83,7 @@ def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
     plain = loader.collate_fn
 
     def collate(index: Any) -> tuple:
+        """The loader's batch of full ranking, with the seen items of its users as history index."""
         users, _, positive_u, positive_i = plain(index)
         rows = seen[users[loader.uid_field].numpy()]
         if history is not None:

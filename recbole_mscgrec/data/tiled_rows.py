@@ -1,8 +1,8 @@
 """Rows for training and evaluation: tiled windows for the train split, RecBole's rows elsewhere.
 
 RecBole turns a user's sequence into one padded row per prefix. Here the train split becomes windows
-with a target at every position: the same prefixes, the same targets, about 50 times fewer rows.
-The split itself is RecBole's, on RecBole's rows, so every model sees the same three sets.
+with a target at every position: the same prefixes and targets in about 50 times fewer rows. RecBole
+itself splits the data, on its own rows, so all models have the same three splits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POSITION = "sequence_position"
 
 
 def target_list_field(config: Any) -> str:
-    """Name of the (B, T) field that holds the next item of every position; 0 where none is."""
+    """Name of the (B, T) field that holds the next item of every position; 0 if there is none."""
     return f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
 
 
@@ -30,13 +30,13 @@ class TiledDataset(SequentialDataset):
     """SequentialDataset whose train split holds windows of at most MAX_ITEM_LIST_LENGTH positions.
 
     Train rows: user id, history (T,), length, targets (T,). Valid and test rows: user id, history
-    (T,), length, target item, exactly those that SequentialDataset yields, but the shortest
-    histories first: a batch is encoded as far as its longest. Built without a Python loop over
-    rows. Windows are cut from the end of a sequence, so the latest targets have the
-    longest history, as in evaluation. With `train_rows: prefix` train rows are like the others.
+    (T,), length, target item. They are the rows of SequentialDataset, sorted by length, because a
+    batch is as wide as its longest history. Windows are cut from the end of a sequence, so the
+    latest targets have the longest histories, as in evaluation. With `train_rows: prefix`, train
+    rows are like the others. There is no Python loop over rows.
 
-    `sequence_times`, float64 (S,), holds the exact time of every interaction, user by user and in
-    the order of time; a row's `POSITION` is its target's place there.
+    `sequence_times`, float64 (S,), holds the exact times of all interactions, sorted by user and
+    time. The `POSITION` of a row is the index of its target there.
     """
 
     inter_feat: Interaction
@@ -48,9 +48,9 @@ class TiledDataset(SequentialDataset):
         return f"{self.iid_field}{self.config['LIST_SUFFIX']}"
 
     def data_augmentation(self) -> None:
-        """Replace the interactions by one light row per prefix: the target and where it stands.
+        """Replace the interactions by one light row per prefix, with the target and its position.
 
-        The split works on these rows; `build` turns them into histories or windows afterwards.
+        The data are split on these rows; `build` then turns them into histories or windows.
         """
         self._check_field("uid_field", "iid_field", "time_field")
         self._aug_presets()
@@ -68,7 +68,8 @@ class TiledDataset(SequentialDataset):
         self.inter_feat = rows
 
     def build(self) -> list[SequentialDataset]:
-        """Split as RecBole does, then give the train split windows and the others histories."""
+        """Split as RecBole does, then make windows of the train split and histories of the
+        others."""
         train, *held_out = super().build()
         if len(train) == 0:
             raise UserError(
@@ -117,13 +118,14 @@ class TiledDataset(SequentialDataset):
         return Interaction(fields)
 
     def _plan_windows(self, targets: np.ndarray) -> None:
-        """Rows of the train split: window k of a user ends k * T targets before the user's last."""
+        """Rows of the train split. Window k of a user ends k * T targets before the user's last
+        target."""
         self._is_target = np.zeros(len(self._sequence), dtype=bool)
         self._is_target[targets] = True
         users = np.zeros(len(self._sequence), dtype=np.int64)
         users[targets] = self.inter_feat[self.uid_field].numpy()
         start, order = self._sequence_start[targets], np.argsort(targets, kind="stable")
-        # (U,) the last target of every user that has one, and how many windows reach back from it.
+        # (U,) the last target of every user that has one, and the number of windows back from it.
         last = targets[order][np.r_[start[order][1:] != start[order][:-1], True]]
         counts = -((self._sequence_start[last] - last) // self.max_item_list_len)
         which = np.repeat(np.arange(len(last)), counts)
@@ -131,9 +133,9 @@ class TiledDataset(SequentialDataset):
         self._window_last, self._window_user = last[which], users[last[which]]
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
-        """Rows by index; the windows of several are cut to the longest: where users have few
-        interactions, most positions of a batch would be padding. The whole data set, of which
-        RecBole's `get_flops` takes a row, has light rows, which get their histories here."""
+        """Rows by index. The windows of a batch are cut to the longest one, since most positions
+        would be padding if users have few interactions. Rows of the whole data set, from which
+        RecBole's `get_flops` takes one, get their histories here."""
         rows = super().__getitem__(index, join)
         if POSITION in rows and self.history_field not in rows:
             rows.update(self._histories(rows))
@@ -147,7 +149,8 @@ class TiledDataset(SequentialDataset):
     def _gather(
         self, start: np.ndarray, length: np.ndarray, keep: np.ndarray | None = None
     ) -> torch.Tensor:
-        """Items of `length` positions from `start` on, left-aligned and zero-padded: (R, T)."""
+        """The items at `length` positions from `start` on, left-aligned and padded with 0: (R,
+        T)."""
         column = np.arange(self.max_item_list_len)
         index = (start[:, None] + column).clip(0, len(self._sequence) - 1)
         inside = column < length[:, None]
@@ -157,7 +160,8 @@ class TiledDataset(SequentialDataset):
 
     @property
     def item_counter(self) -> Counter:
-        """Occurrences of every item as a target, as RecBole counts them on its prefix rows."""
+        """Number of occurrences of every item as a target, as RecBole counts them on its prefix
+        rows."""
         field = target_list_field(self.config)
         if field not in self.inter_feat:
             return super().item_counter
@@ -165,7 +169,7 @@ class TiledDataset(SequentialDataset):
         return Counter(targets[targets != 0].numpy())
 
     def items_seen(self) -> torch.Tensor:
-        """Ids of all items that this train split shows, as history or as target, ascending."""
+        """Ascending ids of all items in this train split, as history or as target."""
         rows = self.windows()
         shown = [rows[self.history_field], rows[target_list_field(self.config)]]
         ids = torch.cat([s.flatten() for s in shown]).unique()

@@ -1,8 +1,8 @@
-"""Interactions in the true order of time, for every model.
+"""Exact time order of interactions, for every model.
 
-RecBole keeps times as float32 and sorts by them. A float32 near 1.7e9 seconds moves in steps of
-128 s, so the events of one session come in an arbitrary order. Here a data set keeps its times as
-float64 until it is split; rows of equal times keep the order of the file.
+RecBole stores times as float32 and sorts by them. Near 1.7e9 seconds, float32 has steps of 128 s,
+so the events of a session end up in arbitrary order. Here times are float64 until the data are
+split, and rows with equal times keep the order of the file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from recbole_mscgrec.config.data_fields import header_of
 from recbole_mscgrec.storage.errors import UserError
 
-_EXACT_INTEGERS = 2.0**53  # float64 holds every whole number below
-_SHOWN = 3  # rows named by an error
+_EXACT_INTEGERS = 2.0**53  # float64 represents all whole numbers below exactly
+_SHOWN = 3  # number of rows that an error names
 
 
 def install() -> None:
@@ -36,13 +36,13 @@ def install() -> None:
 
 
 def ordered_times(texts: pd.Series) -> np.ndarray:
-    """Times as float64 (n,) whose order is that of the numbers as they are written.
+    """Times as float64 (n,), in the exact order of the written numbers.
 
-    A float64 is the nearest to its number, unless two different numbers have the same nearest one
-    (nanoseconds since 1970): then each later one gets the next larger float64.
+    Each is the float64 nearest to its number. If different numbers have the same nearest float64
+    (nanoseconds since 1970), later ones get the next larger values.
 
     Raises:
-        UserError: a text that is not a finite number; names it.
+        UserError: a text is not a finite number.
     """
     codes, distinct = pd.factorize(texts)
     exact = [_finite_number(text) for text in distinct]
@@ -67,8 +67,8 @@ def _finite_number(text: str) -> Decimal:
 
 
 def _read_exact_times(dataset_class: Any) -> None:
-    """Times that float64 cannot tell apart, or that a column of type token holds, are read again as
-    text. A missing time is refused where times decide the order."""
+    """Read times again as text if float64 cannot distinguish them or the column has type token.
+    Missing times are refused if times decide the order."""
     from recbole.utils import FeatureSource, FeatureType
 
     original = dataset_class._load_feat
@@ -105,8 +105,8 @@ def _read_exact_times(dataset_class: Any) -> None:
 
 
 def _has_no_times(config: Any, filepath: str) -> bool:
-    """Whether the file has no time column and the user named none: then the order of its rows is
-    taken as that of time, and a warning says so."""
+    """Whether the file has no time column and the user named none. Then its rows count as sorted by
+    time, and a warning says so."""
     field = config["TIME_FIELD"]
     columns = header_of(Path(filepath), config["field_separator"], config["encoding"])
     if field in columns or "TIME_FIELD" in config.external_config_dict:
@@ -119,13 +119,13 @@ def _has_no_times(config: Any, filepath: str) -> bool:
 
 
 def _exact(times: np.ndarray) -> bool:
-    """Whether different texts cannot have become the same float64."""
+    """Whether no two different texts can have become the same float64."""
     times = np.nan_to_num(times)
     return bool(((times == np.rint(times)) & (np.abs(times) < _EXACT_INTEGERS)).all())
 
 
 def _column(config: Any, filepath: str, column: str) -> pd.Series:
-    """One column of an atomic file as text, read as RecBole reads it."""
+    """One column of an atomic file as text, read with RecBole's settings."""
     frame = pd.read_csv(
         filepath,
         sep=config["field_separator"],
@@ -159,7 +159,7 @@ def _refuse_missing(times: pd.Series, field: str, filepath: str) -> None:
 
 
 def _remove_duplicates_in_order(dataset_class: Any) -> None:
-    """`rm_dup_inter` sorts by time with an unstable sort: it gets times without ties."""
+    """`rm_dup_inter` uses an unstable sort by time, so it gets times without ties."""
     original = dataset_class._remove_duplication
 
     @wraps(original)
@@ -169,14 +169,14 @@ def _remove_duplicates_in_order(dataset_class: Any) -> None:
             return
         times = self.inter_feat[self.time_field]
         self.inter_feat[self.time_field] = times.rank(method="first")
-        original(self)  # keeps the index, by which the times come back to their rows
+        original(self)  # the index is kept, so the times can be restored
         self.inter_feat[self.time_field] = times
 
     dataset_class._remove_duplication = _remove_duplication
 
 
 def _hold_times_as_float64(dataset_class: Any) -> None:
-    """From the data frame to the split, times are float64; what models get is float32, as ever."""
+    """Times are float64 from the data frame to the split; models get float32, as in RecBole."""
     to_interaction, build = dataset_class._dataframe_to_interaction, dataset_class.build
 
     @wraps(to_interaction)

@@ -1,1 +1,1 @@
-"""Tables over models and seeds."""
+"""Experiments: tables over models and seeds."""

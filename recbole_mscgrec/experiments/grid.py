@@ -1,4 +1,5 @@
-"""Rows times seeds: plan and check all cells, run those without a result, write the table."""
+"""Runs a table of rows × seeds: plan and check all cells, run those without a result, write the
+table."""
 
 from __future__ import annotations
 
@@ -27,18 +28,18 @@ from recbole_mscgrec.runner.lock import claimed, taken
 from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
 
-# What a cell gets unless the command line says otherwise.
+# Settings of every cell, unless the command line overrides them.
 DEFAULTS = {
     "test_metrics": ["ItemCoverage", "GiniIndex", "TailPercentage"],
     "show_progress": False,
 }
 DEFAULT_MODEL = "MSCGRec"
-_ELSEWHERE = "another process runs it"
+_ELSEWHERE = "another process is running it"
 _OPTIONS = ("model_list", "seed_list", "ablation", "rows", "table_dir")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that ask for a table in place of one run."""
+    """Add the options for a table instead of a single run."""
     group = parser.add_argument_group("tables over models and seeds")
     group.add_argument("--model_list", help="models, comma-separated; the first meets each other")
     group.add_argument("--seed_list", help="seeds, comma-separated")
@@ -55,13 +56,15 @@ def asked_for(options: argparse.Namespace) -> bool:
 def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     """Run every cell that has no result yet, and write table.md and table.json.
 
-    A cell that fails is reported in the table. The same command in several processes shares the
-    cells out among them; the last to end writes the whole table. Returns the content of table.json.
+    Failed cells are reported in the table. If the same command runs in several processes, they
+    share the cells, and the last one to finish writes the complete table. Returns the content of
+    table.json.
 
     Raises:
-        UserError: before anything runs: a model, seed, row or setting that cannot be, or results
-            in the folder that were made with other settings.
-        KeyboardInterrupt: after the table of what is there was written; its text says how to go on.
+        UserError: before anything runs: a model, seed, row or setting is invalid, or the folder has
+            results of other settings.
+        KeyboardInterrupt: after the table of the finished cells was written; the text says how to
+            continue.
     """
     cells = plan(options, settings)
     todo = [cell for cell in cells if finished(cell) is None]
@@ -80,8 +83,8 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
     except KeyboardInterrupt:
         _write(cells, errors)
         raise KeyboardInterrupt(
-            f"Stopped. What is finished is in {folder / 'table.md'}; repeat the same command to go "
-            "on with the rest."
+            f"Stopped. The finished cells are in {folder / 'table.md'}; repeat the same command "
+            "to continue."
         ) from None
     n_failed = sum(error != _ELSEWHERE for error in errors.values())
     if n_failed:
@@ -90,7 +93,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
 
 
 def any_failed(table: dict[str, Any]) -> bool:
-    """Whether a row of the table lacks a result that no other process is making."""
+    """Whether a row of the table lacks a result and no other process is making it."""
     errors = (error for row in table["rows"] for error in row["errors"].values())
     return any(error != _ELSEWHERE for error in errors)
 
@@ -99,7 +102,7 @@ def any_failed(table: dict[str, Any]) -> bool:
 
 
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
-    """All cells of a table, seed by seed, every one of them checked. Raises UserError."""
+    """All cells of a table, seed by seed, each of them checked. Raises UserError."""
     rows, seeds = _rows(options), _seeds(options, settings)
     common: dict[str, Any] = {}
     for file in options.config_files:
@@ -148,10 +151,10 @@ def _seeds(options: argparse.Namespace, settings: dict[str, Any]) -> list[int]:
 def _settings_of_rows(
     rows: list[Row], common: dict[str, Any], dataset: str
 ) -> dict[str, dict[str, Any]]:
-    """Row name -> the common settings that its model knows, then its own.
+    """Row name -> the common settings that its model has, updated by its own.
 
     Raises:
-        UserError: a common key that no model knows, or a row's key that its model does not.
+        UserError: no model has a common key, or a row's model does not have a key of the row.
     """
     models = [row.model for row in rows]
     known = {model: known_settings(model, dataset) for model in dict.fromkeys(models)}
@@ -166,7 +169,7 @@ def _settings_of_rows(
     for model, keys in known.items():
         left_out = [f"{key}={value}" for key, value in common.items() if key not in keys]
         if left_out:
-            getLogger().info(f"{model} does not know {', '.join(left_out)}: left out there.")
+            getLogger().info(f"{model} does not have {', '.join(left_out)}: not passed to it.")
     return {
         row.name: {k: v for k, v in common.items() if k in known[row.model]} | row.settings
         for row in rows
@@ -174,16 +177,18 @@ def _settings_of_rows(
 
 
 def _default_folder(options: argparse.Namespace, common: dict[str, Any]) -> Path:
-    """A folder that the same command finds again, also with more models or seeds."""
+    """The default folder. It depends only on data set, kind of table and common settings, so that
+    models or seeds can be added later."""
     kind = Path(options.ablation).stem if options.ablation is not None else "models"
     return Path("saved", "tables", f"{options.dataset}-{kind}-{cache.fingerprint(**common)[:8]}")
 
 
 def _checked(cells: list[Cell]) -> list[Cell]:
-    """The cells, after all that can be known before a run; without ranks where there are none."""
+    """The cells, checked as far as possible before a run. Ranks are turned off if the evaluation
+    gives none."""
     checked, reasons, ranked = [], set(), {}
     for cell in cells:
-        if cell.row.name not in ranked:  # seeds change nothing here
+        if cell.row.name not in ranked:  # the seed does not matter here
             try:
                 config = with_data(partial(_config, cell))
                 check_data(config)
@@ -199,7 +204,7 @@ def _checked(cells: list[Cell]) -> list[Cell]:
 
 
 def _config(cell: Cell) -> Config:
-    """The cell's Config before it is known whether there will be ranks."""
+    """The Config of a cell, before it is known whether there are ranks."""
     config = cell._replace(ranked=False).config()
     check_test_metrics(config)
     return config
@@ -209,10 +214,11 @@ def _config(cell: Cell) -> Config:
 
 
 def _run(cell: Cell) -> str | None:
-    """Run a cell unless another process has it or has finished it meanwhile. None or an error.
+    """Run a cell, unless another process is running it or has finished it. Returns None or an
+    error.
 
-    The claim is held from before the cell's process starts until it has ended, so that two tables
-    started together never take the same row.
+    The claim lasts from before the cell's process starts until it has ended, so two tables never
+    run the same cell.
     """
     with claimed(cell.file(".claim")) as mine:
         if not mine or taken(cell.config()):

@@ -1,7 +1,8 @@
-"""One cell of a table: a run of one row with one seed, in a process of its own.
+"""One cell of a table: a run of one row with one seed, in its own process.
 
-A process of its own makes peak memory and seconds the cell's own, and contains a crash. The cell is
-an ordinary command with its settings in a YAML file, so its log says how to repeat it alone.
+With its own process, peak memory and seconds belong to the cell, and a crash does not affect other
+cells. A cell is an ordinary command with its settings in a YAML file, so its log shows how to
+repeat it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from recbole_mscgrec.experiments.variants import Row
 from recbole_mscgrec.storage import checkpoint, files
 from recbole_mscgrec.storage.errors import UserError
 
-_SECONDS_TO_STOP = 10  # that a cell gets to end by itself after Ctrl-C
+_SECONDS_TO_STOP = 10  # that a cell has to end by itself after Ctrl-C
 
 
 class Cell(NamedTuple):
-    """A row with a seed; `settings` are all that the run gets, the row's among them."""
+    """A row with a seed; `settings` are all settings of the run, including those of the row."""
 
     row: Row
     seed: int
@@ -40,36 +41,36 @@ class Cell(NamedTuple):
     ranked: bool = True  # whether its evaluation gives a rank per user
 
     def file(self, suffix: str) -> Path:
-        """A file of this cell in the table's folder."""
+        """A file of this cell in the folder of the table."""
         return self.folder / f"{self.row.slug}_{self.seed}{suffix}"
 
     @property
     def result_file(self) -> Path:
-        """Where the result lies once the cell is finished."""
+        """The result file, which exists once the cell is finished."""
         return self.file(".json")
 
     @property
     def ranks_file(self) -> Path:
-        """Where the rank per user lies once the cell is finished."""
+        """The file of ranks per user, which exists once the cell is finished."""
         return self.file(".npz")
 
     def all_settings(self) -> dict[str, Any]:
-        """Settings with those that make this cell."""
+        """The settings, including seed and files of this cell."""
         mine = {"seed": self.seed, "result_file": str(self.result_file)}
         if self.ranked:
             mine["per_user_file"] = str(self.ranks_file)
         return {"checkpoint_dir": str(self.folder / "checkpoints"), **self.settings, **mine}
 
     def config(self) -> Config:
-        """The cell's Config, made as the cell's own process makes it. Raises UserError."""
+        """The Config of the cell, as in its own process. Raises UserError."""
         return Config(self.row.model, self.dataset, typed=self.all_settings())
 
 
 def finished(cell: Cell) -> dict[str, Any] | None:
-    """The result of a cell that has one.
+    """The result of a cell; None if it has none.
 
     Raises:
-        UserError: the result was made with other settings, or is no result.
+        UserError: the result was made with other settings, or is not a result file.
     """
     if not cell.result_file.is_file():
         return None
@@ -85,7 +86,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
             f"{cell.result_file} was made by version {version} of this package, this is "
             f"{recbole_mscgrec.__version__}. {way_out}"
         )
-    # What the data's preset set there is no difference of what was asked for.
+    # Values that the preset for sparse data changed are no difference.
     asked = {**stored, **{key: wanted.get(key) for key in result.get("preset", {})}}
     differ = sorted(k for k in asked.keys() | wanted.keys() if asked.get(k) != wanted.get(k))
     if differ:
@@ -95,7 +96,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
 
 
 def read_result(file: Path, way_out: str = "") -> dict[str, Any]:
-    """Content of a result file. Raises UserError where it is none."""
+    """The content of a result file. Raises UserError if it is not one."""
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
         if {"model", "dataset", "seed", "test_result"} <= set(result):
@@ -106,14 +107,14 @@ def read_result(file: Path, way_out: str = "") -> dict[str, Any]:
 
 
 def run_cell(cell: Cell) -> str | None:
-    """Train and test a cell, from its last finished epoch on where it was interrupted.
+    """Train and test a cell. If it was interrupted, resume after its last finished epoch.
 
     Returns:
-        None, or the error that ended it, in one line.
+        None, or the error in one line.
     """
     last = run_id.last_of(cell.config())
     file, log = cell.file(".yaml"), cell.file(".log")
-    # A file, because a value that is typed as text would have to be parsed again.
+    # A file, because values on a command line would have to be parsed again.
     files.write_text(file, yaml.safe_dump(checkpoint.to_plain(cell.all_settings())))
     options = [f"--model={cell.row.model}", f"--dataset={cell.dataset}"]
     options += ["--config_files", str(file), *(["--resume=True"] if last.is_file() else [])]
@@ -123,13 +124,14 @@ def run_cell(cell: Cell) -> str | None:
         begin = stream.tell()
         status = _run([sys.executable, "-m", "recbole_mscgrec", *options], stream)
     if status == 0 and cell.result_file.is_file():
-        last.unlink(missing_ok=True)  # of use only to a cell that is not finished
+        last.unlink(missing_ok=True)  # needed only by unfinished cells
         return None
     return f"{_last_words(log, begin, status)} (log: {log})"
 
 
 def _run(command: list[str], stream: Any) -> int:
-    """The command's status, its output in `stream`. Ctrl-C ends it before it ends us."""
+    """Run a command with its output in `stream`. Returns its status. After Ctrl-C it is stopped
+    first."""
     package = str(Path(recbole_mscgrec.__file__).resolve().parent.parent)
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -144,11 +146,12 @@ def _run(command: list[str], stream: Any) -> int:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Wait for a process that a terminal's Ctrl-C has reached; else ask it, then make it stop.
+    """Stop a process: wait, as Ctrl-C in a terminal also reaches it; then send SIGTERM, then kill
+    it.
 
-    At most the epoch under way is lost: files are written beside their place and renamed.
+    At most the epoch in progress is lost, since files are written completely or not at all.
     """
-    # SIGTERM, as our command line takes it for Ctrl-C also where that is ignored.
+    # SIGTERM, which our command line treats like Ctrl-C even if SIGINT is ignored.
     for ask in (None, process.terminate, process.kill):
         if ask is not None:
             ask()
@@ -159,7 +162,7 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _last_words(log: Path, begin: int, status: int) -> str:
-    """The last line of a failed cell's log, which holds its error."""
+    """The last line of the log of a failed cell, which contains its error."""
     with log.open(encoding="utf-8", errors="replace") as stream:
         stream.seek(begin)
         lines = [line.strip() for line in stream if line.strip()]

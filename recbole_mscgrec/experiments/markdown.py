@@ -1,4 +1,4 @@
-"""A table's content (report.table) as markdown."""
+"""Renders the content of a table (report.table) as markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DIVERSITY = ("itemcoverage", "giniindex", "tailpercentage")
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """Accuracy, significance, cost, diversity and failures, each a table where there is any."""
+    """Tables of accuracy, significance, cost, diversity and failures, those that are not empty."""
     rows = table["rows"]
     measured = [row for row in rows if row["seeds"]]
     parts = [f"# {', '.join(table['datasets']) or 'No result'}"]
@@ -33,7 +33,7 @@ def _accuracy(rows: list[dict], valid_metric: str) -> str:
 
 
 def _metrics(rows: list[dict]) -> list[str]:
-    """The usual metrics where they were measured, else every one."""
+    """The usual metrics if they were measured, else all metrics."""
     there = list(dict.fromkeys(name for row in rows for name in row["test"]))
     return [n for n in _SHOWN if n in there] or [n for n in there if not _is_diversity(n)]
 
@@ -56,8 +56,8 @@ def _significance(table: dict[str, Any]) -> list[str]:
     text = (
         f"Paired bootstrap over users, {how['resamples']:,} resamples (random seed "
         f"{how['random_seed']}); a user's metric is the mean over the seeds that both rows have. "
-        "p is two-sided and not corrected for the number of rows. It speaks of other users, not of "
-        "other seeds: for these see the standard deviations. Every metric is in table.json."
+        "p is two-sided and not corrected for the number of rows. It covers the variation over "
+        "users, not over seeds; for that see the standard deviations. table.json has all metrics."
     )
     return [f"## Is the difference more than chance?\n\n{_lines(head, lines)}\n\n{text}"]
 
@@ -100,9 +100,9 @@ def _diversity(rows: list[dict]) -> list[str]:
         return []
     lines = [[row["name"], *(_spread(row["test"].get(name)) for name in names)] for row in rows]
     text = (
-        "itemcoverage: share of all items that is recommended to someone. giniindex: 0 where all "
-        "items are recommended equally often, 1 where one item always is. tailpercentage: share "
-        "of recommendations that are among the least popular tenth of the items."
+        "itemcoverage: share of items that are recommended to at least one user. giniindex: 0 if "
+        "all items are recommended equally often, 1 if one item always is. tailpercentage: share "
+        "of recommendations among the least popular tenth of the items."
     )
     return [f"## Diversity\n\n{_lines(['row', *names], lines)}\n\n{text}"]
 
@@ -117,7 +117,7 @@ def _failures(rows: list[dict]) -> list[str]:
 
 
 def _notes(rows: list[dict]) -> list[str]:
-    """What a row is for, and which modalities it really had: the data may lack one."""
+    """The note on each row and the modalities that it really had, since the data may lack one."""
     if not any(row["note"] or row["modalities"] for row in rows):
         return []
     lines = [[row["name"], row["note"], ", ".join(row["modalities"])] for row in rows]

@@ -1,9 +1,10 @@
-"""A table over rows and seeds, as data: mean and deviation, significance, cost, diversity.
+"""The content of a table over rows and seeds: mean and standard deviation, significance, cost,
+diversity.
 
     python -m recbole_mscgrec.experiments.report [--first=NAME] [--table_dir=FOLDER] RESULT.json ...
 
-Result files that share their name up to the last "_" (the seed) are one row; the file of ranks is
-expected beside each, as .npz.
+Result files with the same name up to the last "_" (the seed) form one row. The ranks of each are
+expected in an .npz file beside it.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 class Measured(NamedTuple):
-    """One row of a table: what its seeds gave."""
+    """One row of a table, with the results of its seeds."""
 
     name: str
     model: str
     note: str
     results: dict[int, dict[str, Any]]  # seed -> content of the result file
     ranks: dict[int, Ranks]
-    errors: dict[int, str]  # seed -> why it has no result
+    errors: dict[int, str]  # seed -> reason why it has no result
 
 
 def table(
@@ -42,9 +43,9 @@ def table(
     valid_metric: str = "ndcg@10",
     n_resamples: int = significance.N_RESAMPLES,
 ) -> dict[str, Any]:
-    """All that table.json holds. The first row is compared with each other one.
+    """The content of table.json. The first row is compared with each of the others.
 
-    A standard deviation is that of a sample (n - 1); with one seed there is none (null).
+    Standard deviations are those of a sample (n - 1); null with one seed.
     """
     summaries = [_summary(row) for row in rows]
     for row, summary in zip(rows[1:], summaries[1:], strict=True):
@@ -83,14 +84,14 @@ def _summary(row: Measured) -> dict[str, Any]:
 
 
 def _shared(results: list[dict], key: str) -> dict[str, Any]:
-    """What all results have in common under `key`; the seed is not."""
+    """The values under `key` that all results share, without the seed."""
     dicts = [r.get(key) or {} for r in results]
     first = dicts[0] if dicts else {}
     return {k: v for k, v in first.items() if all(d.get(k) == v for d in dicts) and k != "seed"}
 
 
 def _spreads(results: list[dict], key: str) -> dict[str, dict[str, Any]]:
-    """Name -> mean, standard deviation and number of the results that have it."""
+    """Name -> mean, standard deviation and number of results that have it."""
     names = dict.fromkeys(name for r in results for name in r.get(key) or {})
     return {name: _spread([r[key][name] for r in results if name in r[key]]) for name in names}
 
@@ -109,9 +110,9 @@ def _highest(results: list[dict]) -> dict[str, float]:
 
 
 def compare(first: Measured, other: Measured, n_resamples: int) -> dict[str, Any]:
-    """Difference, interval and p of every metric, on the users and seeds that both rows have.
+    """Difference, interval and p of every metric, over the users and seeds that both rows share.
 
-    A user's metric is the mean over these seeds. {"reason": ...} where nothing can be paired.
+    A user's metric is the mean over these seeds. Returns {"reason": ...} if nothing can be paired.
     """
     seeds = [seed for seed in first.ranks if seed in other.ranks]
     if not seeds:
@@ -134,13 +135,13 @@ def compare(first: Measured, other: Measured, n_resamples: int) -> dict[str, Any
 
 
 def _metrics(first: Measured, other: Measured) -> list[str]:
-    """Metrics that every result of both rows has."""
+    """The metrics that all results of both rows have."""
     results = [*first.results.values(), *other.results.values()]
     return [n for n in results[0]["test_result"] if all(n in r["test_result"] for r in results)]
 
 
 def _per_user(row: Measured, seeds: list[int], users: list[str], names: list[str]) -> np.ndarray:
-    """Metrics of the given users in this order, the mean over the seeds: (U, M)."""
+    """Metrics of the given users, in this order, averaged over the seeds: (U, M)."""
     total = np.zeros((len(users), len(names)))
     for seed in seeds:
         ranks = row.ranks[seed]
@@ -154,16 +155,16 @@ def _per_user(row: Measured, seeds: list[int], users: list[str], names: list[str
 
 
 def write(content: dict[str, Any], folder: str | Path) -> None:
-    """table.json and table.md in `folder`."""
+    """Write table.json and table.md into `folder`."""
     files.write_json(Path(folder) / "table.json", content)
     files.write_text(Path(folder) / "table.md", markdown(content))
 
 
 def read_rows(files: Sequence[str], first: str | None = None) -> list[Measured]:
-    """Rows of result files, in the order of the files; `first` names the row to put first.
+    """The rows of result files, in the order of the files. `first` names the row to put first.
 
     Raises:
-        UserError: no file, one that is no result, or no row named `first`.
+        UserError: there is no file, a file is not a result, or no row is named `first`.
     """
     rows: dict[str, Measured] = {}
     for file in map(Path, files):
@@ -180,7 +181,7 @@ def read_rows(files: Sequence[str], first: str | None = None) -> list[Measured]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """A table of existing result files, to the screen or to a folder. Returns the exit status."""
+    """Print a table of existing result files or write it to a folder. Returns the exit status."""
     parser = argparse.ArgumentParser(description="A table of result files, NAME_SEED.json.")
     parser.add_argument("files", nargs="+", metavar="NAME_SEED.json")
     parser.add_argument("--first", help="row to compare with each other one; default: the first")

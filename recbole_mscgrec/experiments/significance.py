@@ -26,12 +26,12 @@ def paired_bootstrap(
 ) -> Comparison:
     """Compare `first` with `other`, float (U, M): M metrics of the same U users in the same order.
 
-    Users are drawn with replacement, the same draws for all metrics. p is the share of resamples
-    whose mean difference lies at least as far from the observed one as that lies from zero: the
-    bootstrap distribution moved to the null hypothesis of no difference.
+    Users are drawn with replacement, with the same draws for all metrics. p is the share of
+    resamples whose mean difference is at least as far from the observed one as that is from zero,
+    that is, the bootstrap distribution shifted to the null hypothesis of no difference.
 
     Raises:
-        UserError: shapes that differ, or no user.
+        UserError: the shapes differ, or there is no user.
     """
     if first.shape != other.shape or first.ndim != 2 or not len(first):
         raise UserError(
@@ -43,7 +43,7 @@ def paired_bootstrap(
     means = _resampled_means(gain, n_resamples, seed)  # (n_resamples, M)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    # A difference of rounding size is none: it must not come out as farther than zero.
+    # Treat differences of the size of rounding errors as zero.
     slack = 1e-12 * np.abs(gain).max(axis=0)
     as_far = (np.abs(means - observed) >= np.abs(observed) - slack).sum(axis=0)
     return Comparison(observed, low, high, (as_far + 1) / (n_resamples + 1))
@@ -56,7 +56,7 @@ def _resampled_means(gain: np.ndarray, n_resamples: int, seed: int) -> np.ndarra
     means = []
     for begin in range(0, n_resamples, at_once):
         rows = min(at_once, n_resamples - begin)
-        # How often each user is drawn, (rows, U): a matrix product then serves all metrics.
+        # How often each user is drawn, (rows, U), so that one matrix product serves all metrics.
         drawn = draw.integers(n_users, size=(rows, n_users))
         drawn += n_users * np.arange(rows)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=rows * n_users).reshape(rows, n_users)

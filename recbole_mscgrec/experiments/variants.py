@@ -1,4 +1,4 @@
-"""Rows of a table: models by name, or named overrides out of a YAML file."""
+"""The rows of a table: models by name, or named overrides from a YAML file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recbole_mscgrec.config.parsing import read_settings
 from recbole_mscgrec.storage.errors import UserError
 
 _KEYS = {"name", "model", "settings", "note"}
-# Given by the table itself, so neither the command line nor a row may set them.
+# Set by the table itself, so neither the command line nor a row may set them.
 RESERVED = {
     "seed": "name the seeds with --seed_list",
     "result_file": "results lie in --table_dir",
@@ -24,7 +24,7 @@ RESERVED = {
 
 
 class Row(NamedTuple):
-    """One row: a model, the settings that make it this row, and what it shows."""
+    """One row: a model, the settings of this row, and a note."""
 
     name: str
     model: str
@@ -38,10 +38,10 @@ class Row(NamedTuple):
 
 
 def rows_of_models(models: list[str]) -> list[Row]:
-    """One row per model, as it comes.
+    """One row per model, with its default settings.
 
     Raises:
-        UserError: no model, one twice, or an unknown one.
+        UserError: there is no model, one occurs twice, or one is unknown.
     """
     if not models:
         raise UserError("model_list is empty: name models, as in --model_list=MSCGRec,SASRec.")
@@ -51,12 +51,13 @@ def rows_of_models(models: list[str]) -> list[Row]:
 
 
 def read_rows(file: str | Path, model: str) -> list[Row]:
-    """Rows of a YAML list of {name, model, settings, note}; `model` where a row names none.
+    """The rows of a YAML list of {name, model, settings, note}; `model` is used for rows without a
+    model.
 
-    A name that is no file here is looked for among the files that come with this project.
+    If `file` does not exist, it is looked up among the files that come with this project.
 
     Raises:
-        UserError: what cannot be a row, with its place in the list.
+        UserError: an entry is not a valid row; its position in the list is given.
     """
     path = _find(file)
     content = read_settings(path)
@@ -68,11 +69,11 @@ def read_rows(file: str | Path, model: str) -> list[Row]:
 
 
 def select_rows(rows: list[Row], names: str) -> list[Row]:
-    """Those of the rows that a comma-separated list names, in the order of `rows`. A row whose name
-    holds a comma goes by its name in file names.
+    """The rows that a comma-separated list names, in the order of `rows`. A row whose name has a
+    comma is given by its name in file names.
 
     Raises:
-        UserError: a name that no row has.
+        UserError: no row has this name.
     """
     wanted = {name.strip().lower() for name in names.split(",") if name.strip()}
     chosen = [row for row in rows if wanted & {row.name.lower(), row.slug.lower()}]
@@ -80,7 +81,7 @@ def select_rows(rows: list[Row], names: str) -> list[Row]:
     if wanted - found or not chosen:
         strange = ", ".join(sorted(wanted - found)) or "nothing"
         there = ", ".join(row.slug if "," in row.name else row.name for row in rows)
-        raise UserError(f"rows ({names}): {strange} is no row; there are {there}.")
+        raise UserError(f"rows ({names}): {strange} is not a row; the rows are {there}.")
     return chosen
 
 
@@ -108,7 +109,7 @@ def _row(entry: Any, place: str, model: str) -> Row:
 
 
 def check_reserved(settings: Iterable[str], place: str = "") -> None:
-    """Raise UserError for a key that a table gives its cells itself."""
+    """Raise UserError for a key that the table sets itself."""
     for key in settings:
         if key in RESERVED:
             raise UserError(f"{place}{key} cannot be set for a table: {RESERVED[key]}.")
@@ -119,7 +120,7 @@ def _check_rows(rows: list[Row], place: str) -> None:
         counts = Counter(getattr(row, field).lower() for row in rows)
         twice = [name for name, n in counts.items() if n > 1]
         if twice:
-            raise UserError(f"{place}: {', '.join(twice)} stands there twice; one row each.")
+            raise UserError(f"{place}: {', '.join(twice)} occurs twice; name each row once.")
     for row in rows:
         if not row.slug:
             raise UserError(f"{place}: the name {row.name!r} holds no letter or digit.")

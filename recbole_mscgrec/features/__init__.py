@@ -1,1 +1,1 @@
-"""What is known of an item in each modality: text, images, interactions, files made elsewhere."""
+"""Item features of each modality: text, images, interactions, files made elsewhere."""

@@ -22,11 +22,12 @@ Tensor = torch.Tensor
 def collaborative_vectors(
     settings: CollaborativeSettings, run: RunSettings, train: Any, partial: Path
 ) -> tuple[Tensor, Tensor]:
-    """Item embeddings (N, D), and which items the train split shows: bool (N,).
+    """Item embeddings (N, D), and which items occur in the train split: bool (N,).
 
-    Sees `train` only. The last target of up to 1,000 users is held out from it to stop early, so no
-    number depends on the valid or test split. Deterministic for a seed. After every epoch the state
-    goes to the file `partial`, from which an interrupted stage goes on; it is removed at the end.
+    Only `train` is used. For early stopping, the last target of up to 1,000 users is held out from
+    it, so the valid and test splits have no influence. Deterministic for a seed. The state is saved
+    to the file `partial` after every epoch, so that an interrupted stage can resume; the file is
+    removed at the end.
     """
     init_seed(run.seed, run.reproducibility)
     source, name = source_of(settings, run, train), settings.source
@@ -61,7 +62,7 @@ def collaborative_vectors(
 
 
 class _Progress:
-    """Best weights so far, patience, and the file that an interrupted stage goes on from."""
+    """The best weights so far, patience, and the file from which an interrupted stage resumes."""
 
     def __init__(self, model: Any, optimizer: Any, file: Path) -> None:
         self.model, self.optimizer, self.file = model, optimizer, file
@@ -74,17 +75,17 @@ class _Progress:
                 file, next(model.parameters()).device, ("model", "best", "random")
             )
         except ValueError as error:
-            getLogger().warning(f"collaborative: starting anew, because {error}")
+            getLogger().warning(f"collaborative: starting again, because {error}")
             return
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"])
         self.best, self.best_score = state["best"], state["best_score"]
         self.epoch, self.waited = state["epoch"], state["waited"]
-        getLogger().info(f"collaborative: going on after epoch {self.epoch}, from {file}")
+        getLogger().info(f"collaborative: resuming after epoch {self.epoch}, from {file}")
 
     def update(self, score: float) -> None:
-        """Take the score of a finished epoch into account and write the file."""
+        """Record the score of a finished epoch and write the file."""
         self.epoch, self.waited = self.epoch + 1, self.waited + 1
         if score > self.best_score:
             self.best, self.best_score = copy.deepcopy(self.model.state_dict()), score

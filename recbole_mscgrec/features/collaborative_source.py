@@ -1,4 +1,4 @@
-"""What the collaborative vectors are learned by: SASRec or GRU4Rec on tiled rows."""
+"""The model that learns the collaborative vectors: SASRec or GRU4Rec on tiled rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
 
 Tensor = torch.Tensor
-SASREC = "SASRec"  # has its settings collaborative_*; GRU4Rec those of RecBole
-_HELD_OUT_USERS = 1000  # users whose last train target measures when to stop
+SASREC = "SASRec"  # SASRec has the settings collaborative_*, GRU4Rec those of RecBole
+_HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
 _SCORED_AT_ONCE = 256  # users
 
 
@@ -39,6 +39,7 @@ class TiledSource:
         self.held_out = _hold_out(rows, self.targets, train.uid_field, run.seed)
 
     def train_epoch(self, optimizer: Any) -> float:
+        """Train for one epoch over all windows. Returns the mean loss of its batches."""
         losses = []
         for index in torch.randperm(len(self.history)).split(self.batch_size):
             if not bool((self.targets[index] != 0).any()):
@@ -52,6 +53,7 @@ class TiledSource:
 
     @torch.no_grad()
     def score(self) -> float:
+        """NDCG@10 on the held-out items, ranked among all items."""
         ranks = []
         for rows, items, lengths in zip(
             *(part.split(_SCORED_AT_ONCE) for part in self.held_out), strict=True
@@ -63,7 +65,7 @@ class TiledSource:
 
 
 def _sasrec_config(settings: CollaborativeSettings, run: RunSettings, config: Any) -> Settings:
-    """The settings of the SASRec stage under the names that SASRec reads."""
+    """The settings of the SASRec stage, under RecBole's names."""
     fields = "USER_ID_FIELD ITEM_ID_FIELD LIST_SUFFIX ITEM_LIST_LENGTH_FIELD NEG_PREFIX".split()
     return Settings(
         {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH"]},
@@ -84,10 +86,10 @@ def _sasrec_config(settings: CollaborativeSettings, run: RunSettings, config: An
 def _hold_out(
     rows: Any, targets: Tensor, user_field: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Blank the last target of some users' last window in `targets`; where and what it was."""
+    """Remove the last target of some users from `targets`. Returns where and what it was."""
     users = rows[user_field]
     is_newest = torch.ones(len(users), dtype=torch.bool)
-    is_newest[1:] = users[1:] != users[:-1]  # a user's newest window comes first
+    is_newest[1:] = users[1:] != users[:-1]  # the newest window of a user comes first
     candidates = is_newest.nonzero().flatten()
     generator = torch.Generator().manual_seed(seed)
     held = candidates[torch.randperm(len(candidates), generator=generator)[:_HELD_OUT_USERS]]
@@ -98,7 +100,7 @@ def _hold_out(
 
 
 def _gru4rec_config(config: Any) -> Config:
-    """RecBole's own settings of GRU4Rec, but this run's data and seed."""
+    """RecBole's own settings of GRU4Rec, with the data and seed of this run."""
     shared = "data_path USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD LIST_SUFFIX NEG_PREFIX".split()
     shared += "ITEM_LIST_LENGTH_FIELD MAX_ITEM_LIST_LENGTH load_col seed gpu_id use_gpu".split()
     settings = {key: config[key] for key in shared}
@@ -115,10 +117,10 @@ def _step(model: Any, batch: Any, optimizer: Any) -> float:
 
 
 def _rank(scores: Tensor, item: Tensor) -> Tensor:
-    """(B,) how many columns of scores (B, N) are above that of `item` (B,)."""
+    """The number of columns of scores (B, N) that exceed that of `item` (B,): (B,)."""
     return (scores > scores.gather(1, item.unsqueeze(1))).sum(1).cpu()
 
 
 def _ndcg(rank: Tensor) -> float:
-    """NDCG@10 of targets at these ranks, from 0."""
+    """NDCG@10 of targets at these ranks, which count from 0."""
     return float(torch.where(rank < 10, 1 / torch.log2(rank.double() + 2), 0.0).mean())

@@ -1,5 +1,5 @@
-"""The vectors behind the codes: made comparable across modalities, and side by side. Quantization
-discards differences between similar items, which matters on sparse data."""
+"""Vectors made comparable across modalities, and concatenated. Quantization discards differences
+between similar items, which matters on sparse data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Tensor = torch.Tensor
 
 
 def comparable(vectors: Tensor, present: Tensor) -> Tensor:
-    """Vectors (N, D) of the items that have one, bool (N,), less their mean and of unit length;
-    zero elsewhere and where an item is the mean."""
+    """Vectors (N, D) minus their mean, scaled to unit length. The mean is over the items with a
+    vector, bool (N,); other items, and those at the mean, get zeros."""
     result = torch.zeros(vectors.shape, dtype=torch.float32)
     rows = present.clone()
     rows[0] = False  # padding
@@ -21,5 +21,5 @@ def comparable(vectors: Tensor, present: Tensor) -> Tensor:
 
 
 def side_by_side(vectors: dict[str, Tensor]) -> Tensor:
-    """(N, sum of D_m) from (N, D_m) of every modality."""
+    """Concatenate the vectors (N, D_m) of all modalities: (N, sum of D_m)."""
     return torch.cat(list(vectors.values()), dim=1)

@@ -1,5 +1,5 @@
-"""Vectors and codes made elsewhere: files with one row per item token, checked and put in the order
-of RecBole's item ids.
+"""Vectors and codes made elsewhere: files with one row per item token, checked and sorted by
+RecBole's item ids.
 
 | file | rows | tokens |
 |---|---|---|
@@ -28,18 +28,18 @@ from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_LARGEST_CODEBOOK = 1 << 16  # more is an item number or a hash, not a code
+_LARGEST_CODEBOOK = 1 << 16  # larger numbers are item ids or hashes, not codes
 _READABLE = (".json", ".npz", ".npy", ".safetensors")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
-_NAMED = 3  # offenders that an error names
+_NAMED = 3  # number of offenders that an error names
 
 
 def given_vectors(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]:
-    """Vectors float32 (N, D) of a file, and which items have one: bool (N,).
+    """Vectors float32 (N, D) from a file, and which items have one: bool (N,).
 
     Raises:
-        UserError: a file that is not as the table above says, names an item twice or no item of
-            the data set, or holds NaN or infinity.
+        UserError: the file is not as in the table above, has an item twice or no item of the data
+            set, or contains NaN or infinity.
     """
     where = f"vectors of {modality} ({path})"
     tokens, rows = _read(Path(path), "vectors", where)
@@ -54,11 +54,11 @@ def given_vectors(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tenso
 
 
 def given_codes(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]:
-    """Codes long (N, L) of a file, MISSING for items that it does not name, and the codewords of
-    each level (L,): one more than the largest code there.
+    """Codes long (N, L) from a file, MISSING for items that are not in it, and the number of
+    codewords of each level (L,), one more than its largest code.
 
     Raises:
-        UserError: as `given_vectors`, or a code that is not an integer from 0 to 65,535.
+        UserError: see `given_vectors`; or a code is not an integer from 0 to 65,535.
     """
     where = f"codes of {modality} ({path})"
     tokens, rows = _read(Path(path), "codes", where)
@@ -82,13 +82,13 @@ def _refuse(wrong: Tensor, tokens: list[str], where: str, what: str) -> None:
 def _known(
     tokens: list[str], rows: Tensor, dataset: Any, where: str
 ) -> tuple[Tensor, list[str], Tensor]:
-    """Ids, tokens and rows of the items that the data set has."""
+    """Ids, tokens and rows of the items that are in the data set."""
     twice = [token for token, n in Counter(tokens).items() if n > 1]
     if twice:
         named = ", ".join(twice[:_NAMED])
-        raise UserError(f"{where}: {len(twice)} items stand there more than once: first {named}.")
+        raise UserError(f"{where}: {len(twice)} items occur more than once: first {named}.")
     ids = dataset.field2token_id[dataset.iid_field]
-    items = torch.tensor([ids.get(token, 0) for token in tokens])  # 0: padding, never a row's item
+    items = torch.tensor([ids.get(token, 0) for token in tokens])  # 0 is padding, no row's item
     known = items > 0
     n_known, n_items = int(known.sum()), dataset.item_num - 1
     if n_known == 0:
@@ -97,7 +97,7 @@ def _known(
             f"{tokens[:_NAMED]}, the data set's are {[str(t) for t in list(ids)[1 : 1 + _NAMED]]}."
         )
     getLogger().info(
-        f"{where}: {n_known} of {n_items} items; {len(tokens) - n_known} tokens are of no item."
+        f"{where}: {n_known} of {n_items} items; {len(tokens) - n_known} tokens are unknown."
     )
     return items[known], [t for t, k in zip(tokens, known.tolist(), strict=True) if k], rows[known]
 
@@ -106,7 +106,7 @@ def _known(
 
 
 def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
-    """Tokens (n) and rows (n, D) of a file, as it holds them."""
+    """Tokens (n) and rows (n, D) as they are in a file."""
     if not path.is_file() or path.suffix not in _READABLE:
         what = f"must be one of {', '.join(_READABLE)}" if path.is_file() else "does not exist"
         raise UserError(f"{where}: the file {what}.")
@@ -128,10 +128,10 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
 
 
 def _from_json(path: Path, where: str) -> tuple[list[str], Tensor]:
-    try:  # pairs, not a dict: a dict would forget an item that stands there twice
+    try:  # pairs, not a dict, which would hide duplicate items
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
     except ValueError as error:
-        raise UserError(f"{where}: the file is no JSON ({error}).") from error
+        raise UserError(f"{where}: the file is not JSON ({error}).") from error
     if not isinstance(pairs, tuple) or not pairs:
         raise UserError(f"{where} must be a JSON object of item token: [numbers].")
     tokens, rows = [token for token, _ in pairs], [row for _, row in pairs]
@@ -156,7 +156,7 @@ def _is_row(row: Any, width: int) -> bool:
 
 def _from_npz(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
     if not zipfile.is_zipfile(path):
-        raise zipfile.BadZipFile("it is no .npz archive")
+        raise zipfile.BadZipFile("it is not a .npz archive")
     with np.load(path, allow_pickle=False) as stored:
         lacking = {"tokens", part} - set(stored.files)
         if lacking:
@@ -171,7 +171,7 @@ def _from_npz(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
 def _unpickled(stored: Any, name: str, where: str) -> np.ndarray:
     try:
         return stored[name]
-    except ValueError as error:  # an array of Python objects: loading it could run code
+    except ValueError as error:  # an array of Python objects, whose loading could run code
         raise UserError(
             f"{where}: `{name}` holds Python objects; save it as np.array(..., dtype=str) or as "
             "an array of numbers."
@@ -183,7 +183,7 @@ def _array(path: Path, part: str, where: str) -> Tensor:
         try:
             return _tensor(np.load(path, allow_pickle=False), where)
         except ValueError as error:
-            raise UserError(f"{where}: the file is no array of numbers ({error}).") from error
+            raise UserError(f"{where}: the file is not an array of numbers ({error}).") from error
     with safetensors.safe_open(path, framework="pt") as stored:
         if part not in stored.keys():
             raise UserError(f"{where} lacks the tensor {part!r}; it holds {stored.keys()}.")

@@ -1,4 +1,4 @@
-"""Item images: files of `image_dir` matched to items, every one decoded once as a check."""
+"""Item images: files of `image_dir` matched to items. Every file is decoded once as a check."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from recbole_mscgrec.storage import cache, files
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_LONGEST_SIDE = 1024  # pixels; larger images are reduced, crops need no more
-_BATCH = 32  # files that a process checks at a time
-_NAMED = 3  # offenders that a warning names
+_LONGEST_SIDE = 1024  # pixels; larger images are reduced, as crops need no more
+_BATCH = 32  # files per task of a checking process
+_NAMED = 3  # number of files that a warning names
 
 
 class ItemImages(Dataset):
@@ -34,7 +34,7 @@ class ItemImages(Dataset):
 
     Attributes:
         items: long (n,) ascending item ids.
-        paths: their files.
+        paths: the files of these items.
         digests: hashes of the files' content.
     """
 
@@ -45,29 +45,29 @@ class ItemImages(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Raises UserError for a file that was damaged or removed since it was checked: going on
-        would store codes of another picture."""
+        """Raises UserError if a file was damaged or removed after the check; its codes would be
+        wrong."""
         try:
             return load_image(self.paths[index])
-        except Exception as error:  # as in _Check
+        except Exception as error:  # see _Check
             raise UserError(
-                f"{self.paths[index]} could be read when this run began and cannot now ({error}): "
-                "restore it, or run again to go on without it."
+                f"{self.paths[index]} was readable when this run started, but is not now "
+                f"({error}): restore it, or run again to continue without it."
             ) from error
 
 
 def find_images(
     images: ImageSettings, files: DataFiles, run: RunSettings, dataset: Any
 ) -> ItemImages | None:
-    """The usable images of a data set's items; None without `image_dir` and without images/ in the
-    data set's folder.
+    """The usable images of the items; None if `image_dir` is not set and there is no images/ in the
+    folder of the data set.
 
-    A file belongs to the item whose token is its name without extension. Of several usable ones the
-    first by name is taken. What cannot be used is counted in one warning, and the item lacks an
-    image. The check is remembered per file's size and time in `cache_dir`.
+    A file belongs to the item whose token is its name without extension. If an item has several
+    usable files, the first by name is taken. Unusable files are counted in one warning. The result
+    of the check is cached in `cache_dir` by file size and time.
 
     Raises:
-        UserError: image_dir does not exist, or no file there is named like an item.
+        UserError: image_dir does not exist, or none of its files is named like an item.
     """
     folder = expected_folder(images, files)
     if not folder.is_dir():
@@ -89,17 +89,17 @@ def find_images(
 
 
 def expected_folder(images: ImageSettings, files: DataFiles) -> Path:
-    """Where images are looked for: `image_dir`, or images/ beside the .inter file."""
+    """The folder of images: `image_dir`, or images/ beside the .inter file."""
     return Path(images.dir or files.folder / "images")
 
 
 def n_workers(images: ImageSettings) -> int:
-    """Processes that decode images: `image_workers`, at most one per core."""
+    """Number of processes that decode images: `image_workers`, at most one per core."""
     return min(images.workers, _n_cores())
 
 
 def _n_cores() -> int:
-    """Cores that this process may use, which a container or taskset can make fewer."""
+    """Number of cores that this process may use; a container or taskset can limit it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -109,14 +109,15 @@ def _n_cores() -> int:
 
 
 def load_image(path: Path) -> Image.Image:
-    """The first frame as RGB, upright, on white where transparent, at most 1,024 pixels long.
+    """The first frame as RGB, rotated upright, transparency on white, at most 1,024 pixels wide or
+    high.
 
     Raises:
-        Exception: of whatever kind Pillow has for a file that it cannot decode to the end, and
-            DecompressionBombWarning above its limit of pixels.
+        Exception: Pillow cannot decode the file completely (it raises many types), or the image
+            exceeds Pillow's limit of pixels (DecompressionBombWarning).
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # remarks on odd files that it reads all the same
+        warnings.simplefilter("ignore")  # warnings about odd files that Pillow can read
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path, formats=sorted(set(_formats().values()))) as image:
             image.draft(None, (_LONGEST_SIDE, _LONGEST_SIDE))  # JPEG: decode at a smaller scale
@@ -127,7 +128,8 @@ def load_image(path: Path) -> Image.Image:
 
 @once
 def _formats() -> dict[str, str]:
-    """Extension -> format of what Pillow opens, but EPS: it would be run by Ghostscript."""
+    """Extension -> format for the files that Pillow opens, except EPS, which Ghostscript would
+    run."""
     known = Image.registered_extensions()
     return {e: kind for e, kind in known.items() if kind in Image.OPEN and kind != "EPS"}
 
@@ -137,7 +139,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        # More than 8 bits: Pillow would cut at 255 where the range has to be scaled.
+        # More than 8 bits: scale the range, which Pillow would clip at 255.
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         low, high = (values.min(), values.max()) if image.mode == "F" else (0, 65535)
         scaled = 255 * ((values - low) / max(high - low, 1e-12)).clip(0, 1)
@@ -149,7 +151,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _files_of_items(folder: Path, dataset: Any) -> dict[int, list[str]]:
-    """Item id -> its files' names, sorted."""
+    """Item id -> sorted names of its files."""
     ids = dataset.field2token_id[dataset.iid_field]
     entries = [e.name for e in os.scandir(folder) if e.is_file()]
     names = sorted(name for name in entries if Path(name).suffix.lower() in _formats())
@@ -168,7 +170,7 @@ def _files_of_items(folder: Path, dataset: Any) -> dict[int, list[str]]:
 
 
 class _Check(Dataset):
-    """Per file a hash of its content, and why it cannot be used ('' if it can)."""
+    """For each file, a hash of its content and why it cannot be used ('' if it can)."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -183,7 +185,7 @@ class _Check(Dataset):
                 return "", "empty file"
             digest = cache.fingerprint(file=path)
             load_image(path)
-        except Exception as error:  # Pillow's readers raise errors of any kind
+        except Exception as error:  # Pillow's readers raise errors of many types
             reason = str(error).replace(str(path), path.name) or type(error).__name__
             return "", reason[:120]
         return digest, ""
@@ -192,13 +194,13 @@ class _Check(Dataset):
 def _check(
     names: list[str], folder: Path, workers: int, run: RunSettings
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Usable file -> hash of its content, and unusable file -> reason. Only files that are new or
-    changed since the last run are decoded."""
+    """Two dicts: usable file -> hash of its content, unusable file -> reason. Only files that are
+    new or changed since the last run are decoded."""
     key = cache.fingerprint(folder=str(folder.resolve()), pillow=PIL.__version__)
     store = Path(run.cache_dir) / f"image-check-{key}.json"
     try:
         known = json.loads(store.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or damaged: check all
+    except (OSError, ValueError):  # missing or damaged: check all files
         known = {}
     stats = {name: (folder / name).stat() for name in names}
     states = {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
@@ -213,13 +215,13 @@ def _check(
 
 
 def _check_in_processes(paths: list[Path], workers: int, run: RunSettings) -> list[tuple[str, str]]:
-    """`_Check` of all paths, in their order."""
+    """The results of `_Check` for all paths, in order."""
     loader = DataLoader(
         _Check(paths),
         batch_size=_BATCH,
         collate_fn=list,
         num_workers=workers if len(paths) > _BATCH else 0,
-        generator=torch.Generator(),  # not the global one: a check must not change what follows
+        generator=torch.Generator(),  # else the check would change later random draws
     )
     bar = tqdm(
         total=len(paths),
@@ -236,7 +238,7 @@ def _check_in_processes(paths: list[Path], workers: int, run: RunSettings) -> li
 
 
 def _warn(usable: dict[int, list[str]], defects: dict[str, str]) -> None:
-    """One warning for all that is not as expected."""
+    """One warning for all unexpected files."""
     parts = []
     if defects:
         first = "; ".join(f"{name}: {defects[name]}" for name in list(defects)[:_NAMED])
@@ -248,6 +250,6 @@ def _warn(usable: dict[int, list[str]], defects: dict[str, str]) -> None:
     several = [names[0] for names in usable.values() if len(names) > 1]
     if several:
         first = ", ".join(several[:_NAMED])
-        parts.append(f"{len(several)} items have several files; the first name counts ({first})")
+        parts.append(f"{len(several)} items have several files; the first is used ({first})")
     if parts:
         getLogger().warning(f"image: {'. '.join(parts)}.")

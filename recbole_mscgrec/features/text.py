@@ -1,4 +1,5 @@
-"""Text vectors: an item's text columns through TF-IDF + SVD or a frozen transformers encoder."""
+"""Text vectors: the text columns of items, through TF-IDF and SVD or a frozen transformers
+encoder."""
 
 from __future__ import annotations
 
@@ -22,24 +23,24 @@ TFIDF = "tfidf"
 
 
 class ItemFile(NamedTuple):
-    """A data set's .item file as strings, '' where a value is missing."""
+    """The .item file of a data set as strings; '' for missing values."""
 
     path: Path
     frame: pd.DataFrame
     types: dict[str, str]  # column -> type in the header
-    key: str  # the column of the items' tokens
+    key: str  # the column with the item tokens
 
 
 def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
-    """Text of every item (N,), row 0 being the padding item; '' where an item has none.
+    """The text of every item (N,), including the padding item 0; '' for items without text.
 
-    Columns: `text_columns`, or those that `text_columns_of` finds. Of columns that a properties
-    file of this project names, those are taken that are there. Read from the file itself, as
-    RecBole would split sentences into remapped token ids.
+    The columns are `text_columns`, or else those found by `text_columns_of`. If `text_columns`
+    comes from a properties file of this project, missing columns are skipped. The file is read
+    here, because RecBole splits sentences into remapped token ids.
 
     Raises:
-        UserError: a column named by the user that the file lacks, no column of those that a
-            properties file names, or a file that names none of the items.
+        UserError: the file lacks a column given by the user, has none of the columns of a
+            properties file, or has no item of the data set.
     """
     items = read_items(files, dataset)
     if items is None:
@@ -62,27 +63,27 @@ def _columns(text: TextSettings, items: ItemFile) -> list[str]:
         columns = text_columns_of(items.frame, items.types, items.key)
         rest = [column for column in there if column not in columns]
         getLogger().info(
-            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; "
-            "text_columns names others."
+            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; set "
+            "text_columns to change this."
         )
         return columns
     unknown = [column for column in text.columns if column not in items.types]
     if unknown and (text.columns_chosen or len(unknown) == len(text.columns)):
         raise UserError(
-            f"{items.path} has no column {unknown} (text_columns); it has {there}. Name others, or "
-            "--text_columns=None to let the text columns be found."
+            f"{items.path} has no column {unknown} (text_columns); it has {there}. Name other "
+            "columns, or set --text_columns=None to detect the text columns."
         )
     return [column for column in text.columns if column in items.types]
 
 
 def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
-    """The data set's .item file; None where there is no such file.
+    """The .item file of the data set; None if there is none.
 
-    The items' tokens are in the column of the .inter file's name, or else in the one with the name
-    of an id that holds the most tokens of the data set (steam has `product_id` and `id`).
+    The item tokens are in the column named as in the .inter file, or else in the id column with the
+    most tokens of the data set (steam has `product_id` and `id`).
 
     Raises:
-        UserError: none of the data set's items is in the file.
+        UserError: the file has no item of the data set.
     """
     path = files.file("item")
     if not path.is_file():
@@ -94,7 +95,7 @@ def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
         dtype=str,
         keep_default_na=False,
         encoding=files.encoding,
-        quoting=3,  # csv.QUOTE_NONE: atomic files do not quote, and a title may hold one quote
+        quoting=3,  # csv.QUOTE_NONE: atomic files have no quoting, and a title may contain a quote
     )
     frame.columns = list(types)
     return ItemFile(path, frame, types, _key(path, frame, types, dataset))
@@ -119,7 +120,7 @@ def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -
 
 
 def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tuple[Tensor, Tensor]:
-    """Unit-length float32 vectors (N, D) of N texts, and which of them are there: bool (N,)."""
+    """Unit-length float32 vectors (N, D) of N texts, and which texts are not empty: bool (N,)."""
     present = torch.tensor([bool(t) for t in texts])
     rows = present.nonzero().flatten()
     if len(rows) == 0:
@@ -135,7 +136,7 @@ def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tupl
 
 
 def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
-    """TF-IDF of words, reduced to `size` numbers by truncated SVD, unit length."""
+    """TF-IDF of words, reduced to width `size` by truncated SVD, unit length."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
@@ -185,10 +186,10 @@ def _load_encoder(name: str) -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have none
+        if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have no padding token
             tokenizer.pad_token = tokenizer.eos_token
         model = AutoModel.from_pretrained(name)
-    except Exception as error:  # hub, network and format errors are of many kinds
+    except Exception as error:  # hub, network and format errors have many types
         raise UserError(
             f"text_encoder {name!r} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
             "Use --text_encoder=tfidf, which needs no download, or the folder of a model on disk."

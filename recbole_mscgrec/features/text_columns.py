@@ -1,7 +1,7 @@
-"""Which columns of an .item file are text, by their names and values.
+"""Detects the text columns of an .item file by their names and values.
 
 A column is text if it has a text-like name (title, name, description, plot, brand, author, genre,
-class, category, ...), whatever its type, or if most of its values are several words. Ids, codes,
+class, category, ...), whatever its type, or if most of its values have several words. Ids, codes,
 dates, places, prices, ratings, links and JSON are not text.
 """
 
@@ -17,7 +17,7 @@ _TEXT = frozenset(
     content text brand author artist director writer actor cast developer publisher maker store
     genre class category subcategory cat tag keyword topic feature spec""".split()
 )
-# A name with one of these words is no text, whatever else it says: title_id, image_caption_url.
+# A column with one of these words in its name is not text: title_id, image_caption_url.
 _NO_TEXT = frozenset(
     """id ids code url uri link href picture pic image img photo thumbnail poster video cover date
     day month year time timestamp price cost rank rating score star sentiment count number num vote
@@ -32,12 +32,12 @@ _NO_VALUE = frozenset({"nan", "null", "none", "n/a", "[]", "{}"})
 
 
 def text_columns_of(frame: pd.DataFrame, types: dict[str, str], key: str) -> list[str]:
-    """Names of the text columns, in the order of the file.
+    """The names of the text columns, in the order of the file.
 
     Args:
-        frame: the .item file as strings, '' where a value is missing.
-        types: column -> type as in the header.
-        key: the column of the items' tokens.
+        frame: the .item file as strings; '' for missing values.
+        types: column -> type in the header.
+        key: the column with the item tokens.
     """
     chosen: list[str] = []
     for column, kind in types.items():
@@ -53,7 +53,8 @@ def text_columns_of(frame: pd.DataFrame, types: dict[str, str], key: str) -> lis
 
 
 def clean_text(value: str) -> str:
-    """A value as a reader would see it: `'Beauty', 'Face'` is Beauty, Face; nan is nothing."""
+    """A value without the syntax of lists and missing values: `'Beauty', 'Face'` becomes Beauty,
+    Face; nan becomes ''."""
     value = value.strip()
     if value.lower() in _NO_VALUE:
         return ""
@@ -76,7 +77,7 @@ def _is_text(column: str, values: pd.Series) -> bool:
 
 
 def _words(name: str) -> set[str]:
-    """Words of a column's name, in the singular: movieTitles and sub_categories alike."""
+    """The words of a column name, in the singular; reads movieTitles and sub_categories."""
     parts = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     plurals = (("", ""), ("s$", ""), ("es$", ""), ("ies$", "y"))
     return {re.sub(end, singular, part) for part in parts for end, singular in plurals} - {""}

@@ -1,5 +1,5 @@
-"""SASRec and GRU4Rec with the loss at every position of a window: one row does the work of its
-prefixes."""
+"""SASRec and GRU4Rec with a loss at every position of a window: one row replaces a row per
+prefix."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from torch.nn.functional import cross_entropy
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.storage.errors import UserError
 
-if TYPE_CHECKING:  # what TiledRows is mixed into
+if TYPE_CHECKING:  # the base class for type checking
     from recbole.model.abstract_recommender import SequentialRecommender as _Model
 else:
     _Model = object
 
 
 class TiledRows(_Model):
-    """A model of RecBole on the windows of TiledDataset.
+    """Trains a model of RecBole on the windows of TiledDataset.
 
-    It looks at no later position than the one it predicts after, and its rows are left-aligned, so
-    for a sequence that fits one window the loss equals, up to the order of summation, RecBole's
-    loss over all prefixes of it.
+    The model must be causal and its rows left-aligned. Then, for a sequence that fits into one
+    window, the loss equals RecBole's loss over all its prefixes, up to the order of summation.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -34,7 +33,8 @@ class TiledRows(_Model):
             raise UserError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """RecBole's, on as many columns as the longest history has: no position sees later ones."""
+        """RecBole's method, on as many columns as the longest history has, since no position sees
+        later ones."""
         return super().forward(item_seq[:, : int(item_seq_len.max())], item_seq_len)
 
     def gather_indexes(self, output: torch.Tensor, gather_index: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class TiledRows(_Model):
 
 
 class TiledSASRec(TiledRows, SASRec):
-    """RecBole's SASRec, whose attention is causal, on windows."""
+    """RecBole's SASRec on windows; its attention is causal."""
 
 
 class TiledGRU4Rec(TiledRows, GRU4Rec):

@@ -1,4 +1,4 @@
-"""Constrained beam search (paper: constrained decoding): a pure function over a step and a tree."""
+"""Constrained beam search (paper: constrained decoding) over a prefix tree."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 Tensor = torch.Tensor
 
 # step(level, row, nodes, codes, parents) -> logits (P, K_level) for the P beams that still have a
-# choice: `row` (P,), ascending, which of the B rows a beam belongs to, `nodes` (P,) its node in the
-# tree (below 0: none), `codes` (P,) the codes just chosen, `parents` (P,) which beams of the last
-# step, counted from 0, they continue. At level 0 there is one beam per row; codes and parents are
-# None.
+# choice. All arguments but the level have shape (P,): `row`, ascending, is the row of the batch
+# that a beam belongs to; `nodes` is its node in the tree, negative where it has none; `codes` are
+# the codes just chosen; `parents` are the positions, in the previous step, of the beams that they
+# continue. At level 0 there is one beam per row, and codes and parents are None.
 Step = Callable[[int, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 class Beams(NamedTuple):
-    """Best items first. Where fewer than W items may be had, items is 0 and log_probs is -inf."""
+    """The best items, in descending order. A list with fewer than W items ends in item 0, whose
+    log-probability is -inf."""
 
     items: Tensor  # (B, W) long
     log_probs: Tensor  # (B, W) exact log-probability under the model
@@ -35,30 +36,26 @@ def beam_search(
     restriction: Restriction | None = None,
     over_children: bool = True,
 ) -> Beams:
-    """The `beam_size` most likely items that a beam of that width finds, for each of B rows.
+    """The most likely items that a beam of width `beam_size` finds, for each row of a batch.
 
-    At every level a beam's distribution is the softmax over the children of its node, so each
-    result is a real item, results are distinct, and with a beam as wide as the catalogue the search
-    is exhaustive. A beam whose node leads to one item only is settled and costs nothing more. A
-    restriction takes away nodes that lead to no allowed item; log-probabilities stay those of the
-    whole catalogue, so the results are the best of the allowed items.
+    At every level the distribution of a beam is the softmax over the children of its node. So every
+    result is a real item, the results are distinct, and a beam as wide as the catalogue makes the
+    search exhaustive. A beam whose node leads to a single item is settled and needs no further
+    steps. A restriction removes the nodes that lead to no allowed item. The log-probabilities are
+    still those over the whole catalogue, so the results are the best of the allowed items.
 
-    Not `over_children`, the softmax runs over all codewords of a level, as a model that was trained
-    without the constraint has learned it, and codes without an item are left out afterwards.
+    With `over_children=False` the softmax runs over all codewords of a level, as in a model that
+    was trained without the constraint. Codes that lead to no item are then removed.
     """
     device = tree.leaf_item.device
     nodes = torch.zeros(batch_size, 1, dtype=torch.int32, device=device)
     scores = torch.zeros(batch_size, 1, device=device)
     codes = parents = None  # (B, W) each
     for level in range(tree.n_levels):
-        start, end = tree.leaves(level, nodes)
-        unsettled = scores > -torch.inf
-        if over_children:  # the only child has probability one
-            unsettled &= end - start > 1
-        unsettled = unsettled.flatten()
+        unsettled = _unsettled(tree, level, nodes, scores, over_children)
         place = unsettled.nonzero().flatten()  # (P,) in the flattened (B, W)
         if len(place) == 0:
-            nodes = start
+            nodes, _ = tree.leaves(level, nodes)
             break
         row = place // nodes.size(1)
         if codes is not None and parents is not None:
@@ -68,16 +65,24 @@ def beam_search(
         log_probs, listed = _child_log_probs(
             tree, level, parent_nodes, row, logits, restriction, over_children
         )
-        grown = _all_beams(log_probs, place, nodes.shape) + scores.unsqueeze(-1)  # (B, W, C)
-        n_children = grown.size(-1)
-        scores, chosen = grown.flatten(1).topk(min(beam_size, grown[0].numel()), dim=1)
-        beam, child = chosen // n_children, chosen % n_children
+        scores, beam, child = _best_children(log_probs, place, scores, beam_size)
         parents = (unsettled.cumsum(0) - 1).view_as(nodes).gather(1, beam)
         nodes = nodes.gather(1, beam)
         nodes = tree.nth_child(level, nodes, child) if listed else tree.child(level, nodes, child)
         codes = tree.code[level][nodes].long()
     items = tree.leaf_item[nodes].long().masked_fill(scores == -torch.inf, 0)
     return _pad(Beams(items, scores), beam_size)
+
+
+def _unsettled(
+    tree: PrefixTree, level: int, nodes: Tensor, scores: Tensor, over_children: bool
+) -> Tensor:
+    """Which of the beams (B, W) still have a choice: bool (B * W,)."""
+    alive = scores > -torch.inf
+    if over_children:  # a single item below a node has probability one
+        start, end = tree.leaves(level, nodes)
+        alive &= end - start > 1
+    return alive.flatten()
 
 
 def _child_log_probs(
@@ -89,17 +94,17 @@ def _child_log_probs(
     restriction: Restriction | None,
     over_children: bool,
 ) -> tuple[Tensor, bool]:
-    """Log-softmax (P, C) of the children of nodes (P,) from logits (P, K); -inf where none is.
+    """Log-softmax (P, C) over the children of nodes (P,) from logits (P, K); -inf without a child.
 
-    C counts the listed children (then the second result is True), or all codewords, masked, which
-    is cheaper where most of them lead on.
+    The columns are either the children in order (the second result is then True) or all codewords,
+    masked, which is cheaper where most codewords have a child.
     """
     if not over_children:
         logits = logits.log_softmax(dim=-1)
     dense = tree.dense[level]
     if dense is not None and restriction is None:
         allowed = dense[nodes]
-        logits = logits[:, : allowed.size(1)]  # codewords behind the last one that any item uses
+        logits = logits[:, : allowed.size(1)]  # drop the codewords after the last used one
         log_probs = logits.masked_fill(~allowed, -torch.inf)
         return log_probs.log_softmax(dim=-1) if over_children else log_probs, False
     children = tree.children(level, nodes, int(tree.n_children(level, nodes).max()))
@@ -112,8 +117,18 @@ def _child_log_probs(
     return log_probs, True
 
 
+def _best_children(
+    log_probs: Tensor, place: Tensor, scores: Tensor, beam_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of the beams of each row: their scores, which beam each continues and
+    which of its children it is, (B, W) each."""
+    grown = _all_beams(log_probs, place, scores.shape) + scores.unsqueeze(-1)  # (B, W, C)
+    scores, chosen = grown.flatten(1).topk(min(beam_size, grown[0].numel()), dim=1)
+    return scores, chosen // grown.size(-1), chosen % grown.size(-1)
+
+
 def _all_beams(log_probs: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
-    """(P, C) -> (B, W, C): settled beams have one child, of probability one."""
+    """(P, C) -> (B, W, C): a settled beam has one child, with probability one."""
     if len(place) < shape.numel():
         packed = log_probs
         log_probs = packed.new_full((shape.numel(), packed.size(1)), -torch.inf)

@@ -1,9 +1,9 @@
 """Training attention of tiled windows on a CPU, block by block.
 
-Every position of a window is a query that sees the positions up to its own. Done at once, half of
-the scores lie in the future, those of short windows are mostly padding, and a long window's do not
-fit a cache. Here a block of queries of a few rows meets only the keys that it may see. Known from
-flash attention; on a GPU torch's own kernel serves.
+Every position of a window is a query that sees the positions up to its own. If all scores are
+computed at once, half of them are masked, those of short windows are mostly padding, and those of a
+long window do not fit into the cache. Here each block of queries is multiplied only with the keys
+that it may see, as in flash attention. On a GPU torch's own kernel is used.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch.amp import custom_bwd, custom_fwd
 
 Tensor = torch.Tensor
 _SHORT = 64
-_SCORES = 2**18  # scores of a block: 1 MB, measured best on a core with 1 MB of L2 cache
+_SCORES = 2**18  # scores per block: 1 MB, the fastest size on a core with 1 MB of L2 cache
 
 
 class Windows(NamedTuple):
-    """How far each of B rows of a batch is filled, and how many tokens an item has as key."""
+    """The number of items in each row of a batch, and the number of key tokens per item."""
 
     lengths: list[int]  # items per row
     keys_per_item: int = 1
 
     @classmethod
     def where_faster(cls, item_seq: Tensor, keys_per_item: int = 1) -> Windows | None:
-        """Of left-aligned rows of item ids (B, T), padded with 0; None where blocks gain nothing:
-        on a GPU, and up to 64 tokens, for which they were measured no faster."""
+        """The windows of left-aligned item ids (B, T), padded with 0. None where blocks are no
+        faster: on a GPU, and up to 64 tokens (measured)."""
         if item_seq.device.type != "cpu" or item_seq.size(1) * keys_per_item <= _SHORT:
             return None
         return cls.of(item_seq, keys_per_item)
 
     @classmethod
     def of(cls, item_seq: Tensor, keys_per_item: int = 1) -> Windows:
-        """Of left-aligned rows of item ids (B, T), padded with 0."""
+        """The windows of left-aligned item ids (B, T), padded with 0."""
         position = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
         return cls(((item_seq != 0) * position).amax(1).tolist(), keys_per_item)
 
@@ -47,11 +47,11 @@ class _Block(NamedTuple):
 
 
 def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows) -> Tensor:
-    """Attention of q (B, H, T * S, D/H) over k, v (B, H, T * G, D/H): queries of item t, S of them,
-    see the keys of items up to t.
+    """Attention of q (B, H, T * S, D/H) over k, v (B, H, T * G, D/H): the S queries of item t see
+    the keys of items up to t.
 
-    bias (1 or B, 1 or H, T * S or T, T * G) is added to the scores; with T queries, the S of an
-    item share it. The result at padding means nothing.
+    bias (1 or B, 1 or H, T * S or T, T * G) is added to the scores; if it has T queries, the S
+    queries of an item share it. The result at padding is undefined.
     """
     return _WindowAttention.apply(q, k, v, bias, *windows)
 
@@ -62,6 +62,7 @@ class _WindowAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, lengths: list[int], group: int
     ) -> Tensor:
+        """The result of `attend_windows`; keeps the attention weights of each block."""
         out, kept = torch.zeros_like(q, memory_format=torch.contiguous_format), []
         per_item = q.size(2) * group // k.size(2)
         scale = q.size(-1) ** -0.5
@@ -79,6 +80,7 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Gradients of q, k, v and, if it needs one, of the bias."""
         q, k, v, bias, out, *kept = ctx.saved_tensors
         dq, dk, dv = (torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (q, k, v))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
@@ -99,7 +101,8 @@ class _WindowAttention(torch.autograd.Function):
 
 
 def _blocks(lengths: list[int], group: int, per_item: int, n_heads: int) -> Iterator[_Block]:
-    """Blocks of about _SCORES scores: all queries of some rows, or some items' queries of one."""
+    """Blocks of about _SCORES scores: all queries of a few rows, or the queries of some items of
+    one row."""
     first = 0
     while first < len(lengths):
         longest, last = lengths[first], first + 1
@@ -118,7 +121,7 @@ def _blocks(lengths: list[int], group: int, per_item: int, n_heads: int) -> Iter
 
 
 def _bias_of(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> Tensor:
-    """The bias of a block's scores."""
+    """The bias that is added to the scores of a block."""
     part = bias[_place_in(bias, block, n_queries, per_item)]
     return part if bias.size(2) == n_queries else part.repeat_interleave(per_item, dim=2)
 
@@ -126,7 +129,7 @@ def _bias_of(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> Tens
 def _add_to_bias(
     dbias: Tensor, scores: Tensor, block: _Block, n_queries: int, per_item: int
 ) -> None:
-    """Undo `_bias_of` for gradients: sum over what shares a bias, and add in place."""
+    """The gradient of `_bias_of`: sum over the scores that share a bias, and add in place."""
     if dbias.size(0) == 1:
         scores = scores.sum(0, keepdim=True)
     if dbias.size(1) == 1:
@@ -137,7 +140,7 @@ def _add_to_bias(
 
 
 def _place_in(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> tuple[slice, ...]:
-    """Where the block stands in a bias that its rows, heads or an item's queries may share."""
+    """The slices of a bias for a block. Rows, heads or the queries of an item may share a bias."""
     rows, queries = slice(0, 1) if bias.size(0) == 1 else block.rows, block.queries
     if bias.size(2) != n_queries:
         queries = slice(queries.start // per_item, queries.stop // per_item)

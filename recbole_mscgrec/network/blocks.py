@@ -1,5 +1,5 @@
-"""Transformer blocks in T5's style: pre-norm, no biases in linear maps and norms, an additive bias
-in attention. They know nothing of items, codes or trees."""
+"""Transformer blocks as in T5: pre-norm, linear maps and norms without bias, additive attention
+bias. They do not depend on items, codes or trees."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Dropout(nn.Dropout):
 
 
 class Norm(nn.LayerNorm):
-    """Layer norm without a bias, where T5 has RMSNorm: on a CPU torch composes RMSNorm of several
-    operations that take five times as long, a sixth of a training step."""
+    """Layer norm without a bias. T5 has RMSNorm, which torch composes of several operations on a
+    CPU: they take five times as long, a sixth of a training step."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, eps=1e-6, bias=False)
@@ -51,7 +51,7 @@ class FeedForward(nn.Sequential):
 
     @property
     def out(self) -> nn.Linear:
-        """The second of them."""
+        """The second linear map."""
         return cast(nn.Linear, self[-1])
 
 
@@ -74,8 +74,8 @@ class EncoderBlock(nn.Module):
     def forward(
         self, x: Tensor, slots: Slots, bias: Tensor, windows: Windows | None = None
     ) -> Tensor:
-        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T); `windows`
-        where tokens see nothing behind themselves."""
+        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T). `windows`
+        is given if attention is causal."""
         qkv = slots.spread(self.qkv(self.norm_attention(x)))
         q, k, v = split_heads(qkv, 3, self.n_heads)
         attended = join_heads(attend(q, k, v, bias, windows))
@@ -116,8 +116,8 @@ class DecoderBlock(nn.Module):
         bias: Tensor,
         windows: Windows | None = None,
     ) -> Tensor:
-        """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T); `windows`
-        where there is a query per item of the history, which sees the items up to it."""
+        """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T). `windows` is
+        given if query t sees the history up to item t."""
         q, k, v = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1).unbind(1)
         attended = attend_levels(q, k, v, slots.counts)
         x = x + self.dropout(self.out_self(attended.flatten(1)))
@@ -136,11 +136,11 @@ class DecoderBlock(nn.Module):
         memory: tuple[Tensor, Tensor],
         bias: Tensor,
     ) -> Tensor:
-        """One level for the P tokens of all beams that still have a choice: x (P, D) -> (P, D).
+        """One level of decoding, for the beams that still have a choice: x (P, D) -> (P, D).
 
-        `past` holds the keys and values (P_l, 2*D) of each level so far and gets this level's
-        appended. They stay where they are when beams are reordered; `ancestors` (P,) says per level
-        which of its tokens is a beam's. bias is (B, H, 1, T).
+        `past` holds the keys and values (P_l, 2*D) of the earlier levels; those of this level are
+        appended. They are not moved when beams are reordered: `ancestors`, (P,) for each level,
+        says which token of that level belongs to a beam. bias is (B, H, 1, T).
         """
         size, n_heads = x.size(-1), self.n_heads
         q, kv = self.qkv(self.norm_self(x)).split([size, 2 * size], dim=-1)
@@ -155,11 +155,11 @@ class DecoderBlock(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | None = None) -> Tensor:
-    """Attention of q (B, H, Q * S, D/H) over k, v (B, H, T, D/H) with an additive bias
-    (1 or B, 1 or H, Q or Q * S, T); of Q, the S queries of a place share it.
+    """Attention of q (B, H, Q * S, D/H) over k, v (B, H, T, D/H) with an additive bias (1 or B, 1
+    or H, Q or Q * S, T). With Q, the S queries of a position share it.
 
-    On a CPU in training, plain products are faster than torch's fused kernel with a learned mask,
-    and blocks of `windows` faster than both.
+    In training on a CPU, plain matrix products are faster than torch's fused kernel with a learned
+    mask, and attention by blocks of `windows` is faster than both.
     """
     if windows is not None:
         return attend_windows(q, k, v, bias, windows)
@@ -184,7 +184,8 @@ def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:
 def attend_few(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of one query each, q (n, H, D/H), over few keys, k and v (n, S, H, D/H).
 
-    Products of such small matrices are memory-bound, so they are written element by element.
+    Such small matrix products are memory-bound, so they are computed as element-wise products and
+    sums.
     """
     scores = (k * (q * q.size(-1) ** -0.5).unsqueeze(1)).sum(-1, keepdim=True)
     return (torch.softmax(scores, dim=1) * v).sum(1)

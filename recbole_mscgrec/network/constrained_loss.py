@@ -1,5 +1,5 @@
-"""The constrained softmax (paper: constrained sequence learning): a codeword of the target competes
-with those only that lead on to real items. Knows the prefix tree, not the network."""
+"""The constrained softmax (paper: constrained sequence learning), taken only over the codewords
+that lead to real items. It depends on the prefix tree, not on the network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Tensor = torch.Tensor
 
 
 class TargetPaths:
-    """n target items as paths through the prefix tree, those that need most levels first.
+    """n target items as paths through the prefix tree, sorted by the number of levels they need,
+    descending.
 
-    Constrained, a level whose node has one child adds exactly nothing to the log-probability, so
-    levels behind the last choice are not needed.
+    With the constraint, a level whose node has a single child adds exactly zero to the
+    log-probability, so the levels after the last choice are not needed.
 
     Args:
         tree: the prefix tree.
@@ -23,9 +24,10 @@ class TargetPaths:
         constrained: softmax over the children of the target's prefix, or over all codewords.
 
     Attributes:
-        order: (n,) the places in `items` of the sorted targets.
-        counts: level l is needed by the first `counts[l]` of them; ends where nobody needs one.
-        codes: per level the codes (n,) of the sorted targets.
+        order: (n,) the positions of the sorted targets in `items`.
+        counts: level l is needed by the first `counts[l]` targets; levels that no target needs are
+            left out.
+        codes: for each level, the codes (n,) of the sorted targets.
     """
 
     def __init__(self, tree: PrefixTree, items: Tensor, constrained: bool = True) -> None:
@@ -46,12 +48,12 @@ class TargetPaths:
         ]
 
     def prefixes(self, level: int) -> Tensor:
-        """The nodes that a level begins at, of the `counts[level]` targets that need it."""
+        """The nodes before a level, for the `counts[level]` targets that need it."""
         return self._path[level, : self.counts[level]]
 
     def log_probs(self, level: int, logits: Tensor) -> Tensor:
-        """What a level adds to the log-probability of the targets that need it, (counts[level],),
-        from the scores of its codewords, (counts[level], K)."""
+        """The log-probability of a level for the targets that need it, (counts[level],), from the
+        scores of its codewords, (counts[level], K)."""
         nodes = self.prefixes(level)
         gold = self.codes[level][: len(nodes)]
         if self.constrained:

@@ -1,7 +1,7 @@
-"""History tokens: the codes of every item in all modalities, as vectors that the encoder reads.
+"""History tokens: the codes of items in all modalities, embedded as input of the encoder.
 
-Knows codes, not trees. Symbols as in mscgrec.py; G tokens per item are 1 (the sum of its codes) or
-the number of its codes in all modalities.
+Symbols as in mscgrec.py. G, the number of tokens per item, is 1 (the sum of its codes) or the
+number of its codes in all modalities.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ ITEM, CODE = "item", "code"
 
 
 class HistoryTokens(nn.Module):
-    """Embeds item ids (B, T) as tokens (B, T * G, D); hides modalities at random in training.
+    """Embeds item ids (B, T) as tokens (B, T * G, D); masks modalities at random in training.
 
     Row 0 of `code_embedding` is zero. Every modality has one row for 'masked or missing' and one
-    per codeword; an item without the modality uses the mask row once and row 0 for the remaining
-    levels, which as tokens of their own nobody attends to.
+    per codeword. An item without the modality uses the mask row once, and row 0 for the remaining
+    levels; if these are separate tokens, attention skips them.
 
     Args:
         table: the codes.
         size: D.
-        vectors: modality -> vectors (N, D_m), of which a linear map is added to an item's token;
-            with tokens 'item'.
+        vectors: modality -> vectors (N, D_m). A linear map of them is added to the token of an
+            item. Needs tokens='item'.
         tokens: 'item' (one token per item) or 'code' (one per code; the paper's form).
-        code_positions: add a learned vector per place inside an item, instead of a relative bias.
-        mask_prob: chance that training hides a modality of an item; never all of them.
-        learned: add a vector of the item's own, which begins at zero; with tokens 'item'.
+        code_positions: add a learned vector per position inside an item, instead of a relative
+            bias.
+        mask_prob: probability of masking a modality of an item in training; never all of them.
+        learned: add a learned vector per item, initialized to zero. Needs tokens='item'.
     """
 
     item_index: Tensor
@@ -67,7 +68,7 @@ class HistoryTokens(nn.Module):
         self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
 
     def _lay_out(self, table: CodeTable) -> None:
-        """Per item the rows of `code_embedding` that stand for it."""
+        """For each item, the rows of `code_embedding` that represent it."""
         index, mask_layout, row = [], [], 1
         self.n_rows = 1 + sum(1 + sum(table.sizes[name]) for name in table.history)
         kind = torch.int16 if self.n_rows < 2**15 else torch.int32
@@ -83,20 +84,20 @@ class HistoryTokens(nn.Module):
         item_index[0] = 0
         self.modalities = list(table.history)
         self.columns = [codes.size(1) for codes in table.history.values()]
-        # Derived from the code table, which a checkpoint holds as it is.
+        # Not saved: they follow from the code table, which is in the checkpoint.
         for name, tensor in (
             ("item_index", item_index),  # (N, C), C = sum of L_m
-            ("mask_layout", torch.cat(mask_layout, dim=1)[0]),  # (C,) an item without anything
-            ("first", torch.tensor([0, *self.columns[:-1]]).cumsum(0)),  # (M,) its columns begin
+            ("mask_layout", torch.cat(mask_layout, dim=1)[0]),  # (C,) an item with masks only
+            ("first", torch.tensor([0, *self.columns[:-1]]).cumsum(0)),  # (M,) first columns
             ("modality_of", torch.arange(len(index)).repeat_interleave(torch.tensor(self.columns))),
         ):
             self.register_buffer(name, tensor, persistent=False)
 
     def index_without(self, modality: str) -> Tensor:
-        """`item_index` (N, C) of a catalogue in which no item has the modality.
+        """`item_index` (N, C) as if no item had the modality.
 
         Raises:
-            UserError: the table does not have it, or nothing else.
+            UserError: the code table does not have it, or has no other modality.
         """
         if modality not in self.modalities or len(self.modalities) == 1:
             raise UserError(
@@ -110,10 +111,10 @@ class HistoryTokens(nn.Module):
 
     @contextmanager
     def without(self, modality: str) -> Iterator[None]:
-        """Within this block no item has the modality: its mask embedding stands for it.
+        """Within this block the modality is masked for all items.
 
         Raises:
-            UserError: as `index_without`.
+            UserError: see `index_without`.
         """
         index, self.item_index = self.item_index, self.index_without(modality)
         self.left_out = modality
@@ -123,8 +124,8 @@ class HistoryTokens(nn.Module):
             self.item_index, self.left_out = index, None
 
     def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, T * G, D) of item ids (B, T), and which of them stand for something:
-        (B, T * G), or None where every item has one token."""
+        """Tokens (B, T * G, D) of item ids (B, T), and which of them are in use: bool (B, T * G),
+        or None with one token per item."""
         if self.per_item == 1:
             x, keep = self._sum_of_codes(item_seq), None
         else:
@@ -133,14 +134,14 @@ class HistoryTokens(nn.Module):
                 masked = self._random_mask(item_seq)[..., self.modality_of]
                 rows = torch.where(masked, self.mask_layout, rows)
             x, keep = self.code_embedding(rows.long()).flatten(1, 2), rows.flatten(1) != 0
-            keep[:, 0] = True  # attention of an empty row needs a key
+            keep[:, 0] = True  # attention needs a key even in an empty row
         if self.code_position is not None:
             x = x + self.code_position.weight.repeat(item_seq.size(1), 1)
         return x, keep
 
     def _sum_of_codes(self, item_seq: Tensor) -> Tensor:
-        """(B, T) -> (B, T, D). Each item of the batch is summed once per modality and then looked
-        up, which costs less than summing its codes at every place where it stands."""
+        """(B, T) -> (B, T, D). The codes of each item in the batch are summed once per modality and
+        then looked up, which is cheaper than summing them wherever the item occurs."""
         items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
         weight = self.code_embedding.weight
         rows = [
@@ -161,11 +162,11 @@ class HistoryTokens(nn.Module):
         return x if self.item_embedding is None else x + self.item_embedding(item_seq)
 
     def _random_mask(self, item_seq: Tensor) -> Tensor:
-        """Which modalities (B, T, M) to mask: each at random, never all of an item's."""
+        """Which modalities (B, T, M) to mask: each at random, but never all of an item."""
         draw = torch.rand(*item_seq.shape, len(self.columns), device=item_seq.device)
         masked = draw < self.mask_prob
-        # The largest draw among the modalities that an item has stays; where anything stays by
-        # itself, that is one of those anyway.
+        # Keep the modality with the largest draw among those that the item has. If any would be
+        # kept anyway, this one is among them.
         lacking = self.item_index[item_seq][..., self.first] == self.mask_layout[self.first]
         kept = draw.masked_fill(lacking, -1).argmax(dim=-1, keepdim=True)
         masked.scatter_(-1, kept, False)
@@ -173,14 +174,15 @@ class HistoryTokens(nn.Module):
 
 
 class VectorPart(nn.Module):
-    """A modality's part of an item's token: a linear map of its vector."""
+    """The part of an item's token that comes from the vector of one modality, by a linear map."""
 
     vectors: Tensor
 
     def __init__(self, vectors: Tensor, size: int) -> None:
         super().__init__()
-        # A checkpoint holds the vectors beside the code table. Half precision, as a large catalogue
-        # has more of these numbers than the network of weights; three digits are enough for them.
+        # Not saved here: the checkpoint holds the vectors beside the code table. Half precision,
+        # because for a large catalogue they take more memory than the weights, and three digits are
+        # enough.
         self.register_buffer("vectors", vectors.half(), persistent=False)  # (N, D_m)
         self.map = nn.Linear(vectors.size(1), size, bias=False)
 

@@ -1,4 +1,4 @@
-"""Where training begins: the first weights of the sequence model."""
+"""Initial weights of the sequence model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Tensor = torch.Tensor
 
 @torch.no_grad()
 def draw_weights(network: Any) -> None:
-    """Draw the weights of a CodeNetwork: item vectors of unit size, and sublayers that together add
-    about as much to them. Smaller or larger, the codes drown in what the layers add and training
-    is slower."""
+    """Draw the weights of a CodeNetwork: item vectors of unit size, and sublayers whose outputs
+    together are about as large. With other proportions the layers drown the codes, and training is
+    slower."""
     for module in network.modules():
         if isinstance(module, (nn.Embedding, nn.Linear)):
             nn.init.normal_(module.weight, std=module.weight.size(1) ** -0.5)
@@ -23,7 +23,7 @@ def draw_weights(network: Any) -> None:
     blocks = [*network.encoder, *network.decoder]
     n_sublayers = sum(len(block.output_layers()) for block in blocks)
     codes[0].zero_()
-    for learned in learned_vectors(network):  # what training never shows stands by its codes alone
+    for learned in learned_vectors(network):  # so items not in training have their codes only
         learned.weight.zero_()
     for layer in [layer for block in blocks for layer in block.output_layers()]:
         layer.weight.mul_(n_sublayers**-0.5)
@@ -35,18 +35,20 @@ def draw_weights(network: Any) -> None:
 
 
 def learned_vectors(network: Any) -> list[nn.Embedding]:
-    """The tables of `learned_vectors` in a CodeNetwork; none where they are off."""
+    """The embedding tables of `learned_vectors` in a CodeNetwork; empty if the setting is off."""
     items, nodes = network.history.item_embedding, network.node_vectors
     return [] if nodes is None else [items, *nodes.levels]
 
 
 @torch.no_grad()
 def begin_at_vectors(network: Any, codes: Tensor) -> None:
-    """Let a drawn CodeNetwork whose tokens hold vectors begin as a nearest-neighbour search.
+    """Initialize a CodeNetwork whose tokens include vectors so that it performs a nearest-neighbour
+    search.
 
-    Tokens are half the vectors' map and half codes; the codewords of the target codes (N-1, L) lie
-    where the map puts them; the first decoder token is the last item. So an untrained network ranks
-    items by how near they are to the last one, and learns from there.
+    Tokens consist half of the mapped vectors and half of code embeddings. The codewords of the
+    target codes (N-1, L) are set to the means of the mapped vectors of their items, and the first
+    decoder token is the last item. So before training the network ranks items by their similarity
+    to the last one.
     """
     parts, items = network.history.vector_parts, torch.arange(1, len(codes) + 1)
     size = network.target_embedding.embedding_dim
@@ -63,14 +65,14 @@ def begin_at_vectors(network: Any, codes: Tensor) -> None:
 
 
 def principal_maps(vectors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Linear maps (size, D_m) of the modalities, whose sum over an item's modalities holds the
-    first `size` principal components of all items' vectors side by side, with a root mean square
-    of 1 about their mean. Rows behind the last component are zero."""
+    """Linear maps (size, D_m) of the modalities. Summed over the modalities of an item, their
+    outputs are the first `size` principal components of the concatenated vectors, with a root mean
+    square of 1 about the mean. Rows after the last component are zero."""
     joint = torch.cat(list(vectors.values()), dim=1)[1:].double()
     joint = joint - joint.mean(dim=0)
     values, axes = torch.linalg.eigh(joint.T @ joint)  # ascending
     axes = axes.flip(1)[:, :size]
-    axes = torch.where(axes.sum(dim=0) < 0, -axes, axes)  # they have no sign of their own
+    axes = torch.where(axes.sum(dim=0) < 0, -axes, axes)  # the sign of a component is arbitrary
     kept = values.flip(0)[:size].clamp(min=0).sum() / (len(joint) * size)
     maps = torch.zeros(size, joint.size(1))
     maps[: axes.size(1)] = (axes.T / kept.sqrt().clamp(min=1e-12)).float()
@@ -78,10 +80,10 @@ def principal_maps(vectors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
 
 
 def codeword_means(vectors: Tensor, codes: Tensor, level_sizes: list[int]) -> Tensor:
-    """What the codewords of codes (n, L) stand for: (sum of K_l, D), level by level.
+    """Initial codewords for codes (n, L): (sum of K_l, D), level by level.
 
-    A codeword is the mean of what the levels before it left over of the vectors (n, D) of its
-    items, as in residual quantization; zero where no item has it.
+    As in residual quantization, a codeword is the mean of the residuals of its items' vectors (n,
+    D) after the earlier levels; zero if no item has it.
     """
     left, means = vectors.clone(), []
     for code, size in zip(codes.T, level_sizes, strict=True):

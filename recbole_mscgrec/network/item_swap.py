@@ -1,5 +1,5 @@
-"""Items of alike codes stand in for each other in training: a history with a neighbour in an item's
-place means nearly the same, which keeps sparse data from being learned by heart."""
+"""Data augmentation: history items are replaced by items with similar codes in training. This keeps
+the model from memorizing sparse data, as such a history means nearly the same."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from torch import nn
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 
 Tensor = torch.Tensor
-_REACH = 5  # neighbours on either side
+_REACH = 5  # neighbours on each side
 
 
 class Neighbours(nn.Module):
-    """Replaces items (B, T) by neighbours at random; padding stays.
+    """Replaces items (B, T) by neighbours at random; padding is kept.
 
-    In every modality items are sorted by code. A neighbour stands at most five places away and
-    shares the first codeword; those that share more stand next to each other.
+    In every modality the items are sorted by code. A neighbour is at most five positions away and
+    shares the first codeword. Items that share more codewords are closer to each other.
 
     Args:
         table: the codes.
-        prob: chance that an item is replaced, by a neighbour in a modality drawn at random. It
-            stays where it lacks that modality, and where nobody shares its first codeword on the
-            side that is drawn.
+        prob: probability of replacing an item by a neighbour in a random modality. It is kept if it
+            lacks that modality, or if no item on the drawn side shares its first codeword.
     """
 
     order: Tensor
@@ -41,18 +40,19 @@ class Neighbours(nn.Module):
         for column, codes in enumerate(table.codes.values()):
             first = codes[:, 0].numpy()
             order = np.lexsort(codes.numpy().T[::-1])
-            order = order[(first[order] != MISSING) & (order != 0)]  # (n,) items in order of codes
+            order = order[(first[order] != MISSING) & (order != 0)]  # (n,) items sorted by code
             orders.append(order)
             place[order, column] = offset + np.arange(len(order))
             begin[order, column] = offset + np.searchsorted(first[order], first[order], "left")
             end[order, column] = offset + np.searchsorted(first[order], first[order], "right")
             offset += len(order)
-        # Derived from the code table, which a checkpoint holds as it is. Place 0 holds no item.
+        # Not saved: they follow from the code table, which is in the checkpoint. Position 0 holds
+        # no item.
         for name, array in (
             ("order", np.concatenate(orders)),  # (1 + sum of n,) items
-            ("place", place),  # (N, M) where an item stands in `order`; 0: it lacks the modality
-            ("begin", begin),  # (N, M) where the items of its first codeword begin there
-            ("end", end),  # (N, M) and end
+            ("place", place),  # (N, M) position of an item in `order`; 0: it lacks the modality
+            ("begin", begin),  # (N, M) first position with its first codeword
+            ("end", end),  # (N, M) end of these positions
         ):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 

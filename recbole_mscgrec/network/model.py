@@ -1,6 +1,6 @@
-"""The sequence model: histories of item codes in, exact log-probabilities or beams of items out.
+"""The sequence model: from histories of item codes to exact log-probabilities or beams of items.
 
-Knows codes and the prefix tree, not RecBole. Symbols as in mscgrec.py.
+Symbols as in mscgrec.py.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: knows the last item and distances, or neither
+ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: with the last item and distances, or without both
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Hyper-parameters of the network; their meaning stands in properties/model/MSCGRec.yaml."""
+    """Hyper-parameters of the network; properties/model/MSCGRec.yaml explains them."""
 
     hidden_size: int
     inner_size: int
@@ -58,28 +58,28 @@ class Encoded(NamedTuple):
     """Encoded histories: G tokens for each of T items, item by item."""
 
     states: Tensor  # (B, T * G, D)
-    keep: Tensor | None  # bool (B, T * G): tokens that stand for something; None: up to the limit
-    windows: Windows | None = None  # in training on a CPU, where attention goes by blocks
+    keep: Tensor | None  # bool (B, T * G): tokens in use; None: all up to the limit
+    windows: Windows | None = None  # in training on a CPU, for attention by blocks
 
     def __len__(self) -> int:
         return len(self.states)
 
     def select(self, rows: Tensor) -> Encoded:
-        """Those of rows (n,), each as often as it is named."""
+        """The encodings of the given rows (n,), which may repeat."""
         return Encoded(self.states[rows], None if self.keep is None else self.keep[rows])
 
 
 class CodeNetwork(nn.Module):
-    """Encoder over items, decoder over the levels of the next item's code, and the codes.
+    """Encoder over history items, decoder over the code levels of the next item, code table.
 
     Args:
         table: the codes.
         sizes: hyper-parameters.
-        vectors: modality -> (N, D_m), the vectors behind the codes: part of an item's token, and
-            where the codewords begin.
+        vectors: modality -> (N, D_m), the vectors behind the codes. They become part of an item's
+            token and initialize the codewords.
 
     Raises:
-        UserError: a width that the heads do not divide.
+        UserError: `hidden_size` is not a multiple of `n_heads`.
     """
 
     level_offset: Tensor
@@ -118,7 +118,7 @@ class CodeNetwork(nn.Module):
             begin_at_vectors(self, table.target_codes)
 
     def _add_blocks(self, sizes: Sizes) -> None:
-        """What runs over tokens: the blocks of encoder and decoder, with their biases and norms."""
+        """Add the blocks of encoder and decoder, with biases and norms."""
         size, n_heads = sizes.hidden_size, sizes.n_heads
         if size % n_heads:
             raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
@@ -138,7 +138,7 @@ class CodeNetwork(nn.Module):
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
 
     def _apply(self, fn: Any, recurse: bool = True) -> CodeNetwork:
-        """`Module.to`, which here moves the prefix tree as well."""
+        """`Module.to` and the like, which also move the prefix tree."""
         super()._apply(fn, recurse)
         self.tree.to(self.level_offset.device)
         return self
@@ -146,8 +146,8 @@ class CodeNetwork(nn.Module):
     # --- encoder ----------------------------------------------------------------------------------
 
     def encode(self, item_seq: Tensor) -> Encoded:
-        """History (B, T) of item ids; the tokens of position t see the items up to t, or, where the
-        encoder is bidirectional, all."""
+        """Encode histories (B, T) of item ids. The tokens of position t see the items up to t, or
+        all items if the encoder is bidirectional."""
         if self.training and self.neighbours is not None:
             item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
@@ -175,9 +175,10 @@ class CodeNetwork(nn.Module):
         Args:
             encoded: the histories.
             limit: (1 or B, Q) last history position that each of Q targets per row may see.
-            codes: per level the codes (n,) of the targets.
-            place: (n,) their places in the flattened (B, Q).
-            counts: levels to compute: level l for the first counts[l] targets.
+            codes: for each level, the codes (n,) of the targets.
+            place: (n,) positions of the targets in the flattened (B, Q).
+            counts: number of targets per level: level l is computed for the first counts[l]
+                targets.
 
         Returns:
             (sum of counts, D), level by level.
@@ -185,11 +186,11 @@ class CodeNetwork(nn.Module):
         slots = LevelSlots(counts, place, (len(encoded), limit.size(1)))
         bias = self._cross_bias(encoded, limit)
         windows = encoded.windows
-        if windows is not None:  # they hold only where query t of every row is limited to item t
+        if windows is not None:  # they apply only if query t of every row is limited to item t
             items = torch.arange(encoded.states.size(1) // self.history.per_item)
             windows = windows if torch.equal(limit, items[None]) else None
         start = self._start(encoded, limit, place[: counts[0]])
-        before = zip(codes, counts[1:], self.level_offset, strict=False)  # codes before each level
+        before = zip(codes, counts[1:], self.level_offset, strict=False)  # code before each level
         later = torch.cat([place[:0], *(code[:n] + offset for code, n, offset in before)])
         x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
         levels = zip(self.level_embedding.weight, counts, strict=False)
@@ -206,9 +207,9 @@ class CodeNetwork(nn.Module):
         return hide(self.decoder_bias(distance), encoded.keep)
 
     def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
-        """First decoder token (n, D) of the targets at these places of the flattened (B, Q):
-        learned, and with the item-aware decoder made from the last item that the target may see,
-        the mean of its tokens."""
+        """First decoder token (n, D) of the targets at these positions of the flattened (B, Q). It
+        is learned; the item-aware decoder adds a map of the last item that the target may see (the
+        mean of its tokens)."""
         states, size = encoded.states, encoded.states.size(-1)
         if self.start_from_history is None:
             return self.start.expand(len(place), size)
@@ -221,9 +222,9 @@ class CodeNetwork(nn.Module):
         return self.start + self.start_from_history(last_items)
 
     def level_logits(self, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
-        """Scores (P, K) of all codewords of a level after nodes (P,), tied to the decoder's input.
+        """Scores (P, K) of all codewords of a level after nodes (P,); the embeddings are tied.
 
-        Always in the weights' precision: bfloat16 would make one score of many near ones.
+        Always in the precision of the weights: bfloat16 would make scores that are close equal.
         """
         offset = sum(self.level_sizes[:level])
         weight = self.target_embedding.weight[offset : offset + self.level_sizes[level]]
@@ -242,12 +243,12 @@ class CodeNetwork(nn.Module):
         place: Tensor,
         constrained: bool = True,
     ) -> Tensor:
-        """What each level adds to the log-probability of n items, (L, n); their sum is the
-        exact log p(item | history). The softmax runs over the children of the item's prefix, or,
-        not `constrained`, over all codewords of a level. Other arguments as in `decode`."""
+        """The log-probability of each level for n items, (L, n); their sum is the exact log p(item
+        | history). The softmax runs over the children of the item's prefix, or, without
+        `constrained`, over all codewords of a level. For the other arguments see `decode`."""
         targets = TargetPaths(self.tree, items, constrained)
         log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
-        if not targets.counts:  # a catalogue of one item
+        if not targets.counts:  # a catalogue with a single item
             return torch.stack(log_probs)
         place = place[targets.order]
         hidden = self.decode(encoded, limit, targets.codes, place, targets.counts)
@@ -267,22 +268,23 @@ class CodeNetwork(nn.Module):
     ) -> Beams:
         """The best items per row by constrained beam search with cached decoder state: (B, W).
 
-        limit (B, 1) is the last position that counts; `constrained` as in `level_log_probs`.
+        limit (B, 1) is the last position that counts; for `constrained` see `level_log_probs`.
         """
         step = self.decoder_step(encoded, limit)
         return beam_search(step, self.tree, len(encoded), beam_size, restriction, constrained)
 
     def decoder_step(self, encoded: Encoded, limit: Tensor) -> Step:
-        """The step function of a beam search over one batch; it keeps the decoder's state."""
+        """The step function of beam search for one batch; it keeps the state of the decoder."""
         bias = self._cross_bias(encoded, limit)
         decoder = list(cast(Iterable[DecoderBlock], self.decoder))
         memories = [block.memory(encoded.states) for block in decoder]
         past: list[list[Tensor]] = [[] for _ in decoder]
-        ancestors: list[Tensor] = []  # per level so far (P,): which of its tokens a beam comes from
+        ancestors: list[Tensor] = []  # (P,) per earlier level: the token that a beam comes from
 
         def step(
             level: int, row: Tensor, nodes: Tensor, codes: Tensor | None, parents: Tensor | None
         ) -> Tensor:
+            """Logits (P, K) of the next level (see `beam_search.Step`)."""
             if codes is None or parents is None:
                 x = self._start(encoded, limit, row)  # one token per row
             else:

@@ -1,8 +1,8 @@
-"""A learned vector per node of the prefix tree, beside the codeword that the node is scored by.
+"""A learned vector per node of the prefix tree, in addition to the codeword that scores the node.
 
-A codeword is shared by all nodes of its level that bear it, and by their items. Where the train
-split shows items often, what they share is less than what it tells of each (`learned_vectors`; not
-part of the paper).
+A codeword is shared by all nodes of its level with that code, and by their items. If items occur
+often in the train split, a vector per node can learn more than the shared codeword
+(`learned_vectors`; not part of the paper).
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from torch.nn.functional import embedding
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
-_DENSE = 64  # nodes of a level per child, up to which one product with all of them costs less
+_DENSE = 64  # up to this many nodes of a level per child, one product with all of them is faster
 
 
 class NodeVectors(nn.Module):
     """Vectors of the nodes of depth 2 and more: those of depth 1 are the first codewords.
 
-    They begin at zero, so a node that training never sees is scored by its codeword alone.
+    They are initialized to zero, so a node that training never sees is scored by its codeword
+    alone.
     """
 
     def __init__(self, tree: PrefixTree, size: int) -> None:
@@ -31,8 +32,8 @@ class NodeVectors(nn.Module):
         self.levels = nn.ModuleList(nn.Embedding(len(code), size) for code in tree.code[1:])
 
     def add_to(self, logits: Tensor, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
-        """The scores (P, K) of a level's codewords after nodes (P,), plus those of the children
-        that the nodes have, by their vectors' product with hidden (P, D). Below 0 stands no node.
+        """Add to the scores (P, K) of a level's codewords after nodes (P,) the products of the
+        children's vectors with hidden (P, D). A negative number stands for no node.
         """
         if level == 0:
             return logits

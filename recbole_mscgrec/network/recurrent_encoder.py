@@ -1,4 +1,4 @@
-"""A recurrent encoder of histories in place of attention (`encoder: gru`); not in the paper."""
+"""A recurrent encoder of histories instead of attention (`encoder: gru`); not in the paper."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Tensor = torch.Tensor
 
 
 class RecurrentEncoder(nn.Module):
-    """GRU layers over item tokens, whose output is added to them through a linear map.
+    """GRU layers over item tokens. A linear map of their output is added to the tokens.
 
-    Causal, so every position of a window is a target, as with item-causal attention. Order comes
-    from the recurrence: no position bias is needed.
+    It is causal, so every position of a window can have a target, as with item-causal attention.
+    The recurrence reads the items in order, so no position bias is needed.
     """
 
     def __init__(self, size: int, n_layers: int, dropout: nn.Module, dropout_prob: float) -> None:
@@ -23,5 +23,5 @@ class RecurrentEncoder(nn.Module):
         self.dropout = dropout
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D), where position t has seen the tokens up to t."""
+        """(B, T, D) -> (B, T, D); position t depends on the tokens up to t."""
         return tokens + self.out(self.layers(self.dropout(tokens))[0])

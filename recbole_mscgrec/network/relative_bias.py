@@ -23,11 +23,11 @@ def check_buckets(n_buckets: int, max_distance: int) -> None:
 
 
 class DistanceBias(nn.Module):
-    """Learned attention bias per head and log-spaced bucket of distance (T5's scheme).
+    """Learned relative position bias per head and log-spaced bucket of distance, as in T5.
 
-    Half of the buckets hold one exact distance each; the others grow logarithmically and the last
-    one holds every distance from `max_distance` on. A query sees no key of negative distance, the
-    future, unless `bidirectional`: then negative distances have as many buckets of their own.
+    Half of the buckets hold one distance each; the others grow logarithmically, and the last one
+    holds all distances from `max_distance` on. Keys at negative distances, in the future, are
+    masked. With `bidirectional`, negative distances have as many buckets of their own.
 
     Raises:
         UserError: fewer than 2 buckets, or `max_distance` at or below half their number.
@@ -53,16 +53,17 @@ class DistanceBias(nn.Module):
         return torch.where(distance < 0, 0, bucket)
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Bias (B, H, Q, T) of distances (B, Q, T); -inf where the query may not look."""
+        """Bias (B, H, Q, T) of distances (B, Q, T); -inf where a key is masked."""
         bias = self.weight[self.bucket(distance)].permute(0, 3, 1, 2)
         return bias if self.bidirectional else bias.masked_fill(_future(distance), -torch.inf)
 
 
 class NoBias(nn.Module):
-    """In place of DistanceBias in the decoder's cross-attention, as in T5: it hides the future."""
+    """Replaces DistanceBias in the decoder's cross-attention, as in T5: it only masks the
+    future."""
 
     def forward(self, distance: Tensor) -> Tensor:
-        """Bias (B, 1, Q, T) of distances (B, Q, T): 0, or -inf where the query may not look."""
+        """Bias (B, 1, Q, T) of distances (B, Q, T): 0, or -inf where a key is masked."""
         bias = torch.zeros(distance.shape, device=distance.device).unsqueeze(1)
         return bias.masked_fill(_future(distance), -torch.inf)
 
@@ -72,8 +73,8 @@ def _future(distance: Tensor) -> Tensor:
 
 
 class HistoryBias(nn.Module):
-    """Bias of the encoder: over the distance in items plus, for G > 1 tokens per item, over the
-    pair of places inside the items (which modality and level attends to which).
+    """Bias of the encoder: over the distance in items and, for G > 1 tokens per item, over the pair
+    of positions inside the items (which modality and level attends to which).
 
     Args:
         item: the bias over distances.
@@ -88,8 +89,8 @@ class HistoryBias(nn.Module):
         self.code = nn.Parameter(torch.zeros(n_heads, per_item, per_item)) if code_bias else None
 
     def forward(self, item_seq: Tensor, keep: Tensor | None) -> Tensor:
-        """(1 or B, 1 or H, T * G, T * G) for histories (B, T); -inf for keys that `keep`
-        (B, T * G), if given, leaves out."""
+        """(1 or B, 1 or H, T * G, T * G) for histories (B, T); -inf for keys where `keep` (B, T *
+        G), if given, is False."""
         n_items = item_seq.size(1)
         position = torch.arange(n_items, device=item_seq.device)
         bias = self.item((position.unsqueeze(1) - position).unsqueeze(0))  # (1, H, T, T)
@@ -101,5 +102,5 @@ class HistoryBias(nn.Module):
 
 
 def hide(bias: Tensor, keep: Tensor | None) -> Tensor:
-    """A bias (1 or B, H, Q, S) with -inf for the keys that `keep` (B, S), if given, leaves out."""
+    """A bias (1 or B, H, Q, S) with -inf for the keys where `keep` (B, S), if given, is False."""
     return bias if keep is None else bias.masked_fill(~keep[:, None, None], -torch.inf)

@@ -1,6 +1,6 @@
-"""Packed tokens: the P tokens that somebody needs, (P, D), each with a place in a grid of B rows of
-S places. Linear maps work on packed tokens, so padding costs nothing there; attention works row by
-row, on the grid."""
+"""Packed tokens: the P tokens that are needed, (P, D), each with a position in a grid of B rows and
+S columns. Linear maps work on packed tokens, so they skip the padding. Attention works row by row,
+on the grid."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Tensor = torch.Tensor
 
 
 class Slots:
-    """Where packed tokens stand: `index` (P,) in the flattened (B, S), or None where they fill the
-    grid in its own order."""
+    """Positions of packed tokens: `index` (P,) in the flattened (B, S), or None if they fill the
+    grid in order."""
 
     def __init__(self, index: Tensor | None, n_rows: int, width: int) -> None:
         self.index, self.n_rows, self.width = index, n_rows, width
 
     @classmethod
     def where(cls, needed: Tensor) -> Slots:
-        """The True places of a grid (B, S)."""
+        """The positions that are True in a grid (B, S)."""
         index = needed.flatten().nonzero().flatten()
         return cls(None if len(index) == needed.numel() else index, *needed.shape)
 
     @classmethod
     def by_row(cls, row: Tensor, n_rows: int) -> Slots:
-        """Token i stands in `row[i]`, (P,) ascending, behind those before it; S is what the fullest
-        row needs."""
+        """Token i is in row `row[i]`, (P,) ascending, after the earlier tokens of that row. S is
+        the length of the longest row."""
         count = torch.bincount(row, minlength=n_rows)
         width = int(count.max())
         rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
@@ -33,7 +33,7 @@ class Slots:
         return cls(None if full else row * width + rank, n_rows, width)
 
     def spread(self, tokens: Tensor) -> Tensor:
-        """(P, X) -> (B, S, X); zeros where no token stands."""
+        """(P, X) -> (B, S, X); zeros where there is no token."""
         if self.index is not None:
             grid = tokens.new_zeros(self.n_rows * self.width, tokens.size(1))
             tokens = grid.index_copy(0, self.index, tokens)
@@ -46,14 +46,15 @@ class Slots:
 
 
 class LevelSlots(Slots):
-    """Where the levels of targets stand, packed level by level: S = Q * levels places per row.
+    """Positions of the levels of targets, packed level by level: a row has S = Q * levels
+    positions.
 
     Targets are sorted by how many levels they need, so level l holds the first `counts[l]` of them.
-    Levels at which a target's code leaves no choice are not packed.
+    Levels after a target's last choice are not packed.
 
     Args:
-        counts: targets per level, descending; levels that no target needs are left out.
-        place: (counts[0],) place of each target in the flattened (B, Q).
+        counts: number of targets per level, descending; levels that no target needs are left out.
+        place: (counts[0],) position of each target in the flattened (B, Q).
         shape: B rows, Q queries per row.
     """
 

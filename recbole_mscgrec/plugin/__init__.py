@@ -1,1 +1,1 @@
-"""The classes that RecBole finds under its own names."""
+"""The classes that RecBole finds by name: model, trainer, evaluation."""

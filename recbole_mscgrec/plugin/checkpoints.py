@@ -1,7 +1,7 @@
-"""RecBole's trainers write and read checkpoints of plain values.
+"""Makes RecBole's trainers write and read checkpoints of plain values.
 
-RecBole pickles its Config object into each checkpoint, which torch >= 2.6 refuses to load and which
-could run code on loading.
+RecBole pickles its Config object into each checkpoint, which torch >= 2.6 refuses to load, because
+loading a pickle can run code.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ def install() -> None:
 
 
 def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
-    """All that RecBole's `evaluate` and `resume_checkpoint` read, as plain values.
+    """The checkpoint of a trainer, as plain values: what RecBole's `evaluate` and
+    `resume_checkpoint` read.
 
-    Beside it `settings`, all that the training depends on, defaults and presets included; `chosen`,
-    those that the user gave; and `made_by`, the version and commit of this package.
+    It also holds `settings`, everything that the training depends on, including defaults and
+    presets; `chosen`, the settings that the user gave; and `made_by`, the version and commit of
+    this package.
     """
     config = trainer.config
     return {
@@ -57,7 +59,7 @@ def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
         "cur_step": trainer.cur_step,
         "best_valid_score": float(trainer.best_valid_score),
         "state_dict": dict(trainer.model.state_dict()),
-        # Modules among them are part of state_dict already.
+        # Modules are already part of state_dict.
         "other_parameter": {
             k: to_plain(v)
             for k, v in trainer.model.other_parameter().items()

@@ -1,8 +1,8 @@
-"""Ranking what the beam found with a second, saved model as well (`rescore_model`).
+"""Reranking: the beam's items are also scored by a second, saved model (`rescore_model`).
 
-The score of an item is the weighted mean of both models' log-probabilities, so a product of two
-experts: one that knows items by their codes, and one, such as SASRec, that has a vector of its own
-for each. Not part of the paper.
+The score of an item is the weighted mean of both models' log-probabilities, that is, a product of
+experts: one that sees only the codes of an item, and one, such as SASRec, with a vector per item.
+Not part of the paper.
 """
 
 from __future__ import annotations
@@ -25,33 +25,38 @@ _KEY = "rescore_model"
 class SecondModel:
     """A saved sequential model of RecBole that was trained with cross-entropy over all items.
 
+    Args:
+        file: the checkpoint.
+        weight: weight of its log-probabilities in the mean, from 0 to 1.
+        device: where to run it.
+        dataset: the train split of this run.
+
     Raises:
-        UserError: no such file, a model that is not sequential or gives no log-probabilities, one
-            of other data, another split or shorter histories, or a weight that is no share.
+        UserError: the file does not exist, or its model is not sequential, gives no
+            log-probabilities, or was trained on other data, another split or shorter histories.
     """
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        file, self.weight = config[_KEY], config["rescore_weight"]
-        if not 0 <= self.weight <= 1:
-            raise UserError(f"rescore_weight ({self.weight}) must be from 0 to 1.")
-        state = checkpoint.load(file, config["device"], key=_KEY)
-        trained = Settings(state["config"], device=config["device"])
+    def __init__(self, file: str, weight: float, device: torch.device, dataset: Any) -> None:
+        self.weight = weight
+        state = checkpoint.load(file, device, key=_KEY)
+        trained = Settings(state["config"], device=device)
         kind = get_model(trained["model"])
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
             raise UserError(
-                f"{_KEY} ({file}) holds {trained['model']}: it has to be a sequential model that "
-                "was trained with loss_type CE, such as TiledGRU4Rec, or its scores are no "
+                f"{_KEY} ({file}) holds {trained['model']}: it must be a sequential model "
+                "trained with loss_type CE, such as TiledGRU4Rec, so that its scores are "
                 "log-probabilities."
             )
-        name, length = "MAX_ITEM_LIST_LENGTH", config["MAX_ITEM_LIST_LENGTH"]
+        ours = checkpoint.to_plain(dataset.config.final_config_dict)
+        name, length = "MAX_ITEM_LIST_LENGTH", ours["MAX_ITEM_LIST_LENGTH"]
         if trained[name] < length:
             raise UserError(
                 f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
                 f"histories of {length}: train it with {name}={length}."
             )
-        check_same_data(_KEY, file, trained, config.final_config_dict)
+        check_same_data(_KEY, file, trained, ours)
         self.n_items = dataset.item_num
-        self.model = kind(trained, dataset).to(config["device"]).eval().requires_grad_(False)
+        self.model = kind(trained, dataset).to(device).eval().requires_grad_(False)
         try:
             self.model.load_state_dict(state["state_dict"])
         except RuntimeError as error:
@@ -63,7 +68,8 @@ class SecondModel:
 
     @torch.no_grad()
     def log_probs(self, interaction: Any) -> Tensor:
-        """Log-probability of every item after the histories of a batch: (B, N); -inf for 0."""
+        """Log-probability of every item as the next one of each history: (B, N); -inf for
+        padding."""
         scores = self.model.full_sort_predict(interaction)
         n_rows = len(interaction[self.model.ITEM_SEQ_LEN])
         scores = scores.view(n_rows, -1)[:, : self.n_items].float()
@@ -71,12 +77,12 @@ class SecondModel:
         return scores.log_softmax(dim=1)
 
     def mix(self, log_probs: Tensor, others: Tensor) -> Tensor:
-        """The weighted mean of our log-probabilities and its own; -inf where either is."""
+        """The weighted mean of two tensors of log-probabilities; -inf where either is -inf."""
         mixed = torch.lerp(log_probs, others, self.weight)
         return mixed.masked_fill(log_probs.isinf() | others.isinf(), -torch.inf)
 
     def rerank(self, beams: Beams, interaction: Any) -> Beams:
-        """The same items, best first by the mean of both."""
+        """The same items, sorted by the mean of both models' log-probabilities, best first."""
         others = self.log_probs(interaction).gather(1, beams.items)
         scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
         return Beams(beams.items.gather(1, order), scores)

@@ -1,4 +1,5 @@
-"""Evaluation from ranked lists: beams go to RecBole's Evaluator without a dense score matrix."""
+"""Evaluation of ranked lists: the beam's items go to RecBole's Evaluator, without a dense score
+matrix."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from recbole.evaluator.register import metric_information, metric_types
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType
 
+from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.storage.errors import UserError
 
 _FROM_LIST = {
@@ -25,10 +27,10 @@ _FROM_LIST = {
 
 
 class RankedListCollector(Collector):
-    """RecBole's Collector for full ranking, fed with item ids (B, W) instead of scores (B, N).
+    """RecBole's Collector for full ranking, for item ids (B, W) instead of scores (B, N).
 
-    A place without an item (0) is never a hit. With sampled candidates the scores are dense and
-    RecBole's own collection applies.
+    Item 0, which fills lists that are too short, is never a hit. With sampled candidates the scores
+    are dense, and RecBole's own method collects them.
     """
 
     def eval_batch_collect(
@@ -38,6 +40,7 @@ class RankedListCollector(Collector):
         positive_u: torch.Tensor,
         positive_i: torch.Tensor,
     ) -> None:
+        """Collect one batch of item ids (B, W), or of scores (B, N) if the tensor holds floats."""
         if scores_tensor.is_floating_point():
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
@@ -54,37 +57,38 @@ class RankedListCollector(Collector):
 
 
 class KeepingEvaluator(Evaluator):
-    """RecBole's Evaluator; `collected` is what it evaluated last."""
+    """RecBole's Evaluator, which keeps the data of its last evaluation as `collected`."""
 
     collected: Any = None
 
     def evaluate(self, dataobject: Any) -> Any:
-        """RecBole's evaluate."""
+        """RecBole's method."""
         self.collected = dataobject
         return super().evaluate(dataobject)
 
 
-def check_evaluation(config: Any) -> None:
-    """Raise UserError where a beam cannot give what the evaluation asks for."""
-    beam_size, longest = config["beam_size"], max(config["topk"])
+def check_evaluation(settings: MSCGRecSettings) -> None:
+    """Raise UserError if a beam cannot provide what the metrics need."""
+    beam_size, longest = settings.decoding.beam_size, max(settings.evaluation.topk)
     if beam_size < longest:
         raise UserError(
             f"beam_size ({beam_size}) must be at least max(topk) ({longest}): "
             "raise beam_size or lower topk."
         )
-    if "full" not in config["eval_args"]["mode"].values():
+    if "full" not in settings.evaluation.modes:
         return
-    for name in [*config["metrics"], *config["test_metrics"]]:
+    for name in settings.evaluation.metrics:
         needs = set(metric_information[name.lower()]) - _FROM_LIST
         if needs:
             raise UserError(
-                f"metrics: {name} needs {', '.join(sorted(needs))} of all items, and a beam ranks "
-                "only its own: leave it out, or evaluate with sampled candidates (mode: uni100)."
+                f"metrics: {name} needs {', '.join(sorted(needs))} of all items, but a beam ranks "
+                "only the items it finds: leave it out, or evaluate with sampled candidates "
+                "(mode: uni100)."
             )
 
 
 def check_test_metrics(config: Any) -> None:
-    """Raise UserError for a name in `test_metrics` that is no metric of ranked lists."""
+    """Raise UserError if `test_metrics` names something that is not a metric of ranked lists."""
     known = sorted(n for n, kind in metric_types.items() if kind == EvaluatorType.RANKING)
     names = config["test_metrics"]
     if isinstance(names, str) or any(str(name).lower() not in known for name in names):
@@ -93,7 +97,8 @@ def check_test_metrics(config: Any) -> None:
 
 @contextmanager
 def for_testing(trainer: Trainer, train_data: Any) -> Iterator[KeepingEvaluator]:
-    """Within this block any trainer measures `metrics` and `test_metrics`; yields the evaluator."""
+    """Within this block the trainer, of any model, measures `metrics` and `test_metrics`. Yields
+    the evaluator."""
     config = trainer.config
     metrics, collector, evaluator = config["metrics"], trainer.eval_collector, trainer.evaluator
     known = {name.lower() for name in metrics}

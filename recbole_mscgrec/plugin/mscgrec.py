@@ -1,12 +1,14 @@
-"""MSCGRec (arXiv 2602.03713): the history in all modalities in, the next item's code out.
+"""MSCGRec (arXiv 2602.03713): generates the semantic ID of the next item from a history of codes in
+all modalities.
 
-Symbols: N items with the padding item 0, B rows, T history positions, M modalities, L levels of the
-target code, K codewords of a level, D width, H heads, W beams, n targets.
+Symbols: N items including the padding item 0, B rows, T history positions, M modalities, L levels
+of the target codes, K codewords per level, D width, H heads, W beams, n targets.
 
 The history of a row is encoded once, with attention that is causal over items. Every position t of
-a training row is a target: its decoder attends to the items up to t. So one window does the work of
-its T prefixes (`TiledDataset`). The paper's form, a bidirectional encoder over one token per code
-and a training row per prefix, is a matter of settings (properties/model/MSCGRec-paper.yaml).
+a training row has a target, whose decoder attends to the items up to t. So one window replaces T
+rows of one prefix each (`TiledDataset`). The paper's form, a bidirectional encoder over one token
+per code and a training row per prefix, is available by settings
+(properties/model/MSCGRec-paper.yaml).
 """
 
 from __future__ import annotations
@@ -27,53 +29,53 @@ from recbole_mscgrec.plugin.ensemble import SecondModel
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.storage import checkpoint
-from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
 
 Tensor = torch.Tensor
-_ITEMS_AT_ONCE = 256  # columns of full_sort_predict that are scored together
+_ITEMS_AT_ONCE = 256  # scored together in full_sort_predict
 
 
 class MSCGRec(SequentialRecommender):
     """Multimodal semantic and collaborative generative recommender.
 
-    Building it runs (or reuses) the tokenizers on the train split `dataset`, or takes the codes of
-    the saved model that `model_file` or `initial_model` names.
+    The constructor makes (or reuses) the codes for the train split `dataset`, or takes those of the
+    saved model that `model_file` or `initial_model` names.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        check_evaluation(config)
-        settings = MSCGRecSettings.of(config, dataset)
+        self.settings = settings = MSCGRecSettings.of(config, dataset)
+        check_evaluation(settings)
         self.TARGETS = target_list_field(config)
-        self.beam_size = settings.decoding.beam_size
+        decoding = settings.decoding
+        self.beam_size = decoding.beam_size
+        self.second = None
+        if file := decoding.rescore_model:
+            weight, device = decoding.rescore_weight, settings.run.device
+            self.second = SecondModel(file, weight, device, dataset)
         self.constrained = settings.training.constrained_training
-        self.second = SecondModel(config, dataset) if settings.decoding.rescore_model else None
-        saved = next((key for key in ("model_file", "initial_model") if config[key]), None)
-        if saved:
-            tokens = from_checkpoint(checkpoint.load(config[saved], key=saved), dataset)
-        else:
-            tokens = tokenize(settings, dataset)
-        # The tokenizers draw random numbers only when nothing is cached: start again from the seed.
+        tokens = _codes_of_all_items(settings, dataset)
+        # Seed again: the tokenizers draw random numbers only if their results are not cached.
         init_seed(settings.run.seed, settings.run.reproducibility)
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
-        dropped = settings.decoding.eval_drop_modality
-        if dropped:  # a wrong name is refused now, not after the training
+        if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
 
     def zero_at_first(self) -> frozenset[str]:
-        """Names of the weights that begin at zero: a model without them is the same model."""
+        """Names of the weights that are initialized to zero; a saved model without them is
+        equivalent."""
         tables = learned_vectors(self.network)
         return frozenset(
             n for n, weight in self.named_parameters() for t in tables if weight is t.weight
         )
 
     def without_modality(self, name: str) -> AbstractContextManager[None]:
-        """Within this block every history item lacks a modality: its mask embedding stands for it.
+        """Within this block all history items lack a modality, as if it were masked.
 
         Raises:
-            UserError: a modality that the codes do not have, or their only one.
+            UserError: the codes do not have this modality, or no other one.
         """
         return self.network.history.without(name)
 
@@ -95,8 +97,8 @@ class MSCGRec(SequentialRecommender):
         return -levels.sum(0).mean()
 
     def predict(self, interaction: Any) -> Tensor:
-        """Exact log-probability (B,) of one given item per row, as the beam scores it: with
-        `rescore_model` the mean of both models'."""
+        """Exact log-probability (B,) of one given item per row, equal to the score in beam search.
+        With `rescore_model`, the weighted mean of both models'."""
         encoded, limit = self._history(interaction)
         items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
@@ -107,16 +109,16 @@ class MSCGRec(SequentialRecommender):
         return self.second.mix(levels.sum(0), others)
 
     def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
-        """What each level adds to `predict`, without a second model: (L, n), for n items of given
-        rows of a batch."""
+        """The log-probability of each level, (L, n), for n items of the given rows of a batch.
+        Without a second model, their sum is the result of `predict`."""
         encoded, limit = self._history(interaction)
         encoded = encoded.select(rows)
         place = torch.arange(len(items), device=items.device)
         return self.network.level_log_probs(encoded, limit[rows], items, place, self.constrained)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Exact log-probability of every item, (B, N); -inf for padding. For small catalogues:
-        evaluation uses `recommend`, which needs no dense matrix."""
+        """Exact log-probability of every item, (B, N); -inf for padding. Meant for small
+        catalogues; evaluation uses `recommend`, which needs no dense matrix."""
         encoded, limit = self._history(interaction)
         scores = torch.full((len(encoded), self.n_items), -torch.inf, device=limit.device)
         for items in torch.arange(1, self.n_items, device=limit.device).split(_ITEMS_AT_ONCE):
@@ -137,9 +139,9 @@ class MSCGRec(SequentialRecommender):
     ) -> Beams:
         """The best items per row by constrained beam search: (B, W) ids and log-probabilities.
 
-        `restriction` (AllowedItems, ExcludedItems) limits the items that a row may get. A row that
-        may get fewer than W items has a shorter list: the rest holds item 0 and -inf. With
-        `rescore_model` the W items are ranked by the mean of both models' log-probabilities.
+        `restriction` is an item filter (AllowedItems or ExcludedItems). If fewer than W items are
+        allowed, the rest of the row holds item 0 and -inf. With `rescore_model` the W items are
+        reranked by the weighted mean of both models' log-probabilities.
         """
         encoded, limit = self._history(interaction)
         width = beam_size or self.beam_size
@@ -147,7 +149,17 @@ class MSCGRec(SequentialRecommender):
         return beams if self.second is None else self.second.rerank(beams, interaction)
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
-        """Encoded history and its last position (B, 1)."""
+        """The encoded histories, and their last positions (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         item_seq = item_seq[:, : int(length.max())]
         return self.network.encode(item_seq), (length - 1).unsqueeze(1)
+
+
+def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
+    """The codes of the saved model that the run starts from, if any; else those made from the train
+    split."""
+    run = settings.run
+    for key, file in (("model_file", run.model_file), ("initial_model", run.initial_model)):
+        if file:
+            return from_checkpoint(checkpoint.load(file, key=key), train)
+    return tokenize(settings, train)

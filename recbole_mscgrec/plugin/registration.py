@@ -1,9 +1,9 @@
-"""RecBole finds this project's classes under its own names as soon as RecBole is imported.
+"""Registers this project's classes with RecBole as soon as RecBole is imported.
 
-RecBole looks a model X up as the class X of recbole.model.sequential_recommender.<x>, its data set
-as XDataset in recbole.data.dataset and its trainer as XTrainer in recbole.trainer. All three are
-answered here, and a class is imported only when somebody asks for it: `import recbole_mscgrec`
-itself imports neither RecBole nor torch.
+RecBole looks up a model X as class X in recbole.model.sequential_recommender.<x>, its data set as
+XDataset in recbole.data.dataset and its trainer as XTrainer in recbole.trainer. This module answers
+these look-ups and imports a class only when it is used, so `import recbole_mscgrec` imports neither
+RecBole nor torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MODELS = {
     "TiledSASRec": _TILED,
     "TiledGRU4Rec": _TILED,
 }
-# RecBole's name -> module and name of the class.
+# Name that RecBole looks up -> module and name of our class.
 DATASETS = {f"{model}Dataset": (_ROWS, "TiledDataset") for model in MODELS}
 TRAINERS = {
     "MSCGRecTrainer": (f"{_PLUGIN}.trainer", "MSCGRecTrainer"),
@@ -36,7 +36,8 @@ FUNCTIONS = {"load_data_and_model": ("recbole_mscgrec.runner.quick_start", "load
 
 
 def install() -> None:
-    """Mend RecBole and register with it now, or right after it is imported."""
+    """Apply the fixes for RecBole and register our classes, now or right after RecBole is
+    imported."""
     if "recbole" in sys.modules:
         _ready()
     elif not any(isinstance(finder, _AfterRecBole) for finder in sys.meta_path):
@@ -44,9 +45,10 @@ def install() -> None:
 
 
 class _AfterRecBole(MetaPathFinder):
-    """Lets `import recbole` happen as ever, and then calls `_ready`."""
+    """Calls `_ready` right after `import recbole`."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The spec of RecBole, whose loader calls `_ready` at the end; None for other modules."""
         if name != "recbole":
             return None
         sys.meta_path.remove(self)
@@ -95,7 +97,7 @@ def _calling(module: str, name: str) -> Any:
 
 
 class _Forwarding(ModuleType):
-    """A module of another name, imported when something in it is asked for."""
+    """A module under another name, imported when one of its attributes is used."""
 
     def __init__(self, name: str, target: str) -> None:
         super().__init__(name)

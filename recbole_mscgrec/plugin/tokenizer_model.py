@@ -1,4 +1,4 @@
-"""`--model=MSCGRecTokenizer`: the tokenizers alone, as a model that RecBole can run."""
+"""`--model=MSCGRecTokenizer`: only the tokenizers, as a model that RecBole can run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, to
 
 
 class MSCGRecTokenizer(SequentialRecommender):
-    """Builds (or reuses) every item's codes, or takes those of the saved model `model_file`; writes
-    them with their health and a page of what they mean; recommends nothing."""
+    """Makes (or reuses) the codes of all items, or takes those of the saved model `model_file`.
+    Writes the codes, their health report, and pages that show which items share a code. It
+    recommends nothing."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         settings = MSCGRecSettings.of(config, dataset)
-        # All that can fail does so before the tokenizers are trained.
+        # Do what can fail before the tokenizers are trained.
         folder, cards = codes_folder(settings), item_cards(settings, dataset)
         made_with = config.final_config_dict
-        if config["model_file"]:
-            state = checkpoint.load(config["model_file"])
+        if settings.run.model_file:
+            state = checkpoint.load(settings.run.model_file)
             tokens = from_checkpoint(state, dataset)
             made_with = state["config"] | state.get("settings", {})
         else:
@@ -43,10 +44,11 @@ class MSCGRecTokenizer(SequentialRecommender):
 
 
 def codes_folder(settings: MSCGRecSettings) -> Path:
-    """`codes_dir`, or codes/DATASET in the checkpoint folder, made if it is not there.
+    """The output folder: `codes_dir`, or codes/DATASET in the checkpoint folder. It is created if
+    needed.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be written.
     """
     default = Path(settings.run.checkpoint_dir) / "codes" / settings.files.name
     folder = Path(settings.pages.dir or default)
@@ -62,11 +64,11 @@ def codes_folder(settings: MSCGRecSettings) -> Path:
 
 
 def write_codes(folder: Path, tokens: Tokenization, cards: Cards, settings: dict[str, Any]) -> None:
-    """Per modality codes_NAME.json ({item token: [codes]}, readable by `codes_file`) and the page
-    codes_NAME.html; for all of them health.json.
+    """Write codes_NAME.json ({item token: [codes]}, which `codes_file` reads) and the page
+    codes_NAME.html for each modality, and one health.json.
 
     Raises:
-        UserError: a file that cannot be written.
+        UserError: a file cannot be written.
     """
     files.write_json(folder / "health.json", tokens.health)
     for name, health in tokens.health.items():
@@ -77,15 +79,15 @@ def write_codes(folder: Path, tokens: Tokenization, cards: Cards, settings: dict
         files.write_text(folder / f"codes_{name}.json", f"{{\n{lines}\n}}\n")
         file = folder / f"codes_{name}.html"
         files.write_text(file, code_page.render(page))
-        getLogger().info(f"{name}: what its codes mean is shown by {file.resolve().as_uri()}")
+        getLogger().info(f"{name}: see which items share a code at {file.resolve().as_uri()}")
     getLogger().info(f"Codes (codes_NAME.json, for codes_file) and health.json are in {folder}.")
 
 
 class MSCGRecTokenizerTrainer(Trainer):
-    """Saves the code table as a checkpoint; its result is the health of the codes."""
+    """Saves the code table as a checkpoint; the evaluation reports the health of the codes."""
 
     def _build_optimizer(self, **kwargs: Any) -> None:
-        """There is nothing to optimize: the tokenizers are trained when the model is built."""
+        """Nothing to optimize: the tokenizers are trained when the model is created."""
 
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> tuple[float, dict[str, float]]:
         """Write the code table to the checkpoint file. Returns (0, {}): nothing is validated."""
@@ -95,7 +97,8 @@ class MSCGRecTokenizerTrainer(Trainer):
         return self.best_valid_score, nothing
 
     def evaluate(self, *args: Any, **kwargs: Any) -> OrderedDict:
-        """Share of items alone with their code, and perplexity per level, of every modality."""
+        """The share of items alone with their code, and the perplexity of each level, for every
+        modality."""
         result = OrderedDict()
         for name, health in self.model.code_health.items():
             result[f"alone_share@{name}"] = health["alone_share"]

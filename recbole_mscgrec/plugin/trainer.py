@@ -1,4 +1,4 @@
-"""RecBole's Trainer with evaluation by beam search and an average of the weights."""
+"""RecBole's Trainer with evaluation by beam search and a moving average of the weights."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from recbole_mscgrec.semantic_ids.item_filter import ExcludedItems
 
 
 class MSCGRecTrainer(Trainer):
-    """RecBole's Trainer with evaluation by beam search and an average of the weights.
+    """RecBole's Trainer with evaluation by beam search and a moving average of the weights.
 
-    With `ema_decay` > 0 an exponential moving average of the weights follows every optimizer step;
-    it is what is validated, saved as the best model and tested.
+    With `ema_decay` > 0 an exponential moving average of the weights is updated after every
+    optimizer step. The averaged weights are validated, saved as the best model, and tested.
     """
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
         self.eval_collector = RankedListCollector(config)
-        self.ema_decay = config["ema_decay"]
+        self.ema_decay = model.settings.training.ema_decay
         self.remarking = False
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []
@@ -37,7 +37,7 @@ class MSCGRecTrainer(Trainer):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Within this block the model holds the average of its weights."""
+        """Within this block the model has the averaged weights."""
         self._swap()
         try:
             yield
@@ -60,11 +60,11 @@ class MSCGRecTrainer(Trainer):
             super()._save_checkpoint(epoch, verbose, **kwargs)
 
     def training_state(self) -> dict[str, Any]:
-        """What a resumed training needs besides RecBole's own state."""
+        """The state that a resumed training needs in addition to RecBole's own."""
         return {"average": [a.clone() for a in self.average]}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        """Undo `training_state`."""
+        """Restore the result of `training_state`."""
         with torch.no_grad():
             for average, saved in zip(self.average, state["average"], strict=True):
                 average.copy_(saved)
@@ -72,17 +72,17 @@ class MSCGRecTrainer(Trainer):
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, *args: Any, **kwargs: Any
     ) -> Any:
-        """RecBole's evaluate; notes what `remarks` tells: of the best model only, as it costs
-        time."""
+        """RecBole's method, which also collects the data for `remarks`. As this takes time, it is
+        done for the best model only."""
         self.remarking = load_best_model
         self.level_sum = torch.zeros(self.model.network.n_levels, dtype=torch.double)
         return super().evaluate(eval_data, load_best_model, *args, **kwargs)
 
     def remarks(self) -> dict[str, Any]:
-        """Of the last evaluation of the best model.
+        """Further results of the last evaluation of the best model.
 
-        level_share: the part of the targets' log-likelihood that each level of the code carries;
-        the collision level, where there is one, is the last.
+        level_share: the share of each code level in the log-likelihood of the targets; the
+            collision level, if there is one, is the last.
         """
         total = float(self.level_sum.sum())
         shares = self.level_sum / total if total else self.level_sum

@@ -1,10 +1,11 @@
 """RQ-DINO: image codes learned by self-distillation through a residual quantizer (paper: image
 tokenization).
 
-DINO trains a student to predict, from any crop of an image, what an EMA teacher says of another
-crop. Here the student's representation is residual-quantized before its projection head, with
-straight-through gradients, and the teacher stays continuous. So the codes have to carry what
-self-distillation needs, which is what an image is of, and not what its pixels need.
+DINO trains a student to predict, from any crop of an image, the output of an EMA teacher for
+another crop. In RQ-DINO the student's representation is residual-quantized before its projection
+head, with straight-through gradients; the teacher's is not. So the codes carry what
+self-distillation needs, the content of an image, rather than what is needed to reconstruct its
+pixels.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ Tensor = torch.Tensor
 
 
 class RQDinoResult(NamedTuple):
-    """Codes of n images, and how they were learned.
+    """Codes of n images, and the record of their training.
 
-    history: `epochs` (per epoch loss, dino_loss, commitment, perplexity per level over the global
-    crops, codewords restarted, whether it began with k-means), `seconds`, `images_per_second`,
-    `log_out_dim`: the loss of a collapsed student.
+    history: `epochs` (for each epoch loss, dino_loss, commitment, perplexity per level over the
+    global crops, number of restarted codewords, whether it began with k-means), `seconds`,
+    `images_per_second`, and `log_out_dim`, the loss of a collapsed student.
     """
 
     codes: Tensor  # long (n, L)
@@ -53,25 +54,18 @@ def rq_dino(
     show_progress: bool,
     n_workers: int,
 ) -> RQDinoResult:
-    """Train RQ-DINO on `images` and give the codes of the un-augmented images.
+    """Train RQ-DINO on `images` and return the codes of the images without augmentation.
 
-    The vectors are the student's, in whose space the codebooks were learned; codes come from those
-    codebooks as training left them. Without `quantize` the student is DINO's own and the
-    codebooks are k-means on its vectors after training. A function of images, settings and seed.
-    An interrupted run goes on from the file `partial`, which is removed at the end.
+    The vectors are those of the student, and the codes are their nearest codewords in the codebooks
+    at the end of training. With `quantize` off the student is trained as in DINO, and k-means on
+    its vectors gives the codebooks. The result depends only on images, settings, sizes and seed. An
+    interrupted run resumes from the file `partial`, which is removed at the end.
 
     Raises:
-        UserError: a setting outside its range, more codewords than images, a backbone or weights
-            that cannot be had, or a loss that is not finite.
+        UserError: a setting is outside its range, there are more codewords than images, the
+            backbone or its weights are not available, or the loss is not finite.
     """
-    check_settings(settings)
-    if settings.projection:
-        _warn_if_random(settings, "image_projection")
-    if max(codebook_sizes) > len(images):
-        raise UserError(
-            f"codebook_size ({max(codebook_sizes)}) must not exceed the number of images "
-            f"({len(images)}): lower codebook_size, or leave image out of `modalities`."
-        )
+    _check(settings, codebook_sizes, len(images))
     with _own_random(device):
         pixels = Pixels(images, settings, n_workers, show_progress)
         training = DinoTraining(
@@ -89,6 +83,17 @@ def rq_dino(
     partial.unlink(missing_ok=True)
     _log(training.history)
     return RQDinoResult(codes, vectors, quantized, training.history)
+
+
+def _check(settings: RQDinoSettings, codebook_sizes: list[int], n_images: int) -> None:
+    check_settings(settings)
+    if settings.projection:
+        _warn_if_random(settings, "image_projection")
+    if max(codebook_sizes) > n_images:
+        raise UserError(
+            f"codebook_size ({max(codebook_sizes)}) must not exceed the number of images "
+            f"({n_images}): lower codebook_size, or remove image from modalities."
+        )
 
 
 def _quantize(
@@ -121,24 +126,25 @@ def backbone_features(
     show_progress: bool,
     seed: int,
 ) -> Tensor:
-    """float32 (n, D): vectors of the un-augmented images from `image_backbone` as it is, random
-    weights of this seed or those of `image_weights`.
+    """Vectors of the images from the backbone, without training it: float32 (n, D).
+
+    Its weights are those of `image_weights`, or random ones drawn with `seed`.
 
     Raises:
-        UserError: as `rq_dino`.
+        UserError: see `rq_dino`.
     """
     check_settings(settings)
     _warn_if_random(settings, "image_tokenizer=features")
     with _own_random(device):
         torch.manual_seed(seed)
         backbone = make_backbone(settings).to(device)
-        once = replace(settings, cache_gb=0.0)  # nothing is gained by keeping them
+        once = replace(settings, cache_gb=0.0)  # each image is read once, so keep none
         pixels = Pixels(images, once, n_workers)
         return encode(backbone, pixels, settings, device, show_progress)
 
 
 def _own_random(device: torch.device | str) -> Any:
-    """Leave the generators that the rest of the run draws from as they were."""
+    """Within this block random draws do not change the global random state."""
     kind = torch.device(device).type
     devices = range(torch.cuda.device_count()) if kind == "cuda" else []
     return torch.random.fork_rng(devices=list(devices))
@@ -147,6 +153,6 @@ def _own_random(device: torch.device | str) -> Any:
 def _warn_if_random(settings: RQDinoSettings, what: str) -> None:
     if not settings.weights:
         getLogger().warning(
-            f"image: {what} with a backbone of random weights tells little more than colours: set "
-            "image_weights (hub, or a file)."
+            f"image: with random weights in the backbone, {what} captures little more than "
+            "colours: set image_weights (hub, or a file)."
         )

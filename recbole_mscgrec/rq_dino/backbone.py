@@ -1,5 +1,5 @@
-"""The image encoder: any timm model by name, from scratch, from the hub or from a weight file; and
-the linear map that is learned in its place where it is frozen."""
+"""The image encoder: any timm model, from scratch, from the hub or from a weight file; and the
+linear map that is trained instead if the backbone is frozen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 HUB = "hub"
-_WRAPPERS = ("teacher", "state_dict", "model", "student")  # what a checkpoint may nest weights in
+_WRAPPERS = ("teacher", "state_dict", "model", "student")  # keys that may hold the weights
 _PREFIXES = ("module.", "backbone.", "encoder.")
 
 
 class Backbone(nn.Module):
-    """A timm model and the colour scale it was made for: images (B, 3, S, S) in 0..1 -> (B, D).
+    """A timm model with its colour normalization: images (B, 3, S, S) in 0..1 -> (B, D).
 
     Attributes:
         width: D.
@@ -44,9 +44,9 @@ class Backbone(nn.Module):
 
 
 class Projection(nn.Module):
-    """The learned part of an encoder whose backbone is frozen: a linear map (B, F) -> (B, D) of the
-    backbone's vectors, which it brings to one length first, as lengths tell little and would rule
-    the codes.
+    """The trained part of an encoder with a frozen backbone: a linear map (B, F) -> (B, D) of the
+    backbone's vectors. They are scaled to one length first, because lengths carry little
+    information and would dominate the codes.
 
     Attributes:
         width: D.
@@ -61,9 +61,8 @@ class Projection(nn.Module):
 
     @torch.no_grad()
     def start(self, features: Tensor) -> None:
-        """Begin as the D principal components of the catalogue's features (n, F), scaled together
-        to variance 1 in the mean: what crops of one image share is learned from there. D is at most
-        n and F.
+        """Initialize with the D principal components of the features (n, F) of the catalogue,
+        scaled to a mean variance of 1. D is at most n and F.
         """
         features = _one_length(features.double())
         mean = features.mean(dim=0)
@@ -81,12 +80,12 @@ def _one_length(x: Tensor) -> Tensor:
 def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
     """`image_backbone` without its classifier, for images of `image_size` and `image_local_size`.
 
-    Weights are random (`image_weights` unset), timm's pretrained ones (`hub`), or those of a
+    The weights are random (`image_weights` unset), timm's pretrained ones (`hub`), or from a
     .safetensors or .pth file, which is read without running code from it.
 
     Raises:
-        UserError: an unknown name, arguments or sizes that it cannot take, weights that cannot be
-            had or do not fit.
+        UserError: the name is unknown, the model does not accept the arguments or sizes, or the
+            weights are not available or do not fit.
     """
     source: dict[str, Any] = {}
     if settings.weights == HUB:
@@ -96,7 +95,7 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
         source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
     try:
         backbone = Backbone(_create(settings, {**source, "drop_path_rate": drop_path}))
-    except Exception as error:  # timm, the hub and the network raise many kinds
+    except Exception as error:  # timm, the hub and the network raise many types
         raise UserError(_explain(settings, error)) from error
     if settings.weights and settings.weights != HUB:
         _check_match(settings, set(backbone.model.state_dict()), set(weights))
@@ -105,8 +104,8 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
 
 
 def _create(settings: RQDinoSettings, options: dict[str, Any]) -> Any:
-    """Transformers have to be told the image size and that it varies; convolutions have no such
-    argument."""
+    """Create the model. Transformers need the image size as an argument, and that it varies;
+    convolutions have no such argument."""
     options = {"num_classes": 0, **options, **settings.backbone_args}
     sized = {"img_size": settings.size, "dynamic_img_size": True}
     try:
@@ -126,9 +125,9 @@ def _explain(settings: RQDinoSettings, error: Exception) -> str:
             return f"image_backbone {settings.backbone!r} is not a model of timm; some are {near}."
     if settings.weights == HUB:
         return (
-            f"image_weights=hub: the pretrained {settings.backbone} cannot be had {reason}. The "
-            "hub may be out of reach: fetch the file elsewhere and give its path as image_weights, "
-            "or leave image_weights unset to train from scratch."
+            f"image_weights=hub: the pretrained {settings.backbone} is not available {reason}. The "
+            "hub may be unreachable: download the file elsewhere and set its path as "
+            "image_weights, or leave image_weights unset to train from scratch."
         )
     return (
         f"image_backbone {settings.backbone!r} cannot be made with image_size {settings.size}, "
@@ -138,7 +137,7 @@ def _explain(settings: RQDinoSettings, error: Exception) -> str:
 
 
 def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
-    """One forward pass at both sizes, before any time is spent."""
+    """Check both image sizes by a forward pass, before anything slow."""
     backbone.eval()
     sizes = {"image_size": settings.size}
     if settings.n_local_crops:
@@ -149,14 +148,15 @@ def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
                 features = backbone(torch.zeros(1, 3, size, size))
         except Exception as error:
             raise UserError(
-                f"image_backbone {settings.backbone!r} takes no images of {key} ({size}) pixels "
+                f"image_backbone {settings.backbone!r} does not accept {key} ({size}) "
                 f"({str(error)[:200]}): a multiple of its patch size fits; without local crops "
                 "(image_n_local_crops=0) only image_size counts."
             ) from error
         if features.dim() != 2 or features.size(1) < 2:
             raise UserError(
                 f"image_backbone {settings.backbone!r} gives {tuple(features.shape)} for one image "
-                "and not one vector: choose another one, or a global_pool in image_backbone_args."
+                "instead of one vector: choose another one, or set global_pool in "
+                "image_backbone_args."
             )
 
 
@@ -164,7 +164,7 @@ def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
-    """Name -> tensor, without the wrappers and prefixes that training programs add."""
+    """The weights, name -> tensor, without the wrappers and prefixes that training programs add."""
     if not file.is_file():
         raise UserError(
             f"image_weights ({file}) is neither 'hub' nor a file: give the path of a .safetensors "
@@ -175,7 +175,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             state = safetensors.torch.load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or a pickled file
+    except Exception as error:  # torch raises many types for a damaged or pickled file
         raise UserError(
             f"image_weights ({file}) is damaged or holds more than plain tensors, which is not "
             f"loaded because it could run code ({str(error)[:200]}): convert it to .safetensors."
@@ -191,11 +191,12 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _check_match(settings: RQDinoSettings, wanted: set[str], given: set[str]) -> None:
-    """timm loads what fits and is silent on the rest; names that lack make a random layer."""
+    """Raise UserError if weights are missing: timm would leave these layers random without a
+    warning."""
     lacking = sorted(wanted - given)
     if len(lacking) > len(wanted) // 10:
         raise UserError(
             f"image_weights ({settings.weights}) lacks {len(lacking)} of the {len(wanted)} tensors "
-            f"of {settings.backbone}, {lacking[:3]} among them; it holds {sorted(given)[:3]}: is "
-            "it of this backbone?"
+            f"of {settings.backbone}, such as {lacking[:3]}; it holds {sorted(given)[:3]}: is "
+            "it for this backbone?"
         )

@@ -1,4 +1,4 @@
-"""DINO's parts: projection head, student and teacher network, the teacher's targets, the loss."""
+"""The parts of DINO: projection head, student and teacher network, teacher targets, loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _CENTRE_DECAY = 0.9
 
 
 def _full_precision(x: Tensor) -> Any:
-    """Distances to codewords and cosines over a temperature do not bear bfloat16."""
+    """Full precision: bfloat16 is too coarse for distances to codewords and for cosines divided by
+    a temperature."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -49,10 +50,10 @@ class DinoHead(nn.Module):
 
 
 class DinoNetwork(nn.Module):
-    """Backbone, residual quantizer (the student has one, the teacher none) and head.
+    """Backbone, residual quantizer (only in the student) and head.
 
     Args:
-        backbone: crops to vectors, or the vectors of a frozen one to others.
+        backbone: maps crops to vectors, or the vectors of a frozen backbone to others.
         codebook_sizes: K of each level, or None for a network without quantizer.
     """
 
@@ -70,9 +71,9 @@ class DinoNetwork(nn.Module):
         self.head = DinoHead(width, settings)
 
     def forward(self, *crops: Tensor | None) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Crops (b_i, 3, s_i, s_i) of several sizes, or a frozen backbone's vectors of them ->
-        logits (B, out_dim), representations (B, D) of all B rows, and what the quantizer made of
-        these, if it is on."""
+        """Crops (b_i, 3, s_i, s_i) of several sizes, or their vectors from a frozen backbone ->
+        logits (B, out_dim), representations (B, D) of all B rows, and their quantization, if it is
+        on."""
         features = torch.cat([self.backbone(c) for c in crops if c is not None]).float()
         if self.quantizer is None or not self.quantizer.ready:
             return self.head(features), features, None
@@ -82,7 +83,7 @@ class DinoNetwork(nn.Module):
 
 
 class Student(DinoNetwork):
-    """The network that learns: it has a quantizer."""
+    """The trained network, with a quantizer."""
 
     quantizer: ResidualVQ
 
@@ -94,7 +95,7 @@ class Student(DinoNetwork):
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, for all that the teacher has."""
+    """teacher <- momentum * teacher + (1 - momentum) * student, for all weights of the teacher."""
     source = student.state_dict()
     for name, value in teacher.state_dict().items():
         if value.is_floating_point():
@@ -104,9 +105,9 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS) -> Tensor:
-    """Probabilities (B, O), rows summing to 1, that use the O prototypes evenly: columns are scaled
-    to B / O and rows to 1 in turn (SwAV, DINOv2). Keeps the teacher from collapsing in batches too
-    small for a running centre."""
+    """Probabilities (B, O) that use the O prototypes evenly: columns are scaled to sum to B / O and
+    rows to 1, alternately (SwAV, DINOv2). This prevents collapse in batches too small for a running
+    mean."""
     log_plan = logits.float() / temperature
     share = torch.tensor(log_plan.size(0) / log_plan.size(1)).log()
     for _ in range(n_steps):
@@ -127,7 +128,8 @@ class TeacherTargets(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor) -> Tensor:
-        """(2B, O) -> (2B, O): by Sinkhorn-Knopp, or less the running mean (DINO's centering)."""
+        """(2B, O) -> (2B, O), by Sinkhorn-Knopp or by subtracting the running mean (DINO's
+        centering)."""
         if self.balance == SINKHORN:
             return sinkhorn(logits, self.temperature)
         probabilities = ((logits - self.centre) / self.temperature).softmax(dim=1)
@@ -136,9 +138,9 @@ class TeacherTargets(nn.Module):
 
 
 def dino_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of every student view under both teacher views of the same image but
-    itself. student: logits (V, B, O), of which the first two views are the teacher's; teacher:
-    probabilities (2, B, O)."""
+    """Mean cross-entropy between every student view and both teacher views of the same image,
+    except itself. student: logits (V, B, O), where the first two views are those of the teacher;
+    teacher: probabilities (2, B, O)."""
     log_p = (student / temperature).log_softmax(dim=-1)
     total, pairs = student.new_zeros(()), 0
     for t, target in enumerate(teacher):
@@ -149,8 +151,9 @@ def dino_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def koleo(features: Tensor) -> Tensor:
-    """Mean negative log distance of each unit-length vector (B, D) to its nearest other one, the
-    regularizer of DINOv2: lower where vectors spread. Without it a few dimensions carry all."""
+    """Mean negative log distance of each unit-length vector (B, D) to its nearest neighbour, the
+    regularizer of DINOv2. It is lower if the vectors are spread out; without it only a few
+    dimensions are used."""
     unit = F.normalize(features, dim=-1)
     with torch.no_grad():
         near = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)

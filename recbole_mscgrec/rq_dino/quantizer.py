@@ -14,20 +14,20 @@ Tensor = torch.Tensor
 
 
 class Quantized(NamedTuple):
-    """What the quantizer makes of B vectors."""
+    """The quantization of B vectors."""
 
-    straight_through: Tensor  # (B, D) values of `vectors`, gradient of the input
+    straight_through: Tensor  # (B, D) values of `vectors`, gradients go to the input
     vectors: Tensor  # (B, D) sums of codewords
     codes: Tensor  # long (B, L)
-    commitment: Tensor  # () mean squared distance of the input to the sums up to each level
+    commitment: Tensor  # () mean squared distance from the input to the sums up to each level
 
 
 class ResidualVQ(nn.Module):
-    """L codebooks of vectors of D numbers; each quantizes what the levels before it left over.
+    """L codebooks for vectors of width D; each quantizes the residuals of the earlier levels.
 
-    Codebooks are running means of the residuals that chose each codeword (decay
-    `codebook_decay`), not parameters. They start by k-means on the whole catalogue; `ready`
-    is False before that.
+    Codebooks are not parameters, but running means (decay `codebook_decay`) of the residuals
+    assigned to each codeword. They are initialized by k-means on the whole catalogue; until then
+    `ready` is False.
     """
 
     started: Tensor
@@ -48,16 +48,16 @@ class ResidualVQ(nn.Module):
 
     @property
     def codebooks(self) -> list[Tensor]:
-        """(K_l, D) of each level."""
+        """The codebook (K_l, D) of each level."""
         return [getattr(self, f"codebook{level}") for level in range(len(self.sizes))]
 
     @torch.no_grad()
     def start(self, features: Tensor, seed: int, batch_size: int) -> None:
-        """Codebooks by k-means on the features (N, D) of the whole catalogue, as if `batch_size` of
-        them had been seen in every step so far.
+        """Initialize the codebooks by k-means on the features (N, D) of the catalogue, as if
+        `batch_size` of them had been seen in every step so far.
 
         Raises:
-            UserError: more codewords than items, or features that are all equal or not finite.
+            UserError: there are more codewords than items, or features are all equal or not finite.
         """
         quantizer = ResidualQuantizer(self.sizes, seed=seed)
         codes = quantizer.fit(features.cpu())
@@ -72,7 +72,7 @@ class ResidualVQ(nn.Module):
         getattr(self, f"total{level}").copy_(codebook * count.to(codebook).unsqueeze(1))
 
     def forward(self, z: Tensor) -> Quantized:
-        """Quantize (B, D), each level by its nearest codeword."""
+        """Quantize (B, D) by the nearest codeword of each level."""
         sums, codes, commitment = torch.zeros_like(z), [], z.new_zeros(())
         for codebook in self.codebooks:
             code = nearest((z - sums).detach(), codebook)[0]
@@ -84,12 +84,12 @@ class ResidualVQ(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, codes: Tensor) -> int:
-        """Move the codebooks towards the vectors z (B, D) that have these codes (B, L), and restart
-        dead codewords. Returns how many were.
+        """Update the codebooks with vectors z (B, D) and their codes (B, L), and restart dead
+        codewords. Returns the number of restarts.
 
-        A codeword is dead when it is chosen less than `restart_below` times as often as the
-        mean codeword. It moves to the residual of a random vector of the batch and its running sum
-        and count start anew with it, or they would pull it back.
+        A codeword is dead if it is used less than `restart_below` times as often as the average
+        codeword. It moves to the residual of a random vector of the batch, and its running sum and
+        count are reset, or they would pull it back.
         """
         residual, n_restarted = z, 0
         for level, size in enumerate(self.sizes):
@@ -112,6 +112,6 @@ class ResidualVQ(nn.Module):
 
 
 def perplexities(counts: list[Tensor]) -> list[float]:
-    """exp(entropy) of each level's code frequencies."""
+    """exp(entropy) of the code frequencies of each level."""
     shares = [c[c > 0].double() / c.sum() for c in counts]
     return [float((-(share * share.log()).sum()).exp()) for share in shares]

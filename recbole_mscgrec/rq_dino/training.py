@@ -1,4 +1,4 @@
-"""RQ-DINO's training loop: schedules, checkpoints that a stopped run goes on from, TensorBoard."""
+"""The training loop of RQ-DINO: schedules, checkpoints for resuming, TensorBoard."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from recbole_mscgrec.storage.errors import UserError
 Tensor = torch.Tensor
 History = dict[str, Any]
 _STATE = ("student", "teacher", "targets", "optimizer", "epoch", "history")
-_EVEN = 0.5  # perplexity of a level that is well used, as a share of its codewords
-_EPOCH_SEEDS = 1_000_003  # distance between the seeds of two epochs; more than steps in an epoch
+_EVEN = 0.5  # minimum perplexity of a level, as a share of its codewords
+_EPOCH_SEEDS = 1_000_003  # between the seeds of two epochs; exceeds the steps of one
 
 
 class DinoTraining:
@@ -40,9 +40,9 @@ class DinoTraining:
     Args:
         pixels: the images.
         codebook_sizes: K of each level.
-        seed: every epoch and step draws from a generator seeded by it and its number, so that a
-            run that was stopped goes on to the result of one that was not.
-        partial: file of the state after the last epoch; removed by the caller at the end.
+        seed: each epoch and step seeds a generator with it and its own number, so that a resumed
+            run gives the same result as an uninterrupted one.
+        partial: file for the state after the last epoch; the caller removes it at the end.
         log_dir: folder for TensorBoard, or None.
     """
 
@@ -61,7 +61,7 @@ class DinoTraining:
         self.pixels, self.settings, self.seed = pixels, settings, seed
         self.device, self.partial, self.log_dir = torch.device(device), partial, log_dir
         frozen: Backbone | nn.Identity = nn.Identity()
-        if settings.projection:  # channels last: convolutions are a third faster
+        if settings.projection:  # convolutions are a third faster with channels last
             frozen = make_backbone(settings).to(self.device).to(memory_format=torch.channels_last)
         self.frozen = frozen.eval().requires_grad_(False)
         student = Student(self._backbone(settings.drop_path), settings, codebook_sizes)
@@ -81,7 +81,7 @@ class DinoTraining:
             ema_update(self.teacher, self.student, 0.0)
 
     def _backbone(self, drop_path: float = 0.0) -> Backbone | Projection:
-        """The part of a network behind what is frozen."""
+        """The trained part of the image encoder."""
         width = self.settings.projection
         if not width or isinstance(self.frozen, nn.Identity):
             return make_backbone(self.settings, drop_path)
@@ -94,11 +94,11 @@ class DinoTraining:
 
     @property
     def encoder(self) -> nn.Module:
-        """Images to the student's vectors."""
+        """The encoder from images to the student's vectors."""
         return nn.Sequential(self.frozen, self.student.backbone)
 
     def run(self, show_progress: bool = False) -> None:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         writer = _writer(self.log_dir)
         bar = tqdm(
             total=self.settings.epochs * self.n_batches,
@@ -148,10 +148,10 @@ class DinoTraining:
         return row
 
     def _unfit(self) -> bool:
-        """Whether the codebooks need k-means on the whole catalogue: they have not begun, or the
-        last epoch used a level's codewords unevenly. Features can leave their codebooks behind:
-        those of a pretrained network with batch norm do, as its statistics come to fit the crops.
-        Restarts of single codewords do not catch up, since a lone image's vector attracts no other.
+        """Whether the codebooks need k-means on the whole catalogue: they are not initialized, or
+        the last epoch used the codewords of a level unevenly. Features can drift away from their
+        codebooks, as in a pretrained network whose batch norm adapts to the crops. Restarting
+        single codewords does not help then, since the vector of a single image attracts no others.
         """
         quantizer = self.student.quantizer
         if not quantizer.ready:
@@ -160,7 +160,8 @@ class DinoTraining:
         return any(p < _EVEN * size for p, size in zip(last, quantizer.sizes, strict=True))
 
     def _step(self, batch: Tensor) -> tuple[dict[str, float], Tensor | None]:
-        """One update of student, teacher and codebooks; the losses and the global crops' codes."""
+        """One update of student, teacher and codebooks. Returns the losses and the codes of the
+        global crops."""
         settings, student = self.settings, self.student
         globals_, locals_ = multi_crop(batch.to(self.device), settings)
         on_gpu = self.device.type == "cuda"
@@ -174,7 +175,7 @@ class DinoTraining:
         views = logits.view(-1, len(batch), logits.size(1))  # (V, B, out_dim)
         dino = dino_loss(views, target, settings.student_temperature)
         commitment = quantized.commitment if quantized else logits.new_zeros(())
-        # Each of the two views by itself: an image's own other view must not be pushed away.
+        # Separately for the two views: the other view of an image must not be pushed away.
         spread = (koleo(features[: len(batch)]) + koleo(features[len(batch) : len(globals_)])) / 2
         loss = dino + settings.commitment * commitment + settings.spread * spread
         self._check(loss)
@@ -189,7 +190,7 @@ class DinoTraining:
         parts = {name: value.item() for name, value in losses.items()}
         if quantized is None:
             return parts, None
-        # Local crops are quantized but teach the codebooks nothing: codes are for whole images.
+        # Local crops are quantized but do not update the codebooks: codes are for whole images.
         codes = quantized.codes[: len(globals_)]
         restarted = student.quantizer.update(features[: len(globals_)].detach(), codes)
         return {**parts, "restarted": restarted}, codes
@@ -244,12 +245,12 @@ class DinoTraining:
         try:
             state = checkpoint.load(self.partial, self.device, _STATE)
         except ValueError as error:
-            getLogger().warning(f"RQ-DINO: starting anew, because {error}")
+            getLogger().warning(f"RQ-DINO: starting again, because {error}")
             return
         for name in ("student", "teacher", "targets", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
-        getLogger().info(f"RQ-DINO: going on after epoch {self.epoch}, from {self.partial}")
+        getLogger().info(f"RQ-DINO: resuming after epoch {self.epoch}, from {self.partial}")
 
 
 @torch.no_grad()
@@ -260,7 +261,7 @@ def encode(
     device: torch.device | str,
     show_progress: bool = False,
 ) -> Tensor:
-    """float32 (n, D) on the CPU: a backbone's vectors of the un-augmented images. Leaves the
+    """The vectors of the images without augmentation: float32 (n, D), on the CPU. Leaves the
     backbone in eval mode."""
     backbone.eval()
     rows = torch.arange(len(pixels)).split(settings.batch_size)
@@ -274,7 +275,8 @@ def encode(
 
 
 def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> float:
-    """From 0 straight up to `start` in `warmup` steps, then along half a cosine to `end`."""
+    """A schedule: linear warm-up from 0 to `start` in `warmup` steps, then half a cosine to
+    `end`."""
     if step < warmup:
         return start * (step + 1) / warmup
     share = (step - warmup) / max(total - warmup, 1)
@@ -282,7 +284,7 @@ def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> 
 
 
 def _groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Weight decay for matrices only, as biases and norms have no use for it."""
+    """Parameter groups with weight decay for matrices only, not for biases and norms."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.dim() > 1], "decays": True},

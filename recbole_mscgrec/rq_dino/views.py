@@ -1,7 +1,7 @@
-"""Images as small square tensors, decoded once, and DINO's multi-crop views of them.
+"""Images as small square tensors, decoded once, and their multi-crop views for DINO.
 
-Views are made for a whole batch at a time, on the device that trains. All that is random comes
-from torch's global CPU generator, which the training loop seeds per step.
+Views are made for a whole batch at once, on the training device. All random numbers come from
+torch's global CPU generator, which the training loop seeds in each step.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _DECODED_AT_ONCE = 64
 
 
 class Pixels(Dataset):
-    """n images as uint8 (3, 2S, 2S), S being `image_size`: a crop of a quarter loses nothing.
+    """n images as uint8 (3, 2S, 2S), where S is `image_size`, so that a crop of a quarter has full
+    resolution.
 
-    Images are stretched to a square, as cutting the ends off a poster loses more than its aspect
-    tells. All of them stay in memory if they fit into `image_cache_gb`; otherwise the loader's
-    workers decode them anew in every epoch.
+    Images are stretched to a square, because cropping a poster would lose more than changing its
+    aspect ratio. All of them are kept in memory if they fit into `image_cache_gb`; otherwise the
+    workers of the loader decode them again in every epoch.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Pixels(Dataset):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def batches(self, rows: list[Tensor]) -> Iterator[Tensor]:
-        """Images of each tensor of indices, uint8 (b, 3, 2S, 2S)."""
+        """Yields the images of each tensor of indices, uint8 (b, 3, 2S, 2S)."""
         if self.stored is not None:
             yield from (self.stored[index] for index in rows)
         else:
@@ -58,7 +59,7 @@ class Pixels(Dataset):
                 self,
                 batch_sampler=[index.tolist() for index in rows],
                 num_workers=self.n_workers,
-                generator=torch.Generator(),  # not the global one, which belongs to the views
+                generator=torch.Generator(),  # not the global generator, which the views use
             )
 
     def _decode(self, show_progress: bool) -> Tensor:
@@ -73,15 +74,15 @@ class Pixels(Dataset):
 
 
 def plain_view(batch: Tensor, size: int) -> Tensor:
-    """The un-augmented images: float (B, 3, size, size) in 0..1 of uint8 (B, 3, H, W)."""
+    """Images without augmentation: from uint8 (B, 3, H, W) to float (B, 3, size, size) in 0..1."""
     return F.interpolate(batch.float() / 255, size=(size, size), mode="bilinear", antialias=True)
 
 
 def multi_crop(batch: Tensor, settings: RQDinoSettings) -> tuple[Tensor, Tensor | None]:
-    """Two global crops of every image, then its local ones, each with its own colours.
+    """Two global crops of every image, and its local crops, each with its own colour jitter.
 
-    Returns floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; None without local
-    crops.
+    Returns floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; the second is None
+    without local crops.
     """
     images = batch.float() / 255
     globals_ = [_view(images, settings.size, settings.global_scale, settings) for _ in range(2)]
@@ -102,8 +103,8 @@ def _view(
 
 
 def random_crop(images: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
-    """A rectangle of a random share `scale` of each image's area, maybe mirrored: (B, 3, size,
-    size)."""
+    """A crop with a random share, within `scale`, of the area of each image, mirrored at random:
+    (B, 3, size, size)."""
     n = len(images)
     area = _uniform(n, *scale)
     ratio = _uniform(n, -math.log(_ASPECT), math.log(_ASPECT)).exp().sqrt()
@@ -117,8 +118,8 @@ def random_crop(images: Tensor, size: int, scale: tuple[float, float]) -> Tensor
 
 
 def recolour(images: Tensor, strength: float) -> Tensor:
-    """Random brightness, contrast, saturation (each a factor of 1 +- strength) and hue (a turn of
-    up to a quarter of `strength`); now and then grey. All of it is one affine map per image."""
+    """Random brightness, contrast, saturation (each a factor of 1 +- strength) and hue (a rotation
+    of up to a quarter of `strength`); sometimes grey. All is one affine map per image."""
     n = len(images)
     low = max(0.0, 1 - strength)
     brightness, contrast, saturation = (_uniform(n, low, 1 + strength) for _ in range(3))
@@ -131,7 +132,8 @@ def recolour(images: Tensor, strength: float) -> Tensor:
 
 
 def colour_turn(angle: Tensor, saturation: Tensor) -> Tensor:
-    """(n, 3, 3): turn colours about the grey axis by `angle` and scale their distance from it."""
+    """Matrices (n, 3, 3) that rotate colours about the grey axis by `angle` and scale their
+    distance from it."""
     axis = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     along = torch.full((3, 3), 1 / 3)
     cos, sin = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
@@ -141,7 +143,7 @@ def colour_turn(angle: Tensor, saturation: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Some images mixed with the mean over 3 x 3 pixels."""
+    """Mix some images with their mean over 3 x 3 pixels."""
     share = _uniform(len(images), 0, 1) * (torch.rand(len(images)) < _BLUR_CHANCE)
     smooth = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     return torch.lerp(images, smooth, share.view(-1, 1, 1, 1).to(images))

@@ -1,4 +1,4 @@
-"""RecBole's fit, with a checkpoint after every epoch from which an interrupted training goes on."""
+"""RecBole's fit, with a checkpoint after every epoch so that an interrupted training can resume."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from recbole_mscgrec.storage.errors import UserError
 def fit(
     trainer: Any, train_data: Any, valid_data: Any, config: Config, seconds: dict[str, float]
 ) -> dict[str, float] | None:
-    """Train, with `resume` after the last finished epoch of an interrupted run of these settings.
+    """Train. With `resume`, continue an interrupted run of these settings after its last finished
+    epoch.
 
-    Adds the seconds of training to `seconds`, and those that an interrupted run had spent.
+    Adds the seconds of training to `seconds`, including those of the interrupted run.
 
     Returns:
         The metrics of the best validation.
 
     Raises:
-        UserError: `resume` where no such run was interrupted.
-        KeyboardInterrupt: with a message how to go on.
+        UserError: with `resume`, no such run was interrupted.
+        KeyboardInterrupt: with a message that says how to resume.
     """
     began, before = time.perf_counter(), dict(seconds)
     last = run_id.last_of(config)
@@ -40,7 +41,7 @@ def fit(
             return trainer.best_valid_result
 
     def keep(epoch: int) -> None:
-        """Write the state after this epoch."""
+        """Save everything that a training resumed after this epoch needs."""
         seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
         state = checkpoints.trainer_state(trainer, epoch)
         state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
@@ -92,11 +93,11 @@ def every_epoch(
 def _resume(
     trainer: Any, train_data: Any, last: Path, config: Config, seconds: dict[str, float]
 ) -> dict[str, float]:
-    """Bring the trainer to where `last` was written. Returns the seconds of both runs' stages."""
+    """Restore the trainer from `last`. Returns the seconds of each stage, summed over both runs."""
     if not last.is_file():
         raise UserError(
-            f"resume: {last} does not exist, so no training with these very settings was "
-            "interrupted here: repeat its settings, or leave --resume out to start anew."
+            f"resume: {last} does not exist, so no training with exactly these settings was "
+            "interrupted here: repeat its settings, or leave --resume out to start again."
         )
     state = checkpoint.load(last, config["device"])
     best_file = trainer.saved_model_file

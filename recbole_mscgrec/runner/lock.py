@@ -1,4 +1,4 @@
-"""One process at a time trains a run: two would overwrite each other's checkpoint."""
+"""Only one process at a time may train a run: two would overwrite each other's checkpoint."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from recbole_mscgrec.storage.errors import UserError
 
 @contextmanager
 def alone(config: Any) -> Iterator[None]:
-    """Within this block no other process trains this run, which is told by its checkpoint's name.
+    """Within this block no other process can train this run, which is identified by its checkpoint.
 
-    The lock ends with the process, however that ends. Evaluating a saved model needs none.
+    The lock is released when the process ends, however it ends. Evaluating a saved model needs no
+    lock.
 
     Raises:
-        UserError: another process has it.
-        UserError: the folder of the checkpoint cannot be written.
+        UserError: another process holds the lock.
+        UserError: the checkpoint folder cannot be written.
     """
     if config["model_file"]:
         yield
@@ -36,8 +37,8 @@ def alone(config: Any) -> Iterator[None]:
             ) from error
         if not mine:
             raise UserError(
-                f"Another process trains {config['model']} on {config['dataset']} with these very "
-                f"settings and writes {run_id.path_of(config)}: wait for it, or set another "
+                f"Another process trains {config['model']} on {config['dataset']} with the "
+                f"same settings and writes {run_id.path_of(config)}: wait for it, or set another "
                 "checkpoint_dir."
             )
         yield
@@ -45,8 +46,8 @@ def alone(config: Any) -> Iterator[None]:
 
 @contextmanager
 def claimed(file: Path) -> Iterator[bool]:
-    """Within this block no other process claims `file`; yields False where another has. The claim
-    ends with the process, however that ends."""
+    """Within this block no other process can claim `file`. Yields False if another process has
+    claimed it. The claim is released when the process ends, however it ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file, timeout=0)
     try:
@@ -59,7 +60,7 @@ def claimed(file: Path) -> Iterator[bool]:
 
 
 def taken(config: Any) -> bool:
-    """Whether another process trains this run now."""
+    """Whether another process is training this run."""
     path = _path(config)
     if not path.is_file():
         return False

@@ -36,11 +36,11 @@ def run(
 
     Returns:
         The content of the result file: model, dataset, seed, settings (all that the result depends
-        on), chosen (those that were given), preset (those that sparse data changed), made_by
-        (version, commit), best_valid_result, test_result, seconds (stage -> s), peak_memory_mb, the
-        same after each stage, n_parameters, versions, code_health; with `eval_drop_modality` also
-        test_without: that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells
-        of the test.
+        on), chosen (those given by the user), preset (those changed for sparse data), made_by
+        (version, commit), best_valid_result, test_result, seconds (stage -> s), peak_memory_mb,
+        peak_memory_mb_after (stage -> MB), peak_gpu_memory_mb, n_parameters, versions, code_health.
+        With `eval_drop_modality` also test_without (modality -> metrics); for MSCGRec also the
+        result of `MSCGRecTrainer.remarks` for the test.
     """
     config = _config(model, dataset, config_file_list, config_dict)
     user_ranks.check_per_user(config)
@@ -52,17 +52,18 @@ def run(
 def load_data_and_model(
     model_file: str, config_dict: dict[str, Any] | None = None
 ) -> tuple[Config, Any, Any, Any, Any, Any]:
-    """A saved model, ready to predict, and the data that it was trained on.
+    """Load a saved model, ready to predict, and the data that it was trained on.
 
-    RecBole's function of this name, which today's packages cannot import, for checkpoints of plain
-    tensors. The run's settings are in the checkpoint; `config_dict` (`data_path`, `gpu_id`, ...)
-    goes over them.
+    Replaces RecBole's function of this name, which cannot be imported with current packages, for
+    checkpoints of plain tensors. The settings are in the checkpoint; `config_dict` (`data_path`,
+    `gpu_id`, ...) overrides them.
 
     Returns:
-        config, model, dataset, train_data, valid_data, test_data, as RecBole's.
+        config, model, dataset, train_data, valid_data, test_data, as RecBole's function.
 
     Raises:
-        UserError: not a checkpoint of this project, or data of other items than it was trained on.
+        UserError: the file is not a checkpoint of this project, or the data have other items than
+            the model was trained on.
     """
     state = checkpoint.load(model_file, required=("config", "state_dict"))
     trained = state["config"]
@@ -78,7 +79,7 @@ def load_data_and_model(
 
 
 def _config(*settings: Any, **more: Any) -> Config:
-    """A Config whose data set is there and was checked: what its files hold is known to it."""
+    """A Config for a data set that was downloaded, if needed, and checked."""
 
     def made() -> Config:
         config = Config(*settings, **more)
@@ -144,15 +145,15 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
 
 
 def _network(config: Config, train_data: Any) -> Any:
-    """The model on its device. The weights of `model_file` fit it, but are not in it yet."""
+    """The model on its device. The weights of `model_file` are checked, but not loaded yet."""
     network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    if config["model_file"] and network.state_dict():  # without weights it shows codes only
+    if config["model_file"] and network.state_dict():  # MSCGRecTokenizer has no weights
         check_fits(config, "model_file", network)
     return network
 
 
 def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:
-    """The test once more without one modality, where `eval_drop_modality` names it."""
+    """The result of a second test without the modality that `eval_drop_modality` names, if any."""
     name = config["eval_drop_modality"]
     if not name or not hasattr(trainer.model, "without_modality"):
         return {}

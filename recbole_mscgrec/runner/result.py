@@ -1,4 +1,4 @@
-"""What a run leaves behind as JSON: metrics, settings, seconds, memory, versions."""
+"""The result of a run as JSON: metrics, settings, seconds, memory, versions."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def result_of(
 
 
 def chosen_settings(config: Any) -> dict[str, Any]:
-    """Those of the settings that a result depends on which the user gave."""
+    """The settings given by the user, out of those that the result depends on."""
     given = config.external_config_dict
     return {key: value for key, value in run_id.settings_of(config).items() if key in given}
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held resident so far, in MiB."""
+    """The peak resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # getrusage would start from the peak of the process that started this one.
+        # getrusage would include the peak of the parent process.
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) / 1024, 1)

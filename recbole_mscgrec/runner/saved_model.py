@@ -1,4 +1,4 @@
-"""Weights of a saved model in a network of today: `model_file` and `initial_model`."""
+"""Loading the weights of a saved model: `model_file` and `initial_model`."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from recbole_mscgrec.config.run_id import MEASURED, cannot_change, check_same_da
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 
-# Where a run was and on what machine: taken over too, unless given now.
+# Folders and machine of the run: also taken from the checkpoint, unless given now.
 _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_size".split()
 
 
 def begin_at(config: Any, network: Any) -> None:
-    """Give the network the weights that `initial_model` holds. It may lack those that begin at zero
-    (`learned_vectors`): without them it is the same model.
+    """Load the weights of `initial_model` into the network. Weights that are initialized to zero
+    (`learned_vectors`) may be absent.
 
     Raises:
-        UserError: see `check_fits`; or it was trained on other data or another split, so that this
-            training would begin at weights that know what it is tested on.
+        UserError: see `check_fits`; or the model was trained on other data or another split and
+            may have seen the test targets of this run.
     """
     file = config["initial_model"]
     at_zero: frozenset[str] = getattr(network, "zero_at_first", frozenset)()
     state = check_fits(config, "initial_model", network, at_zero)
     check_same_data("initial_model", file, state["config"], config.final_config_dict)
-    network.load_state_dict(state["state_dict"], strict=False)  # what is not at zero was checked
+    network.load_state_dict(state["state_dict"], strict=False)  # check_fits has checked the others
     network.load_other_parameter(state.get("other_parameter"))
 
 
 def check_fits(
     config: Any, key_name: str, network: Any, may_lack: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """The checkpoint that the setting `key_name` names; all weights of `may_lack` may be absent.
+    """The checkpoint that the setting `key_name` names. The weights in `may_lack` may be absent.
 
     Raises:
-        UserError: it holds another model, or weights of other sizes than the network's.
+        UserError: it holds another model, or weights of other sizes.
     """
     state, ours = checkpoint.load(config[key_name], key=key_name), network.state_dict()
     trained = state["config"]
@@ -68,16 +68,17 @@ def check_fits(
 
 
 def config_of_saved(config: Config) -> Config:
-    """The configuration for evaluating the saved model that `model_file` names: the settings that
-    it was trained with, and on top those that were given now and may change after training.
+    """The configuration for evaluating the saved model `model_file`: the settings of its training,
+    overridden by those given now that may change after training.
 
     Raises:
-        UserError: no checkpoint, another model's, or a setting that cannot change after training.
+        UserError: the file is not a checkpoint, holds another model, or a given setting cannot
+            change after training.
     """
     file, given = str(config["model_file"]), config.external_config_dict
     if given.get("initial_model"):
         raise UserError(
-            "initial_model begins a training and model_file replaces one: leave one of them out."
+            "initial_model starts a training and model_file replaces one: leave one of them out."
         )
     state = checkpoint.load(file, required=("config", "state_dict"))
     trained = state["config"] | state.get("settings", {})
@@ -104,7 +105,7 @@ def config_of_saved(config: Config) -> Config:
     saved = of_a_saved_run(state.get("settings") or chosen, file)
     typed = {key: value for key, value in saved.items() if key in keys or key in MEASURED}
     if (typed.get("train_neg_sample_args") or {}).get("distribution") == "none":
-        del typed["train_neg_sample_args"]  # as RecBole writes that there are no negatives
+        del typed["train_neg_sample_args"]  # RecBole's value for no negative sampling
     typed |= {key: chosen[key] for key in _PLACES if key in chosen}
     used_up = {"initial_model": None, "resume": False, "model_file": file}
     return Config(config["model"], dataset, typed={**typed, **given, **used_up})

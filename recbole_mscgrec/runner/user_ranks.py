@@ -1,6 +1,6 @@
-"""The rank of every test user's target: from RecBole's evaluation to a file, and back to metrics.
+"""The rank of each test user's target, saved to a file from which metrics can be computed.
 
-Works for RecBole's models and ours alike, since both hand the same matrix of hits to the Evaluator.
+Works for all models, since the Evaluator always gets the same matrix of hits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import written_whole
 
 _PER_USER: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    # metric -> (1-based rank as float, hit) -> its value for one target, as RecBole defines it
+    # metric -> function of (1-based rank as float, hit) for one target, as RecBole defines it
     "recall": lambda rank, hit: hit * 1.0,
     "hit": lambda rank, hit: hit * 1.0,
     "ndcg": lambda rank, hit: hit / np.log2(rank + 1),
@@ -28,33 +28,33 @@ _PER_USER: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 class Ranks(NamedTuple):
-    """Where each user's target stands in the ranked list of the test."""
+    """The rank of each user's target in the ranked list of the test."""
 
-    users: np.ndarray  # str (U,): user tokens, each once
-    ranks: np.ndarray  # int (U,): 1 is the first place; 0 where the list does not hold the target
+    users: np.ndarray  # str (U,): distinct user tokens
+    ranks: np.ndarray  # int (U,): 1 is the best; 0 if the target is not in the list
     depth: int  # length of the list
 
     def metric(self, name: str) -> np.ndarray:
-        """A metric such as ndcg@10 per user, float64 (U,); its mean is what RecBole reports."""
+        """A metric such as ndcg@10 for each user, float64 (U,). RecBole reports its mean."""
         kind, _, k = name.partition("@")
         hit = (self.ranks > 0) & (self.ranks <= int(k))
         return _PER_USER[kind](np.maximum(self.ranks, 1).astype(np.float64), hit)
 
     def gives(self, name: str) -> bool:
-        """Whether `metric(name)` can be computed from one rank per user and this depth."""
+        """Whether `metric(name)` can be computed from these ranks."""
         kind, _, k = name.partition("@")
         return kind in _PER_USER and k.isdigit() and int(k) <= self.depth
 
 
 def check_per_user(config: Any) -> None:
-    """Raise UserError where `per_user_file` is set and the evaluation gives no rank per user."""
+    """Raise UserError if `per_user_file` is set and the evaluation gives no rank per user."""
     reason = why_not_per_user(config)
     if config["per_user_file"] and reason:
         raise UserError(f"per_user_file ({config['per_user_file']}) cannot be written: {reason}.")
 
 
 def why_not_per_user(config: Any) -> str:
-    """Why this evaluation gives no rank per user, or '' where it does."""
+    """Why this evaluation gives no rank per user; '' if it does."""
     if "LS" not in (config["eval_args"]["split"] or {}):
         return "a user has one test target with leave-one-out only (eval_args split: {'LS': ...})"
     if not any("rec.topk" in metric_information.get(m.lower(), ()) for m in config["metrics"]):
@@ -63,8 +63,8 @@ def why_not_per_user(config: Any) -> str:
 
 
 def ranks_of(evaluator: KeepingEvaluator, eval_data: Any, config: Any) -> Ranks | None:
-    """Ranks of the last evaluation, which went over `eval_data`. None, and a warning, where the
-    model's trainer ranks nothing or several processes shared the users."""
+    """The ranks of the last evaluation, which was on `eval_data`. None, with a warning, if the
+    trainer ranks no items or several processes shared the users."""
     collected = evaluator.collected
     if collected is None or "rec.topk" not in collected:
         getLogger().warning(f"{config['model']} ranks no items: no rank per user is written.")
@@ -79,9 +79,9 @@ def ranks_of(evaluator: KeepingEvaluator, eval_data: Any, config: Any) -> Ranks 
 
 
 def _users(eval_data: Any) -> np.ndarray:
-    """Tokens of the users in the order of the evaluated lists."""
+    """The tokens of the users, in the order of the evaluated lists."""
     data = eval_data._dataset
-    # RecBole's loaders that group rows by user keep that list; the others follow the rows.
+    # RecBole's loaders that group rows by user have a uid_list; the others follow the rows.
     ids = getattr(eval_data, "uid_list", None)
     if ids is None:
         ids = data.inter_feat[data.uid_field]
@@ -90,16 +90,16 @@ def _users(eval_data: Any) -> np.ndarray:
 
 
 def save(file: str | Path, ranks: Ranks) -> None:
-    """Write an .npz without pickled objects. Raises UserError where it cannot be written."""
+    """Write an .npz without pickled objects. Raises UserError if it cannot be written."""
     with written_whole(file) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **ranks._asdict())
 
 
 def load(file: str | Path) -> Ranks:
-    """Undo `save`.
+    """Read a file written by `save`.
 
     Raises:
-        UserError: not such a file.
+        UserError: it is not such a file.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:

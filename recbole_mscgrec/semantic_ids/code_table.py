@@ -1,4 +1,4 @@
-"""CodeTable: every item's codes in every modality, frozen; free leaves; health."""
+"""The code table: the codes of all items in all modalities; free leaves; health report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 MISSING = -1
-FUSED = "fused"  # the target whose codes are those of all modalities' vectors side by side
+FUSED = "fused"  # target modality with the codes of all modalities' concatenated vectors
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class CodeTable:
     """Codes of N items (row 0 is padding) in several modalities.
 
     Attributes:
-        codes: modality -> long (N, L_m); MISSING (-1) in all levels of an item that lacks it.
+        codes: modality -> long (N, L_m); MISSING (-1) in all levels for items that lack it.
         sizes: modality -> number of codewords of each level.
-        target: the modality whose full code is unique per item and present for all of them.
+        target: the modality whose codes are the semantic IDs: unique, and present for every item.
     """
 
     codes: dict[str, Tensor]
@@ -32,12 +32,12 @@ class CodeTable:
         validate(self)
 
     def to_plain(self) -> dict[str, Any]:
-        """Tensors, lists and strings only, for a checkpoint."""
+        """The table as tensors, lists and strings, for a checkpoint."""
         return {"codes": dict(self.codes), "sizes": dict(self.sizes), "target": self.target}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> CodeTable:
-        """Undo `to_plain`; validates."""
+        """The table from the result of `to_plain`, validated."""
         return cls({k: v.cpu() for k, v in plain["codes"].items()}, plain["sizes"], plain["target"])
 
     @property
@@ -46,22 +46,23 @@ class CodeTable:
 
     @property
     def history(self) -> dict[str, Tensor]:
-        """The codes of what an item has itself: fused ones repeat them and are only generated."""
+        """The codes that history tokens are made of: all but the fused ones, which repeat the
+        others."""
         return {name: codes for name, codes in self.codes.items() if name != FUSED}
 
     @property
     def n_items(self) -> int:
-        """N, padding row included."""
+        """N, including the padding row."""
         return len(self.codes[self.target])
 
     @property
     def target_codes(self) -> Tensor:
-        """(N-1, L) codes of the items 1..N-1 in the target modality."""
+        """Codes (N-1, L) of the items 1..N-1 in the target modality."""
         return self.codes[self.target][1:]
 
 
 def validate(table: CodeTable) -> None:
-    """Raise UserError where the table breaks its promises; the first offender is named."""
+    """Raise UserError if the table is not as described above, with the first offender."""
     for name, codes in table.codes.items():
         sizes = torch.tensor(table.sizes[name])
         if codes.shape[1] != len(sizes) or len(codes) != table.n_items:
@@ -85,11 +86,11 @@ def validate(table: CodeTable) -> None:
 
 
 def free_leaves(taken: Tensor, sizes: list[int], count: int) -> Tensor:
-    """`count` codes (count, L) in lexicographic order that no row of `taken` (n, L) holds.
+    """The first `count` codes (count, L), in lexicographic order, that are not in `taken` (n, L).
 
-    Fewer are returned only when the codebooks have fewer free codes than asked for.
+    Fewer are returned only if the codebooks have fewer free codes.
     """
-    weights = [1]  # of the last levels, which give enough codes; those before them stay 0
+    weights = [1]  # only the last levels vary: enough for all codes; the levels before stay 0
     while len(weights) < len(sizes) and weights[0] * sizes[-len(weights)] < len(taken) + count:
         weights.insert(0, weights[0] * sizes[-len(weights)])
     n_fixed = len(sizes) - len(weights)
@@ -103,10 +104,10 @@ def free_leaves(taken: Tensor, sizes: list[int], count: int) -> Tensor:
 
 
 def health(table: CodeTable, n_content_levels: dict[str, int]) -> dict[str, Any]:
-    """Codebook use per modality and level; JSON-ready.
+    """Codebook usage per modality and level, as JSON values.
 
-    Perplexity is exp(entropy) of a level's code frequencies. Collisions are counted on the first
-    `n_content_levels` levels, before the level that makes the target unique.
+    Perplexity is exp(entropy) of the code frequencies of a level. Collisions are counted on the
+    first `n_content_levels` levels, before the level that makes the target unique.
     """
     report = {}
     for name, all_codes in table.codes.items():

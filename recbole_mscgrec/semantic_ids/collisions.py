@@ -13,20 +13,21 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_CANDIDATES = 64  # empty leaves per item that redistribution looks at first
-_CHUNK = 256  # items whose leaves are searched together
+_CANDIDATES = 64  # empty leaves per item that redistribution considers at first
+_CHUNK = 256  # items per search
 
 
 def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
-    """Append a level that numbers the items sharing a code, so that rows (N, L) become unique.
+    """Append a level that numbers the items that share a code, so that codes (N, L) become unique.
 
-    `order` (N,) ranks items: the one with the lowest value of each group gets 0. Where no two items
-    share a code the table is returned as it is.
+    Within a group, items are numbered by ascending `order` (N,). If no two items share a code, the
+    codes are returned unchanged.
     """
     _, group = torch.unique(codes, dim=0, return_inverse=True)
     if int(group.max()) + 1 == len(codes):
         return codes
-    # Sort by group, then by order; an item's number is its distance from its group's first row.
+    # Sort by group, then by order; the number of an item is its distance from the first row of its
+    # group.
     by_order = torch.argsort(order, stable=True)
     rows = by_order[torch.argsort(group[by_order], stable=True)]
     sorted_group = group[rows]
@@ -40,15 +41,15 @@ def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
 
 
 def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Tensor:
-    """Move items that share a code to empty leaves: unique codes (N, L) without another level.
+    """Move items that share a code to empty leaves: unique codes (N, L) without an extra level.
 
-    The items of all groups of equal codes and their leaves, the own one and the nearest empty ones,
-    are matched so that the squared distances of `vectors` (N, D) to the leaves' centroids (sums of
-    codewords) are least in sum. An item looks at 64 empty leaves, or more where those do not
-    suffice; they are found by a beam over the codebooks.
+    Items that share a code are matched with leaves, their own or one of the nearest empty ones, so
+    that the sum of squared distances between `vectors` (N, D) and leaf centroids (sums of
+    codewords) is minimal. For each item 64 empty leaves are considered, or more if these do not
+    suffice; a beam search over the codebooks finds them.
 
     Raises:
-        UserError: fewer leaves than items.
+        UserError: there are fewer leaves than items.
     """
     sizes = [len(book) for book in codebooks]
     if math.prod(sizes) < len(codes):
@@ -77,16 +78,16 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
 
 
 def _match(leaf: Tensor, cost: Tensor) -> Tensor | None:
-    """One leaf for each of n items, no leaf twice, of least total cost; None where there is none.
+    """A matching of n items to distinct leaves with the least total cost; None if there is none.
 
     leaf (n, C) keys, -1 where an item has fewer candidates; cost (n, C).
     """
     columns, column = torch.unique(leaf, return_inverse=True)
     allowed = (leaf >= 0).numpy()
     rows = np.nonzero(allowed)[0]
-    if int((columns >= 0).sum()) < len(leaf):  # scipy would match all leaves instead of all items
+    if int((columns >= 0).sum()) < len(leaf):  # else scipy would match all leaves
         return None
-    # A sparse matrix takes zero for 'no edge'; one more for every item changes no comparison.
+    # In a sparse matrix zero means 'no edge'. Adding one to all costs does not change the matching.
     weights = 1 + cost.double().numpy()[allowed]
     shape = (len(leaf), len(columns))
     try:
@@ -100,8 +101,8 @@ def _match(leaf: Tensor, cost: Tensor) -> Tensor | None:
 def _nearest_empty(
     vectors: Tensor, codebooks: list[Tensor], taken: Tensor, n_candidates: int
 ) -> tuple[Tensor, Tensor]:
-    """Keys (n, C) of empty leaves near each vector and the squared distances; -1 and inf where a
-    vector has fewer."""
+    """Keys (n, C) of the empty leaves nearest to each vector, and squared distances; -1 and inf
+    fill up rows with fewer."""
     found = [
         _search(block, codebooks, taken, n_candidates) for block in vectors.float().split(_CHUNK)
     ]
@@ -137,7 +138,7 @@ def _keys(codes: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _digits(keys: Tensor, sizes: list[int]) -> Tensor:
-    """Undo `_keys`."""
+    """The codes of the numbers by `_keys`."""
     digits: list[Tensor] = []
     for size in reversed(sizes):
         digits.insert(0, keys % size)

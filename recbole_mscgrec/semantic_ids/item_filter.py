@@ -1,7 +1,7 @@
-"""Which items a request may get: sub-catalogues and exclusions, on the same prefix tree.
+"""Item filters: sub-catalogues and exclusions on the same prefix tree.
 
-Leaves are sorted by code, so a node of the tree is a range of leaves. Counting the allowed leaves
-of that range says whether the node still leads to an allowed item.
+Leaves are sorted by code, so a node of the tree is a range of leaves. A node leads to an allowed
+item if its range contains an allowed leaf.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Tensor = torch.Tensor
 
 
 class Restriction(Protocol):
-    """What a beam asks of a restriction."""
+    """The interface of item filters, as beam search uses it."""
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item allowed to their row (P,)."""
+        """Whether the leaf ranges [start, end), (P, C), hold an item allowed for their row (P,)."""
 
     def n_allowed(self, batch_size: int) -> Tensor:
-        """How many items each of B rows may get: (B,)."""
+        """Number of allowed items in each row: (B,)."""
 
 
 class AllowedItems:
-    """A sub-catalogue: in stock, of one category, of one shop.
+    """Allows only a sub-catalogue: items in stock, of one category, of one shop.
 
     Args:
         tree: the catalogue.
@@ -35,7 +35,7 @@ class AllowedItems:
             n_ids is the largest item id + 1 (RecBole's n_items).
 
     Raises:
-        UserError: a mask of another length, or a request that allows nothing.
+        UserError: the mask has another length, or a request allows no item.
     """
 
     def __init__(self, tree: PrefixTree, allowed: Tensor) -> None:
@@ -52,11 +52,11 @@ class AllowedItems:
         _refuse_empty(self.running[:, -1])
 
     def n_allowed(self, batch_size: int) -> Tensor:
-        """How many items each of B rows may get: (B,)."""
+        """Number of allowed items in each row: (B,)."""
         return self.running[:, -1].expand(batch_size)
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item allowed to their row (P,)."""
+        """Whether the leaf ranges [start, end), (P, C), hold an item allowed for their row (P,)."""
         if len(self.running) == 1:
             return self.running[0][end] > self.running[0][start]
         row = row.unsqueeze(-1)
@@ -64,16 +64,16 @@ class AllowedItems:
 
 
 class ExcludedItems:
-    """Items that single requests must not get, for example what the user has seen.
+    """Excludes items per request, for example those that the user has seen.
 
-    Takes memory for the listed items only, however large the catalogue.
+    Memory grows with the number of excluded items, not with the catalogue.
 
     Args:
         tree: the catalogue.
-        items: (B, E) item ids to leave out, in any order, repeated or padded with 0.
+        items: (B, E) item ids to exclude, in any order; may repeat, and are padded with 0.
 
     Raises:
-        UserError: an id that is not in the catalogue, or a request that excludes everything.
+        UserError: an id is not in the catalogue, or a request excludes all items.
     """
 
     def __init__(self, tree: PrefixTree, items: Tensor) -> None:
@@ -87,17 +87,18 @@ class ExcludedItems:
         leaves = torch.where(leaves < 0, n_leaves, leaves).sort(dim=1).values
         repeated = torch.zeros_like(leaves, dtype=torch.bool)
         repeated[:, 1:] = leaves[:, 1:] == leaves[:, :-1]
-        # Padding and repetitions go behind the last leaf, where no range reaches.
+        # Padding and repetitions are placed after the last leaf, outside every range.
         self.leaves = leaves.masked_fill(repeated, n_leaves).sort(dim=1).values
         self.n_leaves = n_leaves
         _refuse_empty(self.n_allowed(len(self.leaves)))
 
     def n_allowed(self, batch_size: int) -> Tensor:
-        """How many items each of B rows may get: (B,)."""
+        """Number of allowed items in each row: (B,)."""
         return self.n_leaves - (self.leaves < self.n_leaves).sum(1)
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item left to their row (P,)."""
+        """Whether the leaf ranges [start, end), (P, C), hold an item that is not excluded for their
+        row (P,)."""
         leaves = self.leaves[row]  # (P, E)
         before, after = (torch.searchsorted(leaves, t.contiguous()) for t in (start, end))
         return end - start > after - before
@@ -107,6 +108,6 @@ def _refuse_empty(n_allowed: Tensor) -> None:
     empty = (n_allowed == 0).nonzero().flatten()
     if len(empty):
         raise UserError(
-            f"{len(empty)} of {len(n_allowed)} requests allow no item at all (the first is request "
-            f"{int(empty[0])}): widen the mask, or do not ask for these."
+            f"{len(empty)} of {len(n_allowed)} requests allow no item (the first is request "
+            f"{int(empty[0])}): widen the mask, or leave these requests out."
         )

@@ -1,8 +1,8 @@
-"""Prefix tree of all items' codes as sorted arrays (CSR): the one structure behind the training
-constraint, the beam, exact scoring and sub-catalogues.
+"""Prefix tree of the codes of all items as sorted arrays (CSR). It serves the constraint in
+training, beam search, exact scoring and item filters.
 
-Items are sorted by code, so a node of any depth is a contiguous range of nodes one level below and,
-in the end, a contiguous range of leaves. No step walks a Python object per node.
+Items are sorted by code, so the children of a node are a contiguous range of nodes one level below,
+and its items a contiguous range of leaves. There are no Python objects per node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 
 class Children(NamedTuple):
-    """Children of a batch of nodes, padded to the widest: all tensors are (..., C)."""
+    """Children of a batch of nodes, padded to the largest number: all tensors are (..., C)."""
 
     nodes: Tensor  # ids one level below; arbitrary where not valid
     codes: Tensor  # their codes, long; arbitrary where not valid
@@ -25,15 +25,16 @@ class Children(NamedTuple):
 
 
 class PrefixTree:
-    """Tree over N unique codes of L levels with at most K codewords each.
+    """Prefix tree over N unique codes of L levels with at most K codewords each.
 
-    Nodes of one depth are numbered from 0 in the order of their codes; the root is node 0 of depth
-    0 and leaves are the nodes of depth L. Resident size: 4 bytes per inner node for its range, one
+    The nodes of each depth are numbered from 0 in the order of their codes. The root is node 0 of
+    depth 0, the leaves are the nodes of depth L. Memory: 4 bytes per inner node for its range, one
     code per node (1 byte for K <= 256), 4 bytes per leaf for its item and 4 per item for its leaf.
 
     Args:
         codes: (N, L) integer codes, one row per item; rows are unique.
-        items: (N,) item ids of the rows; default 0..N-1. Ids may have gaps (the padding id 0).
+        items: (N,) item ids of the rows; default 0..N-1. Ids may have gaps, such as the padding id
+            0.
 
     Raises:
         UserError: two items share a code (the first pair is named), or a code is negative.
@@ -66,7 +67,8 @@ class PrefixTree:
             starts = below
         if len(self.code[-1]) != n_items:
             _name_duplicate(starts, items[order], codes[order])
-        # The last level at which any node has several children; -1 for a catalogue of one item.
+        # The last level at which a node has several children; -1 for a catalogue with a single
+        # item.
         self.last_choice = max([i for i, n in enumerate(self.max_children) if n > 1], default=-1)
         self.dense = [self._dense_mask(level) for level in range(self.n_levels)]
         self.leaf_start = self._leaf_starts()
@@ -74,10 +76,11 @@ class PrefixTree:
         self.item_leaf[self.leaf_item.long()] = torch.arange(n_items, dtype=torch.int32)
 
     def _dense_mask(self, level: int) -> Tensor | None:
-        """(nodes, K) which codes lead on, for a level whose nodes are few and have many children.
+        """Mask (nodes, K) of the codes that have a child, for levels with few nodes and many
+        children.
 
-        There a mask over all codewords costs less than a list of children. It is kept where it
-        takes less than 4 bytes per item or a megabyte in all.
+        For such levels a mask over all codewords is faster than lists of children. It is stored if
+        it takes less than 4 bytes per item, or less than a megabyte.
         """
         n_nodes, size = len(self.first[level]) - 1, self.sizes[level]
         if 4 * self.max_children[level] < size or n_nodes * size > max(4 * self.n_items, 1 << 20):
@@ -88,7 +91,8 @@ class PrefixTree:
         return mask
 
     def _leaf_starts(self) -> list[Tensor]:
-        """Depth d: (nodes + 1,) the first leaf below each node; shared with `first` where equal."""
+        """For each depth, (nodes + 1,) the first leaf below each node; shared with `first` where
+        equal."""
         starts = [self.first[-1]]
         for first in reversed(self.first[:-1]):
             starts.insert(0, starts[0][first])
@@ -100,7 +104,7 @@ class PrefixTree:
 
     @property
     def n_bytes(self) -> int:
-        """Resident size of all arrays."""
+        """Memory of all arrays in bytes."""
         return sum(t.numel() * t.element_size() for t in self._tensors())
 
     def _tensors(self) -> list[Tensor]:
@@ -127,7 +131,7 @@ class PrefixTree:
         """Nodes from the root to the leaf of each item: L + 1 tensors shaped like `items`."""
         nodes = [self.item_leaf[items]]
         for first in reversed(self.first):
-            # The parent is the last node whose first child is not behind this child.
+            # The parent is the last node whose first child is not after this child.
             nodes.append(torch.searchsorted(first, nodes[-1], right=True, out_int32=True) - 1)
         return nodes[::-1]
 
@@ -148,15 +152,14 @@ class PrefixTree:
         return first[nodes + 1] - first[nodes]
 
     def nth_child(self, level: int, nodes: Tensor, n: Tensor) -> Tensor:
-        """The n-th child, from 0, of each node (...) of depth `level`; the last one where it has
+        """The n-th child, from 0, of each node (...) of depth `level`; the last child if there are
         fewer."""
         first = self.first[level]
         return torch.minimum(first[nodes] + n, first[nodes + 1] - 1).int()
 
     def child(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
-        """The child of each node (...) of depth `level` that has the given code; by bisection.
-
-        Where a node has no such child the answer is some node of the next depth.
+        """The child with the given code of each node (...) of depth `level`, by bisection. If a
+        node has no such child, the result is an arbitrary node of the next depth.
         """
         first, column = self.first[level], self.code[level]
         low, high = first[nodes], first[nodes + 1] - 1
@@ -168,7 +171,7 @@ class PrefixTree:
         return low
 
     def leaves(self, depth: int, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Leaf range [start, end) below nodes (...) of `depth`."""
+        """The ranges [start, end) of leaves below nodes (...) of `depth`."""
         if depth == self.n_levels:
             return nodes, nodes + 1
         return self.leaf_start[depth][nodes], self.leaf_start[depth][nodes + 1]
@@ -179,7 +182,8 @@ def _code_type(size: int) -> torch.dtype:
 
 
 def _lexicographic_order(codes: Tensor, sizes: list[int]) -> Tensor:
-    """Row order by first level, then second, ...; one sort of packed keys per 62 bits."""
+    """The order of rows sorted by first level, then second, ...; one sort of packed keys per 62
+    bits."""
     order: Tensor | None = None
     level = codes.size(1)
     while level > 0:
@@ -191,7 +195,7 @@ def _lexicographic_order(codes: Tensor, sizes: list[int]) -> Tensor:
         chosen = key if order is None else key[order]
         inner = torch.sort(chosen, stable=True).indices
         order = inner if order is None else order[inner]
-    assert order is not None  # codes has at least one level
+    assert order is not None  # codes have at least one level
     return order
 
 

@@ -1,5 +1,5 @@
-"""Residual quantization by whole-catalogue k-means: one codebook per level, each on what the levels
-before it left over (paper: item tokenization)."""
+"""Residual quantization by k-means on the whole catalogue: one codebook per level, fitted to the
+residuals of the earlier levels (paper: item tokenization)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_RUNS = 5  # k-means runs per level, from different starts
+_RUNS = 5  # k-means runs per level, with different starts
 _CHUNK = 1 << 16  # rows per distance block: bounds memory at 64k x K floats
 
 
 class ResidualQuantizer:
-    """L codebooks of K codewords for vectors of D numbers.
+    """L codebooks of K codewords for vectors of width D.
 
     Args:
         codebook_sizes: K of each level.
-        n_iterations: Lloyd iterations per level at most; a level stops when no item moves.
-        seed: the result is a function of the data and this seed.
+        n_iterations: maximum number of Lloyd iterations per level; a level stops when no item
+            moves.
+        seed: the result depends only on the data and this seed.
     """
 
     def __init__(self, codebook_sizes: list[int], n_iterations: int = 50, seed: int = 0) -> None:
@@ -32,7 +33,7 @@ class ResidualQuantizer:
         """Learn the codebooks from vectors (N, D); returns their codes (N, L).
 
         Raises:
-            UserError: a codebook larger than N, a value that is not finite, or all vectors equal.
+            UserError: a codebook is larger than N, a value is not finite, or all vectors are equal.
         """
         self._check(vectors)
         generator = torch.Generator().manual_seed(self.seed)
@@ -47,7 +48,7 @@ class ResidualQuantizer:
         return torch.stack(codes, dim=1)
 
     def encode(self, vectors: Tensor) -> Tensor:
-        """Codes (N, L) of vectors (N, D): greedily the nearest codeword of each level."""
+        """Codes (N, L) of vectors (N, D): the nearest codeword at each level, greedily."""
         residual, codes = vectors.float(), []
         for codebook in self.codebooks:
             codes.append(nearest(residual, codebook)[0])
@@ -81,8 +82,8 @@ class ResidualQuantizer:
 def k_means(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
     """Codebook (K, D) of all vectors (N, D): the best of several runs of Lloyd's algorithm.
 
-    One run now and then spends most codewords on a few outliers and leaves the bulk to the rest; of
-    a few, the one with the smallest squared error does not.
+    A single run sometimes spends most codewords on a few outliers. Choosing the run with the
+    smallest squared error avoids this.
     """
     runs = [_lloyd(vectors, k, n_iterations, generator) for _ in range(_RUNS)]
     return min(runs, key=lambda codebook: float(nearest(vectors, codebook)[1].sum()))
@@ -91,8 +92,8 @@ def k_means(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generat
 def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
     """One run from a k-means++ start.
 
-    A codeword that loses all its items restarts at one of the vectors that are worst off, so every
-    codeword is used as long as there are K distinct vectors.
+    A codeword that loses all its items restarts at one of the vectors with the largest error, so
+    every codeword is used if there are K distinct vectors.
     """
     codebook = _plus_plus(vectors, k, generator)
     previous: Tensor | None = None
@@ -111,16 +112,17 @@ def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generato
 
 
 def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:
-    """Mean of each codeword's vectors; a codeword without any stays as it is."""
+    """The mean of each codeword's vectors; a codeword without vectors is unchanged."""
     count = torch.bincount(code, minlength=len(codebook)).unsqueeze(1)
     total = torch.zeros_like(codebook).index_add_(0, code, vectors)
     return torch.where(count > 0, total / count.clamp(min=1), codebook)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest codeword (N,) and the squared distance to it (N,).
+    """Index of the nearest codeword (N,), and the squared distance to it (N,).
 
-    Exact whatever `matmul_precision` is: rounded products mistake near codewords for each other.
+    Full precision whatever `matmul_precision` is, because rounded products confuse codewords that
+    are close.
     """
     norms = codebook.square().sum(1)
     codes, distances = [], []

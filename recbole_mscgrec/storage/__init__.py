@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, stages kept between runs, checkpoints of plain tensors."""
+"""Files written whole or not at all, cached stages, checkpoints of plain tensors."""

@@ -1,4 +1,4 @@
-"""Stages on disk: tensors in a safetensors file, named by the fingerprint of all that made them."""
+"""Cached stages: tensors in a safetensors file, named by the fingerprint of all inputs."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ def _update(digest: Any, part: Any) -> None:
 
 
 def _refuse(part: Any) -> None:
-    """Printed text does not tell large tensors apart, nor objects of other kinds."""
+    """Raise an error: printed text does not distinguish large tensors or arbitrary objects."""
     raise TypeError(f"{type(part).__name__} inside a list or dict cannot be hashed exactly")
 
 
 def path(folder: str | Path, stage: str, key: str) -> Path:
-    """Where the result of a stage with this fingerprint is kept."""
+    """The cache file of a stage with this fingerprint."""
     return Path(folder) / f"{stage}-{key}.safetensors"
 
 
 def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:
-    """Tensors of a stored stage, or None. A damaged or foreign file is named and ignored."""
+    """The tensors of a cached stage, or None. A damaged or foreign file is ignored with a
+    warning."""
     file = path(folder, stage, key)
     if not file.is_file():
         return None
@@ -71,7 +72,7 @@ def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:
 
 
 def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
-    """Store a stage's tensors. Raises UserError where the file cannot be written."""
+    """Cache the tensors of a stage. Raises UserError if the file cannot be written."""
     with written_whole(path(folder, stage, key), "cache_dir") as temporary:
         safetensors.torch.save_file(
             {name: t.contiguous() for name, t in tensors.items()},

@@ -18,7 +18,8 @@ _ARRAY, _SPARSE = "__numpy__", "__csr__"
 
 
 def to_plain(value: Any) -> Any:
-    """Copy of `value` in types that torch.load(weights_only=True) accepts; the rest as strings."""
+    """A copy of `value` in types that torch.load(weights_only=True) accepts; other types become
+    strings."""
     if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)):
         return float(value) if isinstance(value, np.floating) else value
     if isinstance(value, np.generic):
@@ -39,7 +40,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Undo `to_plain` for numpy arrays and sparse matrices."""
+    """Restore numpy arrays and sparse matrices from the result of `to_plain`."""
     if isinstance(value, dict):
         if _ARRAY in value:
             return value[_ARRAY].numpy()
@@ -51,7 +52,7 @@ def from_plain(value: Any) -> Any:
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint; a stop leaves the old file whole. Raises UserError."""
+    """Write a checkpoint. If the program is stopped, the old file remains. Raises UserError."""
     with written_whole(path, "checkpoint_dir") as temporary:
         torch.save(state, temporary)
 
@@ -65,18 +66,18 @@ def load(
     """Read a checkpoint without running code from it. `key` is the setting that names it.
 
     Raises:
-        UserError: the file is missing, damaged, lacks a required key, or holds something other
+        UserError: the file is missing or damaged, lacks a required key, or holds something other
             than plain values.
     """
     if not Path(path).is_file():
         raise UserError(f"{key} ({path}) does not exist: check the path.")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or a pickled file
+    except Exception as error:  # torch raises many types for a damaged or pickled file
         raise UserError(
             f"{path} is damaged or not a checkpoint of plain tensors ({type(error).__name__}). "
-            "Checkpoints that stock RecBole wrote hold pickled objects and are not loaded, because "
-            "that could run code: train again with this command."
+            "Checkpoints of stock RecBole hold pickled objects and are not loaded, because that "
+            "could run code: train again with this command."
         ) from error
     missing = set(required) - set(state if isinstance(state, dict) else ())
     if missing:
@@ -85,7 +86,7 @@ def load(
 
 
 def random_state(train_data: Any = None) -> dict[str, Any]:
-    """State of every random generator that training draws from; `train_data` is a loader."""
+    """The state of all random generators used in training; `train_data` is a loader."""
     drawn = np.random.get_state(legacy=False)
     kind, keys, position = drawn["bit_generator"], drawn["state"]["key"], drawn["state"]["pos"]
     numpy = [kind, torch.from_numpy(keys.astype(np.int64)), position]
@@ -102,7 +103,7 @@ def random_state(train_data: Any = None) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
-    """Undo `random_state`."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(state["torch"].cpu())
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))

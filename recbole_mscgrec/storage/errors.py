@@ -1,11 +1,11 @@
-"""Errors that the user can mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something that whoever runs the program can mend: its text names the thing, the rule, the
-    actual value and the next step. The command line shows it as one line.
+    """An error that the user can fix. Its text names the setting or file, the rule, the actual
+    value and the next step. The command line prints it as one line.
 
-    Every other exception is a bug of this package or of RecBole and keeps its traceback.
+    Any other exception is a bug in this package or in RecBole and keeps its traceback.
     """

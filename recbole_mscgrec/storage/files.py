@@ -1,10 +1,11 @@
-"""Files written whole or not at all, whatever stops the program."""
+"""Files that are written completely or not at all, even if the program is stopped."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from recbole_mscgrec.storage.errors import UserError
 
 @contextmanager
 def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
-    """A temporary path beside `file` to write to; at the end of the block it takes the place of
-    `file`. A reader, or whoever comes after a power cut, finds the old file or the new one.
+    """Yields a temporary path beside `file` to write to; at the end of the block it replaces
+    `file`. Even after a power cut there is either the old file or the new one.
 
     Args:
         setting: the setting that names the folder, for the error.
 
     Raises:
-        UserError: the file cannot be written; says why and what to do.
+        UserError: the file cannot be written, with the reason and what to do.
     """
     file = Path(file)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -40,11 +41,25 @@ def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
 
 
 def write_text(file: str | Path, text: str) -> None:
-    """A UTF-8 text file. Raises UserError."""
+    """Write a UTF-8 text file. Raises UserError."""
     with written_whole(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(file: str | Path, content: Any) -> None:
-    """A JSON file. Raises UserError."""
+    """Write a JSON file. Raises UserError."""
     write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def read_csv(file: str | Path) -> list[dict[str, str]]:
+    """The rows of a UTF-8 CSV file with a header, each a dict of its cells."""
+    with Path(file).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_csv(file: str | Path, columns: Sequence[str], rows: Iterable[dict[str, str]]) -> None:
+    """Write a UTF-8 CSV file with a header. Cells that a row lacks are empty. Raises UserError."""
+    with written_whole(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Which code made a file: the package's version, and the commit where it runs from a checkout."""
+"""The code that made a file: the version of the package and, in a git checkout, the commit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ROOT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 
 @cache
 def made_by() -> dict[str, str | None]:
-    """`version` and `commit`; the commit ends in + where files were changed since, and is None
-    outside a git checkout."""
+    """`version` and `commit`. The commit ends in + if files have changed since; it is None outside
+    a git checkout."""
     return {"version": recbole_mscgrec.__version__, "commit": _commit()}
 
 

@@ -1,1 +1,1 @@
-"""From features to semantic IDs, and pages that show what they mean."""
+"""From features to semantic IDs, and pages that show which items share a code."""

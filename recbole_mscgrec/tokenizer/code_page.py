@@ -1,4 +1,4 @@
-"""What the codes of a modality mean: a self-contained page of the items behind every code."""
+"""A self-contained page for each modality that shows the items with each code."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import jinja2
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 from recbole_mscgrec.tokenizer.item_cards import Cards
 
-_MOST_ITEMS = 20_000  # most popular ones on a page; counts and words are of all
-_WORD_LEVELS = 2  # levels whose groups are described by words
-_LEAST_COUNT = 2  # items of a group, and the share of them, that a characteristic word is in
-_LEAST_SHARE = 0.1
+_MOST_ITEMS = 20_000  # the most popular ones are listed; counts and words cover all items
+_WORD_LEVELS = 2  # number of levels whose groups are described by words
+_LEAST_COUNT = 2  # a characteristic word is in at least so many items of its group,
+_LEAST_SHARE = 0.1  # and in at least this share of them
 _LEAST_LIFT = 1.1
 _MOST_WORDS = 3
-# Settings that a page names: of all modalities, of one of them, of the one that is generated.
+# Settings that a page lists: for every modality, for one modality, and for the target.
 _SETTINGS = ("n_levels", "codebook_size", "seed")
 _SETTINGS_OF = {
     "text": ("text_encoder", "text_columns"),
@@ -29,11 +29,11 @@ _SETTINGS_OF = {
 def page_data(
     table: CodeTable, health: dict[str, Any], name: str, cards: Cards, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """All that the page of one modality shows, in plain values.
+    """The data of the page of one modality, as plain values.
 
     Args:
-        health: of this modality, from `codes.health`.
-        settings: those that the codes were made with.
+        health: the report on this modality by `code_table.health`.
+        settings: the settings that the codes were made with.
 
     Returns:
         dataset, modality, modalities, target, health, levels, settings, title_column, words_column,
@@ -41,7 +41,7 @@ def page_data(
         groups ('17' or '17.4' -> `describe`).
     """
     codes = codes_of(table, name)
-    if "n_content_levels" not in health:  # of a checkpoint older than this page
+    if "n_content_levels" not in health:  # absent in older checkpoints
         health = {**health, "n_content_levels": len(health["levels"])}
     return {
         "dataset": settings["dataset"],
@@ -60,7 +60,7 @@ def page_data(
 
 
 def render(page: dict[str, Any]) -> str:
-    """The page as one HTML file that loads nothing else; every value of `page` is escaped."""
+    """The page as a single HTML file that loads nothing else. All values of `page` are escaped."""
     templates = jinja2.PackageLoader("recbole_mscgrec.tokenizer")
     environment = jinja2.Environment(
         loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -69,12 +69,13 @@ def render(page: dict[str, Any]) -> str:
 
 
 def codes_of(table: CodeTable, name: str) -> list[list[int] | None]:
-    """Every item's codes in a modality, without the padding item; None where it has none."""
+    """The codes of all items in a modality, without the padding item; None for items that lack
+    it."""
     return [c if c[0] != MISSING else None for c in table.codes[name][1:].tolist()]
 
 
 def levels(health: dict[str, Any]) -> list[dict[str, Any]]:
-    """Per level its name and what `codes.health` counted there."""
+    """For each level, its name and the counts by `code_table.health`."""
     n_content = health["n_content_levels"]
     return [
         {"name": f"level {i + 1}" if i < n_content else "collision", **level}
@@ -83,7 +84,7 @@ def levels(health: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def items_of(codes: list[list[int] | None], cards: Cards) -> list[dict[str, Any]]:
-    """One dict per item, the most popular first, then by token."""
+    """One dict per item, sorted by popularity, then by token."""
     fields = ("token", "title", "words", "popularity", "poster", "code")
     columns = (cards.tokens, cards.titles, cards.words, cards.popularity, cards.posters, codes)
     items = [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -93,7 +94,7 @@ def items_of(codes: list[list[int] | None], cards: Cards) -> list[dict[str, Any]
 def groups_of(
     codes: list[list[int] | None], words: list[list[str]], n_content_levels: int
 ) -> dict[str, dict[str, Any]]:
-    """'17' and '17.4', every prefix of one and of two levels that items have -> `describe`."""
+    """Prefix of one or two levels that items have ('17', '17.4') -> the result of `describe`."""
     members = defaultdict(list)
     for code, item_words in zip(codes, words, strict=True):
         if not code:
@@ -106,19 +107,19 @@ def groups_of(
 
 
 def describe(members: list[list[str]], catalogue: Counter, n_catalogue: int) -> dict[str, Any]:
-    """A group of items by its words.
+    """Describe a group of items by its words.
 
     Args:
-        members: the words of each of its items.
-        catalogue: word -> how many of the `n_catalogue` items with any word have it.
+        members: the words of each item in the group.
+        catalogue: word -> number of items that have it, out of the `n_catalogue` items with any
+            word.
 
     Returns:
-        n: its items. characteristic: up to three [word, lift, count] by falling lift, the share of
-        the group's items with the word over its share in the catalogue, of words with a lift of
-        at least 1.1 in at least two of its items and a tenth of them. frequent: up to three
-        [word, share].
-        coherence: the mean over all its words of log2(lift), where a word that is too rare for
-        `characteristic` counts 0.
+        n: number of items. characteristic: up to three [word, lift, count], sorted by lift. The
+            lift is the share of the group's items that have the word, divided by its share in the
+            catalogue. It is at least 1.1, and the word occurs in at least two items and a tenth of
+            the group. frequent: up to three [word, share]. coherence: the mean of log2(lift) over
+            all words of the group; words that are too rare for `characteristic` count as 0.
     """
     count = Counter(word for item in members for word in item)
     n = sum(bool(item) for item in members)

@@ -1,4 +1,4 @@
-"""What a person knows an item by: title, words such as genres, popularity, poster."""
+"""Item cards for the pages: title, words such as genres, popularity, poster."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.storage.errors import UserError
 
-_POSTER_SIZE = (128, 64)  # pixels at most, width and height
+_POSTER_SIZE = (128, 64)  # maximum width and height in pixels
 _POSTER_QUALITY = 60
-_MOST_POSTERS = 5_000  # of the most popular items: a page has to open quickly
-_ITEMS_PER_WORD = 4  # a column of labels has at least so many items for each of its words
+_MOST_POSTERS = 5_000  # only for the most popular items, so that a page opens quickly
+_ITEMS_PER_WORD = 4  # a column of labels has at least this many items per word
 _SEPARATORS = ("|", ";", ",")
 
 
 class Cards(NamedTuple):
-    """Of n items (no padding row), in the order of their ids."""
+    """Cards of n items (without the padding item), in the order of their ids."""
 
     tokens: list[str]
-    titles: list[str]  # the token where there is no title
+    titles: list[str]  # the token if an item has no title
     words: list[list[str]]  # each word once
-    popularity: list[int]  # interactions in the train split, a user's first one not counted
-    posters: list[str]  # JPEG in base64, '' where there is none
+    popularity: list[int]  # interactions in the train split, without the first one of each user
+    posters: list[str]  # JPEG in base64; '' if there is none
     title_column: str | None = None
     words_column: str | None = None
 
@@ -39,15 +39,15 @@ class Cards(NamedTuple):
 def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
     """Titles, words, popularity and posters of the items of `train`.
 
-    The columns are `codes_title_column` and `codes_words_column`, or those that `title_column` and
-    `words_column` choose. Posters are the images that `images.find_images` finds, whether or not
-    the image modality is used.
+    The columns are `codes_title_column` and `codes_words_column`, or else chosen by `title_column`
+    and `words_column`. Posters come from `images.find_images`, even if the image modality is not
+    used.
 
     Raises:
-        UserError: a named column that the .item file lacks, or an `image_dir` without images.
+        UserError: the .item file lacks a given column, or `image_dir` has no images.
     """
     tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
-    count = train.item_counter  # once: every access counts all rows anew
+    count = train.item_counter  # read once: every access counts all rows again
     popularity = [int(count[i]) for i in range(1, train.item_num)]
     titles = tokens
     words: list[list[str]] = [[] for _ in tokens]
@@ -58,7 +58,7 @@ def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
     named = {"codes_title_column": pages.title_column, "codes_words_column": pages.words_column}
     for key, column in named.items():
         if column is not None and column not in types:
-            raise UserError(f"{key} ({column}) is no .item column; there are {list(types)}.")
+            raise UserError(f"{key} ({column}) is no .item column; the columns are {list(types)}.")
     if items:
         rows = items.frame.drop_duplicates(items.key, keep="last").set_index(items.key)
         rows = rows.reindex(tokens, fill_value="").map(clean_text)
@@ -84,8 +84,9 @@ def title_column(types: dict[str, str]) -> str | None:
 
 
 def words_column(rows: pd.DataFrame, types: dict[str, str], title: str | None) -> str | None:
-    """The token_seq column, other than the title, with the fewest different words: at most one for
-    four items that have any. Genres and categories are such, names and sentences are not."""
+    """The token_seq column, other than the title, with the smallest vocabulary: at most one word
+    per four items that have any. This holds for genres and categories, not for names and
+    sentences."""
     found = []
     for name, kind in types.items():
         if kind == "token_seq" and name != title:
@@ -97,8 +98,8 @@ def words_column(rows: pd.DataFrame, types: dict[str, str], title: str | None) -
 
 
 def split_words(values: list[str]) -> list[list[str]]:
-    """Each value's words, every one once, in their order. They are separated by '|', ';' or ',',
-    the first that stands in half of the values with any text, else by spaces."""
+    """The distinct words of each value, in order. The separator is the first of '|', ';' and ','
+    that occurs in half of the non-empty values, else a space."""
     given = [value for value in values if value.strip()]
     usual = (s for s in _SEPARATORS if 2 * sum(s in value for value in given) >= len(given) > 0)
     separator = next(usual, None)

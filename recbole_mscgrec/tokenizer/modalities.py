@@ -1,4 +1,4 @@
-"""One stage per modality: its inputs, and how they become vectors or codes of the items."""
+"""One stage per modality, which turns its inputs into vectors or codes of the items."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ RQ_DINO, FEATURES = "rq_dino", "features"
 
 
 class Features(NamedTuple):
-    """What a modality knows of N items (row 0 is padding)."""
+    """The features of N items in a modality (row 0 is padding)."""
 
     vectors: Tensor  # float32 (N, D)
     present: Tensor  # bool (N,): which items have a vector
-    codes: Tensor | None = None  # long (N, L), MISSING where an item has none; else to be quantized
+    codes: Tensor | None = None  # long (N, L), MISSING if an item has none; else quantize
     sizes: Tensor | None = None  # long (L,): codewords per level of `codes`
-    quantized: Tensor | None = None  # float32 (N, D): the vectors that `codes` stand for
+    quantized: Tensor | None = None  # float32 (N, D): the vectors that `codes` represent
 
 
 class Stage(NamedTuple):
-    """A modality of a data set: the fingerprint of its inputs, and what makes its features."""
+    """A modality of a data set: the fingerprint of its inputs, and a function that makes its
+    features."""
 
     key: str
     make: Callable[[], Features]
 
 
 class Absent(NamedTuple):
-    """A modality that no item of a data set has, and why."""
+    """A modality that no item of a data set has, with the reason."""
 
     reason: str
 
 
 def stage_of(name: str, settings: MSCGRecSettings, train: Any) -> Stage | Absent:
-    """The stage of one modality, its inputs read and checked.
+    """The stage of one modality. Its inputs are read and checked.
 
-    Files of `vectors_file` and `codes_file` take the place of a stage's own work.
+    A file in `vectors_file` or `codes_file` replaces the computation.
     """
     if name in settings.codes.vectors_file or name in settings.codes.codes_file:
         return _given_stage(name, settings.codes, train)
@@ -130,8 +131,8 @@ def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
 
 
 def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
-    """Codes of RQ-DINO; its losses go to TensorBoard and, as JSON, beside the cached codes."""
-    from recbole_mscgrec.rq_dino.api import rq_dino  # timm takes seconds to import
+    """Codes of RQ-DINO. Its losses go to TensorBoard and to a JSON file beside the cached codes."""
+    from recbole_mscgrec.rq_dino.api import rq_dino  # importing timm takes seconds
 
     sizes, run = list(settings.codes.level_sizes), settings.run
     file = cache.path(run.cache_dir, "image", key)
@@ -180,7 +181,7 @@ _STAGES = {"collaborative": _collaborative_stage, "text": _text_stage, "image": 
 
 
 def _kept(folder: str, name: str, key: str, make: Callable[[], Features]) -> Stage:
-    """A stage whose features are stored: made once per fingerprint."""
+    """A stage whose features are cached: they are made once per fingerprint."""
 
     def features() -> Features:
         stored = cache.load(folder, name, key)
@@ -195,14 +196,15 @@ def _kept(folder: str, name: str, key: str, make: Callable[[], Features]) -> Sta
 
 
 def _weights(name: str) -> dict[str, list[int]]:
-    """Size and time of a model's files, where `name` is a file or folder and not a hub name."""
+    """Sizes and modification times of a model's files if `name` is a file or folder; empty for hub
+    names."""
     path = Path(name)
     files = sorted(path.glob("*")) if path.is_dir() else [path] if path.is_file() else []
     return {str(p): [p.stat().st_size, p.stat().st_mtime_ns] for p in files}
 
 
 def _at_items(rows: Tensor, items: Tensor, n_items: int, fill: float) -> Tensor:
-    """`rows` (n, ...) at their items' ids; `fill` elsewhere: (N, ...)."""
+    """`rows` (n, ...) at the ids of their items, `fill` elsewhere: (N, ...)."""
     table = torch.full((n_items, *rows.shape[1:]), fill, dtype=rows.dtype)
     table[items] = rows
     return table

@@ -1,4 +1,5 @@
-"""The one place that runs features -> quantizers -> CodeTable, each stage cached by its inputs."""
+"""The tokenizers: features -> quantizers -> CodeTable, each stage cached under a fingerprint of its
+inputs."""
 
 from __future__ import annotations
 
@@ -28,21 +29,21 @@ from recbole_mscgrec.tokenizer.modalities import (
 )
 
 Tensor = torch.Tensor
-_NEIGHBOURS = 5  # items whose mean stands in for a vector that the train split cannot give
+_NEIGHBOURS = 5  # number of items whose mean replaces a missing collaborative vector
 
 
 @dataclass
 class Tokenization:
-    """A code table with its health report, the seconds of every stage, and the items it is for."""
+    """A code table with its health report, the seconds of every stage, and its items."""
 
     table: CodeTable
     health: dict[str, Any]
     seconds: dict[str, float]
     items: str  # fingerprint of the item tokens in the order of their ids
-    vectors: dict[str, Tensor]  # modality -> half (N, D_m), where history_vectors asks for them
+    vectors: dict[str, Tensor]  # modality -> half (N, D_m), with history_vectors
 
     def to_plain(self) -> dict[str, Any]:
-        """For a checkpoint: what `from_checkpoint` needs to do without the tokenizers."""
+        """The plain values for a checkpoint, which `from_checkpoint` reads."""
         return {
             "table": self.table.to_plain(),
             "health": self.health,
@@ -55,8 +56,8 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     """Codes of all items in every modality, for the data set whose train split is `train`.
 
     Raises:
-        UserError: an unknown modality, a target that is not among them or that no item has, or
-            vectors, codes or codebooks that do not fit (see stages.py and ResidualQuantizer).
+        UserError: a modality is unknown, the target is not among the modalities or no item has it,
+            or vectors, codes or codebooks do not fit (see modalities.py and ResidualQuantizer).
     """
     codes, cache_dir = settings.codes, settings.run.cache_dir
     seconds: dict[str, float] = {}
@@ -85,7 +86,7 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
 
 @contextmanager
 def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds that this block takes to those of a stage."""
+    """Add the duration of this block to the seconds of a stage."""
     start = time.perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
@@ -99,7 +100,7 @@ def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
     """
     plain = state.get("other_parameter", {}).get("code_state")
     if not plain:
-        raise UserError("The checkpoint holds no item codes: it is not one of MSCGRec.")
+        raise UserError("The checkpoint holds no item codes: it is not a checkpoint of MSCGRec.")
     if plain["items"] != _items(train):
         raise UserError(
             f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
@@ -116,7 +117,7 @@ def _make_features(
     """Stages and features of the modalities that items have, in the order of `modalities`."""
     stages: dict[str, Stage] = {}
     absent: list[str] = []
-    # All inputs are read before anything is trained, and SASRec, the slow stage, comes last.
+    # Read all inputs before anything is trained. SASRec, the slowest stage, comes last.
     for name in settings.codes.modalities:
         with timed(seconds, name):
             stage = stage_of(name, settings, train)
@@ -139,7 +140,7 @@ def _make_features(
 
 
 def _comparable_vectors(features: dict[str, Features], codes: CodeSettings) -> dict[str, Tensor]:
-    """Vectors of the modalities that have any, where the settings ask for vectors; else none."""
+    """Vectors of the modalities that have any, if the settings need vectors; else an empty dict."""
     if codes.target_modality != FUSED and not codes.history_vectors:
         return {}
     vectors = {
@@ -147,11 +148,11 @@ def _comparable_vectors(features: dict[str, Features], codes: CodeSettings) -> d
         for name, feature in features.items()
         if feature.present.any()
     }
-    # Where the rule for sparse data asked for them, data without vectors do without.
+    # If only the preset for sparse data asked for vectors, go on without them.
     asked = codes.history_vectors and codes.history_vectors_chosen
     if asked and not vectors:
         raise UserError(
-            "history_vectors=True needs vectors, and codes_file gives codes alone for "
+            "history_vectors=True needs vectors, but codes_file has only codes for "
             f"{list(features)}: leave history_vectors out, or use vectors_file."
         )
     return vectors
@@ -165,10 +166,10 @@ def _items(train: Any) -> str:
 
 
 def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
-    """The vectors of all modalities side by side, of the items that have any."""
+    """The concatenated vectors of all modalities, for the items that have any."""
     if not vectors:
         raise UserError(
-            "target_modality fused needs vectors, and codes_file gives codes alone: choose one of "
+            "target_modality fused needs vectors, but codes_file has only codes: choose one of "
             f"{list(features)}."
         )
     present = torch.stack([features[name].present for name in vectors]).any(dim=0)
@@ -179,13 +180,13 @@ def _quantize(
     features: dict[str, Features], settings: MSCGRecSettings, train: Any
 ) -> dict[str, Tensor]:
     """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
-    the target's codes are completed and made unique."""
+    those of the target are completed and made unique."""
     codes, stored = settings.codes, dict[str, Tensor]()
     for name, feature in features.items():
         quantizer = None
         if feature.codes is not None and feature.sizes is not None:
             sizes = feature.sizes
-            table = feature.codes.clone()  # the target's is completed in place
+            table = feature.codes.clone()  # the target is completed in place
         else:
             rows, sizes = feature.present.nonzero().flatten(), torch.tensor(codes.level_sizes)
             iterations = codes.quantizer_iterations
@@ -219,8 +220,8 @@ def _unique(
         lacking = ~feature.present[1:]
         vectors[lacking] = quantizer.decode(codes[lacking])
         unique = redistribute(codes, vectors, quantizer.codebooks)
-    else:  # of the items that share a code, the most frequent one in training gets code 0
-        count = train.item_counter  # once: every access counts all rows anew
+    else:  # among items that share a code, the most frequent one in training gets 0
+        count = train.item_counter  # read once: every access counts all rows again
         rank = torch.tensor([-count[i] for i in range(1, train.item_num)])
         unique = add_collision_level(codes, rank)
     return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
@@ -233,11 +234,11 @@ def _complete_target(
     features: dict[str, Features],
     target: str,
 ) -> Tensor:
-    """Give every item a target code, in place: from its neighbours in other modalities, or a free
-    leaf. Returns the two counts.
+    """Give every item a target code, in place: from its neighbours in another modality, or else a
+    free leaf. Returns the numbers of items for both cases.
 
-    The code is that of the neighbours' mean vector, or, where no quantizer of ours made the codes,
-    that of the nearest item.
+    The code is that of the mean vector of the neighbours or, if the codes were not made by our
+    quantizer, that of the nearest item.
     """
     own, has_code = features[target], table[:, 0] != MISSING
     left = lacking = (~has_code[1:]).nonzero().flatten() + 1
@@ -257,7 +258,7 @@ def _complete_target(
     if len(left):
         taken = table[1:][table[1:, 0] != MISSING]
         leaves = code_table.free_leaves(taken, sizes.tolist(), len(left))
-        if len(leaves) == 0:  # every leaf is taken: share them, the collision level separates
+        if len(leaves) == 0:  # no leaf is free: the collision level separates the items
             leaves = taken
         table[left] = leaves[torch.arange(len(left)) % len(leaves)]
     return torch.tensor([len(lacking) - len(left), len(left)])

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from recbole_mscgrec.config.settings import (
     CodeSettings,
     CollaborativeSettings,
     DecodingSettings,
+    EvaluationSettings,
     ImageSettings,
     PageSettings,
     RunSettings,
@@ -37,7 +38,7 @@ from recbole_mscgrec.config.settings import (
     TrainingSettings,
 )
 from recbole_mscgrec.network.model import Sizes
-from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+from recbole_mscgrec.rq_dino.settings import CONFIGURABLE
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 PACKAGE = PROJECT / "recbole_mscgrec"
@@ -59,7 +60,7 @@ def read_by_recbole() -> set[str]:
 
 def read_here() -> set[str]:
     text = "\n".join(OURS.values())
-    images = {f"image_{f.name}" for f in fields(RQDinoSettings) if f.default is MISSING}
+    images = {f"image_{name}" for name in CONFIGURABLE}
     groups = {
         f"{prefix}{field.name}"
         for prefix, group in (
@@ -70,11 +71,13 @@ def read_here() -> set[str]:
             ("collaborative_", CollaborativeSettings),
             ("", TrainingSettings),
             ("", DecodingSettings),
+            ("", EvaluationSettings),
             ("codes_", PageSettings),
         )
         for field in fields(group)
     }
     derived = {"level_sizes", "history_vectors_chosen", "text_columns_chosen", "image_rq_dino"}
+    derived.add("modes")  # from eval_args
     assert derived <= groups
     return (
         set(READ.findall(text))

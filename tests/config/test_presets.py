@@ -60,7 +60,7 @@ def test_sparse_data_get_their_settings_but_for_the_chosen(
         "target_modality": "fused",
     }
     assert (config["neighbour_prob"], config["codebook_size"]) == (0.1, 6)
-    assert "shows an item 9.0 times in the mean): history_vectors True" in caplog.text
+    assert "an item occurs 9.0 times on average in training): history_vectors True" in caplog.text
     # A cell of a table looks for its unfinished training before there is a model.
     assert chosen["target_modality"] == "collaborative"
     again = Config("MSCGRec", "walk", config_dict=settings(sparse_folder, neighbour_prob=0.1))

@@ -10,7 +10,7 @@ from recbole_mscgrec.config.removed import REMOVED, of_a_saved_run
 
 @pytest.mark.parametrize("key", REMOVED)
 def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
-    with pytest.raises(ValueError, match=f"{key} is no setting any more: ."):
+    with pytest.raises(ValueError, match=f"{key} is no longer a setting: ."):
         Config("MSCGRec", "x", config_dict={key: 1})
 
 

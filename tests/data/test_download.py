@@ -101,7 +101,9 @@ def damaged(content: bytes) -> bytes:
 def test_half_a_file_leaves_nothing(tmp_path: Path, server: dict) -> None:
     content = archive(tmp_path / "made", "ml-1m", "ml-1m")
     serve(server, "/ml-1m.zip", content[: len(content) // 2], len(content))
-    refuse(tmp_path, rf"{len(content) // 2:,} of {len(content):,} bytes came: the connection broke")
+    refuse(
+        tmp_path, rf"{len(content) // 2:,} of {len(content):,} bytes arrived: the connection broke"
+    )
 
 
 @pytest.mark.parametrize("kind", ["damaged", "no zip", "cut", "other files", "missing"])

@@ -91,7 +91,7 @@ def test_cells_of_another_process_are_left_to_it(
     command = argv(rule_folder, "--model_list=Pop,GRU4Rec,NPE", "--table_dir=out")
     assert main(command) == 0
     assert ran == [("Pop", 2020), ("NPE", 2020)]
-    assert "another process runs it" in Path("out/table.md").read_text()
+    assert "another process is running it" in Path("out/table.md").read_text()
     assert "failed" not in caplog.text
     monkeypatch.setattr(grid, "taken", lambda config: False)
     assert main(command) == 0
@@ -137,7 +137,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(grid, "run_cell", stopped)
         assert main(command) == 130
-    assert "repeat the same command to go on" in capsys.readouterr().err
+    assert "repeat the same command to continue" in capsys.readouterr().err
     text = Path("out/table.md").read_text()
     assert "| Pop | Pop | 1 |" in text and "| GRU4Rec | 1 | not run yet |" in text
     assert main(command) == 0 and ran == [("Pop", 1), ("GRU4Rec", 1)]
@@ -186,7 +186,7 @@ def test_a_model_gets_the_settings_that_it_knows(
     )
     assert mine.settings["codebook_size"] == 5 and "codebook_size" not in pop.settings
     assert mine.settings["epochs"] == pop.settings["epochs"] == 1
-    left_out = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    left_out = [r.getMessage() for r in caplog.records if "not passed" in r.getMessage()]
     (line,) = [text for text in left_out if text.startswith("Pop ")]
     assert "codebook_size=5" in line and "beam_size=12" in line
 
@@ -236,7 +236,7 @@ def test_the_default_folder_is_found_again_and_is_of_these_settings(rule_folder:
         (["--model_list=Pop,SASRek"], "model 'SASRek' is not known: did you mean SASRec"),
         (["--model_list=Pop", "--model=BPR"], "model (BPR) is not in model_list (['Pop'])"),
         (["--model_list="], "model_list is empty"),
-        (["--model_list=Pop,Pop"], "pop stands there twice"),
+        (["--model_list=Pop,Pop"], "pop occurs twice"),
         (["--model_list=Pop", "--seed_list=1,1"], "seed_list (1,1) names a seed twice"),
         (["--model_list=Pop", "--seed_list="], "seed_list () must be whole numbers"),
         (["--model_list=Pop", "--seed_list=1,x"], "seed_list (1,x) must be whole numbers"),

@@ -27,7 +27,7 @@ def test_models_become_rows_in_their_order() -> None:
     ("models", "message"),
     [
         ([], "model_list is empty"),
-        (["Pop", "Pop"], "model_list: pop stands there twice"),
+        (["Pop", "Pop"], "model_list: pop occurs twice"),
         (["Pop", "SASRek"], "'SASRek' is not known: did you mean SASRec"),
     ],
 )
@@ -61,8 +61,8 @@ def test_rows_of_a_file() -> None:
         ("- {name: a, setting: {epochs: 1}}", r"row 1 has \['setting'\]; a row holds"),
         ("- {name: a, settings: [epochs]}", "row 1: settings must be a mapping"),
         ("- {name: a, settings: {seed: 1}}", "row 1: seed cannot be set for a table.*--seed_list"),
-        ("- {name: a}\n- {name: a}", "a stands there twice"),
-        ("- {name: a b}\n- {name: a-b}", "a-b stands there twice"),  # one file for both
+        ("- {name: a}\n- {name: a}", "a occurs twice"),
+        ("- {name: a b}\n- {name: a-b}", "a-b occurs twice"),  # one file for both
         ("- {name: '***'}", "holds no letter or digit"),
         ("- {name: a, model: SASRek}", "'SASRek' is not known"),
     ],
@@ -108,7 +108,7 @@ def test_rows_chosen_by_name_keep_the_order_of_the_file() -> None:
     rows = read_rows(file, "Pop")
     assert [row.name for row in select_rows(rows, "small, base")] == ["base", "Small"]
     assert [row.name for row in select_rows(rows, "wide-deep")] == ["wide, deep"]
-    with pytest.raises(ValueError, match="larger is no row; there are base, wide-deep, Small"):
+    with pytest.raises(ValueError, match="larger is not a row; .* are base, wide-deep, Small"):
         select_rows(rows, "base,larger")
-    with pytest.raises(ValueError, match="nothing is no row"):
+    with pytest.raises(ValueError, match="nothing is not a row"):
         select_rows(rows, " , ")

@@ -69,7 +69,7 @@ def test_vectors_of_every_format(
     assert vectors.tolist() == [[0, 0], [3, 4], [0, 0], [1, 2], [0, 0]]
     assert vectors.dtype == torch.float32
     assert present.tolist() == [False, True, False, True, False]
-    assert "2 of 4 items; 1 tokens are of no item" in caplog.text
+    assert "2 of 4 items; 1 tokens are unknown" in caplog.text
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -109,8 +109,8 @@ def test_half_precision_and_whole_numbers_are_vectors_too(tmp_path: Path, data: 
     [
         ("gone.npz", None, "does not exist"),
         ("f.csv", b"a,1,2", r"must be one of .json, .npz, .npy, .safetensors"),
-        ("f.json", b"{", "no JSON"),
-        ("f.json", b"\xff\xfe", "no JSON"),
+        ("f.json", b"{", "not JSON"),
+        ("f.json", b"\xff\xfe", "not JSON"),
         ("f.json", b"[[1, 2]]", "must be a JSON object of item token"),
         ("f.json", b"{}", "must be a JSON object of item token"),
         ("f.json", b'{"a": [1, 2], "b": [1]}', r"1 items do not have a list of 2.*b: \[1\]"),
@@ -118,14 +118,14 @@ def test_half_precision_and_whole_numbers_are_vectors_too(tmp_path: Path, data: 
         ("f.json", b'{"a": [1, "x"]}', r"1 items do not have.*a: \[1, 'x'\]"),
         ("f.json", b'{"a": [1, true]}', r"1 items do not have.*a: \[1, True\]"),
         ("f.json", b'{"a": [[1], [2]]}', "1 items do not have"),
-        ("f.json", b'{"a": [1], "b": [1], "a": [2]}', "1 items stand there more than once.*a"),
+        ("f.json", b'{"a": [1], "b": [1], "a": [2]}', "1 items occur more than once.*a"),
         ("f.json", b'{"x": [1], "y": [1]}', r"none of the data set's 4.*\['x', 'y'\].*\['a', 'b'"),
         ("f.json", b'{"[PAD]": [1]}', "none of the data set's 4 items"),
         ("f.json", b'{"a": [99999999999999999999]}', "must be numbers, not object"),
         ("f.npz", b"no archive", "damaged"),
         ("f.npz", b"", "damaged"),
-        ("f.npy", b"no array", "no array of numbers"),
-        ("f.npy", b"", "damaged|no array"),
+        ("f.npy", b"no array", "not an array of numbers"),
+        ("f.npy", b"", "damaged|not an array"),
         ("f.safetensors", b"no tensors", "damaged"),
     ],
 )

@@ -352,7 +352,7 @@ def test_workers_are_at_most_one_per_core(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_file_that_is_lost_meanwhile_is_named(rule_folder: Path, posters: Path) -> None:
     loaded = found(rule_folder)
     loaded.paths[0].unlink()
-    with pytest.raises(ValueError, match=r"i\d.png could be read when this run began and cannot"):
+    with pytest.raises(ValueError, match=r"i\d.png was readable when this run started, but"):
         loaded[0]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Trained
 from recbole.evaluator import Collector, Evaluator
-from tiny import N_ITEMS, Built, build, protocol, settings
+from tiny import N_ITEMS, Built, build, protocol, settings, train_split, typed
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.plugin.evaluation import RankedListCollector, check_evaluation
@@ -154,11 +154,11 @@ def test_no_average_is_kept_without_decay(rule_folder: Path) -> None:
 
 
 def test_metrics_that_need_all_items_are_refused(rule_folder: Path) -> None:
-    chosen = settings(rule_folder, metrics=["Recall", "GAUC"], valid_metric="Recall@10")
+    chosen = dict(metrics=["Recall", "GAUC"], valid_metric="Recall@10")
     with pytest.raises(ValueError, match="metrics: GAUC needs rec.meanrank of all items"):
-        check_evaluation(Config("MSCGRec", "rule", config_dict=chosen))
-    chosen = settings(rule_folder, metrics=LIST_METRICS, valid_metric="ItemCoverage@10")
-    check_evaluation(Config("MSCGRec", "rule", config_dict=chosen))
+        check_evaluation(typed(*train_split(rule_folder, **chosen)))
+    chosen = dict(metrics=LIST_METRICS, valid_metric="ItemCoverage@10")
+    check_evaluation(typed(*train_split(rule_folder, **chosen)))
 
 
 def test_scores_are_never_dense(random_model: Built) -> None:

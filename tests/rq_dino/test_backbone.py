@@ -82,9 +82,9 @@ def test_a_file_that_could_run_code_is_refused(
     [
         ({"backbone": "vit_tiny"}, "image_backbone 'vit_tiny' is not a model of timm; some are .'"),
         ({"weights": "gone.pth"}, "image_weights .gone.pth. is neither 'hub' nor a file"),
-        ({"local_size": 7}, r"takes no images of image_local_size \(7\) pixels"),
+        ({"local_size": 7}, r"does not accept image_local_size \(7\)"),
         ({"backbone_args": {"patch_sise": 4}}, "cannot be made with image_size 16.*patch_sise"),
-        ({**CONVOLUTIONS, "backbone_args": {"global_pool": ""}}, "not one vector"),
+        ({**CONVOLUTIONS, "backbone_args": {"global_pool": ""}}, "instead of one vector"),
     ],
 )
 def test_what_cannot_be_made(changes: dict[str, Any], message: str) -> None:
@@ -104,7 +104,7 @@ def test_a_hub_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
-    with pytest.raises(ValueError, match="cannot be had .ConnectionError.*path as image_weights"):
+    with pytest.raises(ValueError, match="not available .ConnectionError.*path as image_weights"):
         make_backbone(dino_settings(weights="hub"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_mscgrec.storage.errors import UserError
-from recbole_mscgrec.storage.files import write_json, write_text, written_whole
+from recbole_mscgrec.storage.files import read_csv, write_csv, write_json, write_text, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -56,3 +56,10 @@ def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="Cannot write .*name another folder"):
         write_text(tmp_path / "file" / "a", "x")
+
+
+def test_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [{"a": 'x, "y"', "b": "ä\nz"}, {"b": "2"}]
+    write_csv(tmp_path / "a.csv", ["a", "b"], rows)
+    assert (tmp_path / "a.csv").read_bytes() == 'a,b\n"x, ""y""","ä\nz"\n,2\n'.encode()
+    assert read_csv(tmp_path / "a.csv") == [rows[0], {"a": "", "b": "2"}]

@@ -292,5 +292,5 @@ def test_codes_of_a_checkpoint_fit_only_its_items(rule_folder: Path) -> None:
     write_dataset(rule_folder / "data", "rule", rule_sequences(n_items=29))
     with pytest.raises(ValueError, match="trained on other items than the 29"):
         from_checkpoint(state, train_split(rule_folder)[1])
-    with pytest.raises(ValueError, match="holds no item codes: it is not one of MSCGRec"):
+    with pytest.raises(ValueError, match="holds no item codes: it is not a checkpoint of MSCGRec"):
         from_checkpoint({}, train)
