@@ -41,7 +41,9 @@ _OPTIONS = ("model_list", "seed_list", "ablation", "rows", "table_dir")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for a table instead of a single run."""
     group = parser.add_argument_group("tables over models and seeds")
-    group.add_argument("--model_list", help="models, comma-separated; the first meets each other")
+    group.add_argument(
+        "--model_list", help="models, comma-separated; the first is compared with the others"
+    )
     group.add_argument("--seed_list", help="seeds, comma-separated")
     group.add_argument("--ablation", help="YAML file of named overrides, one row each")
     group.add_argument("--rows", help="only these rows of the ablation, comma-separated")

@@ -116,7 +116,7 @@ def compare(first: Measured, other: Measured, n_resamples: int) -> dict[str, Any
     """
     seeds = [seed for seed in first.ranks if seed in other.ranks]
     if not seeds:
-        return {"reason": "no seed for which both have ranks of users"}
+        return {"reason": "no seed with user ranks for both rows"}
     users = sorted(
         set.intersection(*(set(r.ranks[s].users) for r in (first, other) for s in seeds))
     )
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print a table of existing result files or write it to a folder. Returns the exit status."""
     parser = argparse.ArgumentParser(description="A table of result files, NAME_SEED.json.")
     parser.add_argument("files", nargs="+", metavar="NAME_SEED.json")
-    parser.add_argument("--first", help="row to compare with each other one; default: the first")
+    parser.add_argument("--first", help="row to compare with the others; default: the first")
     parser.add_argument("--table_dir", help="where to write table.md and table.json")
     options = parser.parse_args(argv)
     try:

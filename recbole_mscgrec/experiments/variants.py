@@ -16,10 +16,10 @@ _KEYS = {"name", "model", "settings", "note"}
 # Set by the table itself, so neither the command line nor a row may set them.
 RESERVED = {
     "seed": "name the seeds with --seed_list",
-    "result_file": "results lie in --table_dir",
-    "per_user_file": "ranks lie in --table_dir",
-    "resume": "repeat the command without it: every cell goes on where it stopped",
-    "model_file": "evaluate a saved model in a run of its own",
+    "result_file": "results are in --table_dir",
+    "per_user_file": "ranks are in --table_dir",
+    "resume": "repeat the command without it: every cell resumes where it stopped",
+    "model_file": "evaluate a saved model in a separate run",
 }
 
 
