@@ -37,6 +37,7 @@ DROPOUT_2, DROPOUT_5, WIDE = (
 )
 WITH_SASREC, LEARNED = "MSCGRec with TiledSASRec", "MSCGRec, learned vectors"
 GRU = "TiledGRU4Rec"
+ON_GPU = "ml-1m length 200 on a GPU"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -107,6 +108,8 @@ def comparisons() -> list[tuple[str, str, str, str]]:
         for first in ("MSCGRec", RECURRENT, BOTH):
             wanted += [("ml-100k", protocol, first, x) for x in (DROPOUT_5, GRU, "BERT4Rec")]
         wanted += [("ml-100k", protocol, x, "MSCGRec") for x in (RECURRENT, BOTH)]
+        for first in (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec"):
+            wanted.append((ON_GPU, protocol, first, "TiledSASRec"))
     return wanted
 
 
@@ -248,7 +251,7 @@ BEFORE = (*BEFORE, DROPOUT_5, GRU, "BERT4Rec", "GRU4Rec", "SASRec dropout 0.2")
 SPARSE = ("MSCGRec", WITH_SASREC, DROPOUT_2, DROPOUT_5, WIDE, GRU)
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
-_KEPT = [(p, f, o) for _, p, f, o in comparisons()]
+_KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
 
 TABLES: dict[str, Callable[[], str]] = {
     "ml-100k": lambda: accuracy("ml-100k", HEADLINE),
@@ -258,6 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "ml-100k cost": lambda: cost("ml-100k", [r for r in HEADLINE if r != BOTH]),
     "ml-100k before 0.2": lambda: accuracy("ml-100k before 0.2", BEFORE),
+    "beam size": lambda: plain("beam_size.csv", list(read("beam_size.csv")[0])),
     "ml-100k tried": lambda: tried("ml-100k"),
     "amazon-scientific": lambda: accuracy("amazon-scientific", SPARSE),
     "amazon-scientific significance": lambda: differences("amazon-scientific"),
@@ -271,6 +275,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "ml-1m length 50 significance": lambda: differences("ml-1m length 50"),
     "ml-1m length 200": lambda: accuracy("ml-1m length 200", LONG),
     "ml-1m length 200 significance": lambda: differences("ml-1m length 200"),
+    ON_GPU: lambda: accuracy(
+        ON_GPU, (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
+    ),
+    f"{ON_GPU} significance": lambda: differences(ON_GPU),
     "ml-1m diversity": lambda: diversity("ml-1m length 50", ("MSCGRec", "TiledSASRec")),
     "ml-1m history excluded": lambda: accuracy("ml-1m length 200", LONG, [HISTORY]),
     "published": lambda: plain("published.csv", ("model", "source", "NDCG@10", "Recall@10")),

@@ -113,7 +113,7 @@ class TrainingSettings:
 class DecodingSettings:
     """Beam search, reranking, and the second test without a modality."""
 
-    beam_size: int
+    beam_size: int  # by default twice the longest list
     rescore_model: str | None
     rescore_weight: float
     eval_drop_modality: str | None
@@ -171,7 +171,7 @@ class MSCGRecSettings:
             collaborative=_group(CollaborativeSettings, config, "collaborative_"),
             network=_group(Sizes, config),
             training=_group(TrainingSettings, config),
-            decoding=_group(DecodingSettings, config),
+            decoding=_decoding(config),
             evaluation=_evaluation(config),
             pages=_group(PageSettings, config, "codes_"),
         )
@@ -213,6 +213,13 @@ def _text(config: Any) -> TextSettings:
 def _images(config: Any) -> ImageSettings:
     dino = RQDinoSettings(**{name: config[f"image_{name}"] for name in CONFIGURABLE})
     return _group(ImageSettings, config, "image_", rq_dino=dino)
+
+
+def _decoding(config: Any) -> DecodingSettings:
+    beam_size = config["beam_size"]
+    if beam_size is None:
+        beam_size = 2 * max(config["topk"])
+    return _group(DecodingSettings, config, beam_size=beam_size)
 
 
 def _evaluation(config: Any) -> EvaluationSettings:

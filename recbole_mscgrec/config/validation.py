@@ -70,6 +70,9 @@ def check(config: Any, n_items: int) -> None:
             f"codebook_size ({max(sizes)}) must not exceed the number of items ({n_items}): "
             "lower codebook_size."
         )
+    beam_size = config["beam_size"]
+    if beam_size is not None and (isinstance(beam_size, bool) or not isinstance(beam_size, int)):
+        raise UserError(f"beam_size ({beam_size!r}) must be a whole number.")
     if config["image_workers"] < 0:
         raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
 

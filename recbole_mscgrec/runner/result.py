@@ -51,8 +51,8 @@ def result_of(
 
 def chosen_settings(config: Any) -> dict[str, Any]:
     """The settings given by the user, out of those that the result depends on."""
-    given = config.external_config_dict
-    return {key: value for key, value in run_id.settings_of(config).items() if key in given}
+    settings = run_id.settings_of(config)
+    return {key: value for key, value in settings.items() if key in config.chosen_keys}
 
 
 def peak_memory_mb() -> float:

@@ -108,4 +108,6 @@ def config_of_saved(config: Config) -> Config:
         del typed["train_neg_sample_args"]  # RecBole's value for no negative sampling
     typed |= {key: chosen[key] for key in _PLACES if key in chosen}
     used_up = {"initial_model": None, "resume": False, "model_file": file}
-    return Config(config["model"], dataset, typed={**typed, **given, **used_up})
+    evaluated = Config(config["model"], dataset, typed={**typed, **given, **used_up})
+    evaluated.chosen_keys = frozenset(chosen) | frozenset(given)
+    return evaluated

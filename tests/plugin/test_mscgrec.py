@@ -124,9 +124,17 @@ def test_model_of_one_seed_is_always_the_same(rule_folder: Path) -> None:
 
 
 def test_beams_fewer_than_asked_are_refused_before_anything_is_trained(rule_folder: Path) -> None:
+    for wrong in ("ten", 12.5, True):
+        with pytest.raises(ValueError, match=r"beam_size .* must be a whole number"):
+            build("MSCGRec", "rule", settings(rule_folder, beam_size=wrong))
     with pytest.raises(ValueError, match=r"beam_size \(5\) must be at least max\(topk\) \(10\)"):
         build("MSCGRec", "rule", settings(rule_folder, beam_size=5))
     assert not (rule_folder / "cache").exists()
+
+
+def test_a_beam_is_by_default_twice_as_wide_as_the_longest_list(rule_folder: Path) -> None:
+    built = build("MSCGRec", "rule", settings(rule_folder, beam_size=None, topk=[1, 7, 10]))
+    assert built.model.beam_size == 20
 
 
 @torch.no_grad()

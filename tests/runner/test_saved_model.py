@@ -144,6 +144,14 @@ def test_what_training_depends_on_is_refused_by_name(
         evaluated(trained, **{key: value})
 
 
+def test_what_was_chosen_is_what_the_user_gave_now_or_when_training(trained: Trained) -> None:
+    """Not all the settings that the checkpoint holds."""
+    chosen = set(evaluated(trained, topk=[1, 10], valid_metric="NDCG@10")["chosen"])
+    before = set(trained.result["chosen"])
+    assert "collision" not in before and before <= chosen
+    assert chosen - before <= {"topk", "valid_metric", "model_file"}
+
+
 def test_the_same_values_given_again_are_no_change(trained: Trained) -> None:
     again = evaluated(trained, hidden_size=32, MAX_ITEM_LIST_LENGTH=12, seed=2020)
     assert again["test_result"] == trained.result["test_result"]
