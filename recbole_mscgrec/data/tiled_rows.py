@@ -16,6 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_mscgrec.data.parts import has_histories
 from recbole_mscgrec.storage.errors import UserError
 
 POSITION = "sequence_position"
@@ -46,6 +47,16 @@ class TiledDataset(SequentialDataset):
     def history_field(self) -> str:
         """Name of the (B, T) field of history items."""
         return f"{self.iid_field}{self.config['LIST_SUFFIX']}"
+
+    def _benchmark_presets(self) -> None:
+        if has_histories(self):
+            raise UserError(
+                f"benchmark_filename ({self.config['benchmark_filename']}): "
+                f"{self.config['model']} builds histories itself and takes no column "
+                f"{self.history_field}: give parts of plain interactions (user, item, time) in the "
+                "order of time, or use one of RecBole's models."
+            )
+        super()._benchmark_presets()
 
     def data_augmentation(self) -> None:
         """Replace the interactions by one light row per prefix: the target and where it stands.

@@ -10,6 +10,7 @@ from tiny import protocol
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.data_fields import NAMES, find_fields, header_of
+from recbole_mscgrec.storage.errors import UserError
 
 DEFAULT = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"}
 
@@ -37,15 +38,39 @@ def test_every_default_is_the_likeliest_name() -> None:
     assert {setting: names[0] for setting, names in NAMES.items()} == DEFAULT
 
 
-@pytest.mark.parametrize("header", ["user_id\titem_id", "user_id:token,item_id:token", ":token"])
-def test_a_header_without_types_is_refused(tmp_path: Path, header: str) -> None:
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user_id\titem_id", r"the header is .* name:type.*field_separator"),
+        (":token", r"the header is .* name:type.*field_separator"),
+        ("a:b:token\titem_id:token", r"the header is .* name:type.*field_separator"),
+        ("user_id:token,item_id:token", r"separated by ',' .*--field_separator=\",\" reads"),
+        ("user_id:token item_id:token", r"separated by ' ' .*--field_separator=\" \" reads"),
+        ("user_id:token\titem_id:int", r"column item_id has the type 'int' .* token, token_seq"),
+        ("user_id:token\tuser_id:token", r"names column user_id twice"),
+        ("u\0s\0e\0r\0", r"d.inter is not UTF-8: try --encoding=utf-16"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path, header: str, message: str) -> None:
     file = tmp_path / "d.inter"
     file.write_text(f"{header}\nu\ti\n")
-    if header.count(":") == 2:  # one column, for all that anybody can tell
-        assert list(header_of(file, "\t", None)) == ["user_id:token,item_id"]
-        return
-    with pytest.raises(ValueError, match=r"d.inter: the header is .* name:type.*field_separator"):
+    with pytest.raises(UserError, match=message):
         header_of(file, "\t", None)
+
+
+@pytest.mark.parametrize(
+    "written", ["a:token\tb:float\n", "\ufeffa:token\tb:float\r\n", '"a:token"\t"b:float"']
+)
+def test_every_way_to_write_a_header(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "d.inter"
+    file.write_bytes(written.encode())
+    assert header_of(file, "\t", None) == {"a": "token", "b": "float"}
+
+
+def test_an_encoding_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "user_id:token\titem_id:token\tdate:float")
+    with pytest.raises(UserError, match=r"encoding \(utf-99\) is not the name"):
+        Config("SASRec", "d", config_dict=protocol(tmp_path, encoding="utf-99"))
 
 
 def write(folder: Path, columns: str) -> None:
