@@ -13,6 +13,7 @@ from tiny import protocol, rule_sequences, write_dataset, write_inter
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
 
 
 def check(folder: Path, dataset: str = "d", **changes: object) -> None:
@@ -81,6 +82,40 @@ def test_timestamp_that_is_not_loaded(tmp_path: Path) -> None:
     write_header(tmp_path, "user_id:token\titem_id:token\ttimestamp:float")
     with pytest.raises(ValueError, match=r"load_col reads .* but not 'timestamp'.*add it"):
         check(tmp_path, load_col={"inter": ["user_id", "item_id"]})
+
+
+RATED = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_interval": {"rating": "[3,inf)"}}, "val_interval reads .* 'rating', .*--load_col="),
+        ({"threshold": {"rating": 3}}, "threshold reads .* 'rating', .*--load_col="),
+        ({"unload_col": {"inter": ["rating"]}}, "load_col .* and unload_col .* both name columns"),
+        ({"load_col": None, "unload_col": {"inter": ["item_id"]}}, r"'item_id' \(ITEM_ID_FIELD\)"),
+        ({"load_col": None, "unload_col": {"inter": ["timestamp"]}}, r"orders.*unload_col"),
+        ({"eval_args": {"split": {"LS": "valid_only"}, "order": "TO"}}, "LS: valid_only leaves no"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(tmp_path: Path, changes: dict, message: str) -> None:
+    write_header(tmp_path, RATED)
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, **changes)
+
+
+def test_unload_col_alone_leaves_the_other_columns(tmp_path: Path) -> None:
+    write_inter(tmp_path / "data", "d", [("u", f"i{n}", float(n)) for n in range(4)])
+    file = tmp_path / "data" / "d" / "d.inter"
+    lines = file.read_text().splitlines()
+    rows = [f"{line}\t{n}\t{n}" for n, line in enumerate(lines[1:])]
+    file.write_text("\n".join([f"{lines[0]}\trating:float\tweight:float", *rows]) + "\n")
+    settings = protocol(tmp_path, unload_col={"inter": ["rating"]})
+    del settings["load_col"]
+    config = Config("Pop", "d", config_dict=settings)
+    check_data(config)
+    columns = create_dataset(config).inter_feat.columns
+    assert list(columns) == ["user_id", "item_id", "timestamp", "weight"]
 
 
 def test_data_set_without_a_properties_file_needs_no_load_col(rule_folder: Path) -> None:
