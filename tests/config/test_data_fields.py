@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from recbole.data import create_dataset
-from tiny import protocol
+from tiny import item_texts, protocol, rule_sequences, settings, write_dataset
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.data_fields import NAMES, find_fields, header_of
+from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
 DEFAULT = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"}
@@ -97,3 +98,24 @@ def test_what_the_user_names_is_not_replaced(tmp_path: Path) -> None:
     write(tmp_path, "user_id:token\tproduct_id:token\tdate:float")
     config = Config("SASRec", "d", config_dict=protocol(tmp_path, ITEM_ID_FIELD="thing"))
     assert (config["ITEM_ID_FIELD"], config["TIME_FIELD"]) == ("thing", "date")
+
+
+@pytest.mark.parametrize("model", ["MSCGRec", "MSCGRecTokenizer", "TiledSASRec", "TiledGRU4Rec"])
+def test_names_of_columns_change_no_result(tmp_path: Path, model: str) -> None:
+    names = {"user_id": "who", "item_id": "asin", "timestamp": "when"}
+    for folder in ("plain", "named"):
+        write_dataset(tmp_path / folder / "data", "rule", rule_sequences(), item_texts())
+    for file in (tmp_path / "named" / "data" / "rule").iterdir():
+        text = file.read_text()
+        for name, other in names.items():
+            text = text.replace(name, other)
+        file.write_text(text)
+    named = dict(zip(DEFAULT, names.values(), strict=True))
+    named |= {"LIST_SUFFIX": "_history", "ITEM_LIST_LENGTH_FIELD": "n_items_before"}
+    sizes = settings if model.startswith("MSCGRec") else protocol
+    results = []
+    for folder, changes in (("plain", {}), ("named", named)):
+        chosen = sizes(tmp_path / folder, **changes)
+        del chosen["load_col"]
+        results.append(run(model, "rule", config_dict=chosen)["test_result"])
+    assert results[0] == results[1]
