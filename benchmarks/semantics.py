@@ -43,6 +43,8 @@ NAMES = {
 
 def genres(config: Any, dataset: Any, items: Tensor, column: str) -> tuple[list[str], Tensor]:
     """Names of the G genres, and which of the n `items` has which: float (n, G)."""
+    from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
+
     key, file = dataset.iid_field, Path(config["data_path"]) / f"{config['dataset']}.item"
     read = read_atomic_file(file, config["field_separator"], config["encoding"], [key, column])
     frame = first_of_each(read, key).frame
