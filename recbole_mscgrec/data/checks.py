@@ -31,13 +31,25 @@ def check_data(config: Any) -> None:
             )
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = config["benchmark_filename"]
-    files = [folder / f"{name}.{part}.inter" for part in parts] if parts else []
+    if parts and (isinstance(parts, str) or len(parts) != 3):
+        raise UserError(
+            f"benchmark_filename ({parts!r}) must name three parts, for training, validation and "
+            f"test, such as ['train', 'valid', 'test'] for {name}.train.inter and so on."
+        )
+    files = [folder / f"{name}.{part}.inter" for part in parts or []]
     for inter in files or [folder / f"{name}.inter"]:
         if not inter.is_file():
             raise UserError(
                 f"{inter} does not exist: put the data set's atomic files into {folder}."
             )
         _check_columns(config, inter)
+    headers = [header_of(file, config["field_separator"], config["encoding"]) for file in files]
+    for file, header in zip(files, headers, strict=True):
+        if differ := sorted({*dict(header.items() ^ headers[0].items())}):
+            raise UserError(
+                f"{file} and {files[0].name} differ in the column{'s' * (len(differ) > 1)} "
+                f"{', '.join(differ)}: all parts need the same columns of the same types."
+            )
 
 
 def _check_columns(config: Any, inter: Path) -> None:

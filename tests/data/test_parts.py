@@ -144,6 +144,23 @@ def test_given_histories_are_refused_where_windows_are_built(tmp_path: Path) -> 
         create_dataset(config(tmp_path, "MSCGRec"))
 
 
+@pytest.mark.parametrize("parts", ["tr", ["tr", "te"], ["tr", "va", "te", "more"]])
+def test_there_are_three_parts(tmp_path: Path, parts: object) -> None:
+    write(tmp_path)
+    chosen = {**config(tmp_path, "SASRec").external_config_dict, "benchmark_filename": parts}
+    with pytest.raises(UserError, match=r"benchmark_filename \(.*\) must name three parts"):
+        run("SASRec", "d", config_dict=chosen)
+
+
+@pytest.mark.parametrize("changed", ["timestamp:float\trating:float", "timestamp:token"])
+def test_parts_have_the_same_columns(tmp_path: Path, changed: str) -> None:
+    write(tmp_path)
+    file = tmp_path / "data" / "d" / "d.te.inter"
+    file.write_text(file.read_text().replace("timestamp:float", changed))
+    with pytest.raises(UserError, match=r"d.te.inter and d.tr.inter differ in the column \w+: all"):
+        run("SASRec", "d", config_dict=config(tmp_path, "SASRec").external_config_dict)
+
+
 def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "data" / "d" / "d.va.inter").unlink()
