@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from recbole_mscgrec.data import saved_data
 from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.storage.errors import UserError
 
+_INTERVAL = re.compile(r"[\[(]([^,]+),([^,]+)[\])]")
+
 
 def check_data(config: Any) -> None:
     """Check that the data set is there and has the columns that its settings name.
@@ -23,6 +26,7 @@ def check_data(config: Any) -> None:
     """
     saved_data.check(config)
     _check_split(config)
+    _check_intervals(config)
     for suffix in config["unload_col"] or {}:
         if (config["load_col"] or {}).get(suffix, "*") != "*":
             raise UserError(
@@ -89,14 +93,16 @@ def _loaded(config: Any, suffix: str, columns: list[str]) -> list[str]:
 
 
 def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
-    """The columns that `val_interval` and `threshold` read have to be loaded."""
-    elsewhere = list(loaded)
-    for suffix in ("user", "item"):
-        file = Path(config["data_path"]) / f"{config['dataset']}.{suffix}"
-        if config["val_interval"] and file.is_file() and (config["load_col"] or {}).get(suffix):
-            columns = list(header_of(file, config["field_separator"], config["encoding"]))
-            elsewhere += _loaded(config, suffix, columns)
-    for key, there in (("threshold", loaded), ("val_interval", elsewhere)):
+    """The columns that `val_interval` and `threshold` read have to be loaded, and intervals have to
+    be such: RecBole passes over what it cannot read with a warning."""
+    types: dict[str, str] = {}
+    for suffix in ("item", "user", "inter"):  # a column of two files is that of the .inter file
+        file = inter.with_name(f"{config['dataset']}.{suffix}") if suffix != "inter" else inter
+        load = config["load_col"]
+        if file.is_file() and config["val_interval"] and (load is None or suffix in load):
+            header = header_of(file, config["field_separator"], config["encoding"])
+            types |= {column: header[column] for column in _loaded(config, suffix, list(header))}
+    for key, there in (("threshold", loaded), ("val_interval", types)):
         for field in config[key] or {}:
             if field not in there:
                 raise UserError(
@@ -104,6 +110,34 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
                     f"{', '.join(loaded)}. Add it to load_col, such as "
                     f"--load_col=\"{{'inter': {[*loaded, field]}}}\"."
                 )
+    for field, chosen in (config["val_interval"] or {}).items():
+        if types[field].startswith("float"):
+            _check_interval(f"val_interval of {field}", chosen)
+        elif not isinstance(chosen, (list, tuple)):
+            raise UserError(
+                f"val_interval of {field} ({chosen!r}): the column is of type {types[field]}, and "
+                "its values are given as a list, such as ['a', 'b']."
+            )
+
+
+def _check_intervals(config: Any) -> None:
+    for key in ("user_inter_num_interval", "item_inter_num_interval"):
+        if config[key] is not None:
+            _check_interval(key, config[key])
+
+
+def _check_interval(name: str, chosen: Any) -> None:
+    for part in str(chosen).split(";"):
+        match = _INTERVAL.fullmatch(part.strip())
+        try:
+            low, high = (float(end) for end in match.groups()) if match else (1.0, 0.0)
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not low <= high:
+            raise UserError(
+                f"{name} ({chosen}) must be an interval such as [5,inf) or (0,1], or several with "
+                "';' between them: [0,1];[3,4)."
+            )
 
 
 def _check_split(config: Any) -> None:

@@ -1,5 +1,5 @@
-"""How many interactions each of RecBole's filters drops: one log line, and an error that names the
-filter which leaves nothing."""
+"""How many interactions each of RecBole's filters drops: one log line. A filter or a split that
+leaves nothing is named by an error."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def install() -> None:
 
     Dataset._data_processing = _data_processing
     Dataset._data_processing.counts_rows = True
+    split = Dataset.build
+
+    @wraps(split)
+    def build(self: Any) -> list:
+        splits = split(self)
+        _check_sizes(self.config, len(splits[0]), len(splits[-1]))
+        return splits
+
+    Dataset.build = build
 
 
 def _counted(original: Callable[[Any], None], settings: list[str]) -> Callable[[Any], None]:
@@ -69,6 +78,19 @@ def _refuse(dataset: Any, feat: str, name: str, settings: list[str]) -> None:
         f"{', '.join(chosen) or name} leaves no {what}: {dataset.rows_read} interactions were "
         f"read, and {_list(before) or 'none'} dropped before. Widen this filter, or leave it out."
     )
+
+
+def _check_sizes(config: Any, n_train: int, n_test: int) -> None:
+    """Raise UserError where a split has no row to train on, or none to test."""
+    parts = config["benchmark_filename"]
+    how = f"benchmark_filename {parts}" if parts else f"eval_args {config['eval_args']['split']}"
+    for name, size, least in (("train", n_train, "two"), ("test", n_test, "three")):
+        if not size:
+            raise UserError(
+                f"The {name} split is empty ({how}): with leave-one-out, users need {least} "
+                "interactions or more. Lower user_inter_num_interval, split otherwise, or use "
+                "another data set."
+            )
 
 
 def _tell(dataset: Any) -> None:

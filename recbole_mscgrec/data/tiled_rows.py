@@ -81,18 +81,6 @@ class TiledDataset(SequentialDataset):
     def build(self) -> list[SequentialDataset]:
         """Split as RecBole does, then give the train split windows and the others histories."""
         train, *held_out = super().build()
-        if len(train) == 0:
-            raise UserError(
-                f"The train split is empty ({self._how_split()}): a target needs an earlier "
-                "one, so users need two interactions or more. Lower user_inter_num_interval, split otherwise or use "
-                "another data set."
-            )
-        if not len(held_out[-1]):
-            raise UserError(
-                f"The test split is empty ({self._how_split()}): leave-one-out needs users with "
-                "three interactions or more. Lower user_inter_num_interval, split otherwise or use "
-                "another data set."
-            )
         train._targets = train.inter_feat  # light rows
         train._plan_windows(train.inter_feat[POSITION].numpy())
         by_prefix = self.config["train_rows"] == "prefix"
@@ -101,10 +89,6 @@ class TiledDataset(SequentialDataset):
             rows = self._histories(split.inter_feat)
             split.inter_feat = rows[rows[self.item_list_length_field].argsort(stable=True)]
         return [train, *held_out]
-
-    def _how_split(self) -> str:
-        parts = self.config["benchmark_filename"]
-        return f"benchmark_filename {parts}" if parts else f"eval_args {self.config['eval_args']}"
 
     def windows(self) -> Interaction:
         """The train split as windows, whatever `train_rows` is."""

@@ -96,6 +96,14 @@ RATED = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
         ({"load_col": None, "unload_col": {"inter": ["item_id"]}}, r"'item_id' \(ITEM_ID_FIELD\)"),
         ({"load_col": None, "unload_col": {"inter": ["timestamp"]}}, r"orders.*unload_col"),
         ({"eval_args": {"split": {"LS": "valid_only"}, "order": "TO"}}, "LS: valid_only leaves no"),
+        ({"user_inter_num_interval": "5"}, r"user_inter_num_interval \(5\) must be an interval"),
+        ({"item_inter_num_interval": "[5,3]"}, r"item_inter_num_interval \(\[5,3\]\) must be"),
+        ({"val_interval": {"rating": "3"}, "load_col": None}, r"val_interval of rating \(3\) must"),
+        ({"val_interval": {"rating": "[a,b]"}, "load_col": None}, r"rating \(\[a,b\]\) must be"),
+        (
+            {"val_interval": {"item_id": "[1,2]"}},
+            r"val_interval of item_id .* such as \['a', 'b'\]",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_data(tmp_path: Path, changes: dict, message: str) -> None:
@@ -133,12 +141,25 @@ def test_a_user_with_one_interaction_does_no_harm(tmp_path: Path) -> None:
     assert with_lonely["test_result"] == pytest.approx(without["test_result"], abs=1e-6)
 
 
+def test_intervals_of_items_and_several_at_once_pass(tmp_path: Path) -> None:
+    write_header(tmp_path, RATED)
+    (tmp_path / "data" / "d" / "d.item").write_text("item_id:token\tprice:float\ni\t1\n")
+    both = {"rating": "[0,1];(2,inf)", "price": " [ 0 , 5e1 ] "}
+    check(tmp_path, load_col=None, val_interval=both, user_inter_num_interval="[1,inf)")
+
+
+@pytest.mark.parametrize("model", ["TiledSASRec", "SASRec", "BPR"])
 @pytest.mark.parametrize("length", [1, 2])
-def test_sequences_that_leave_nothing_to_test_are_refused(tmp_path: Path, length: int) -> None:
+def test_sequences_that_leave_nothing_to_test_are_refused(
+    tmp_path: Path, length: int, model: str
+) -> None:
     rows = [(f"u{u}", f"i{(u + t) % 9}", float(t)) for u in range(20) for t in range(length)]
     write_inter(tmp_path / "data", "short", rows)
-    with pytest.raises(ValueError, match="interactions"):
-        run("TiledSASRec", "short", config_dict=protocol(tmp_path))
+    if model == "BPR" and length == 2:  # which needs no history: one to train on and one to test
+        assert run(model, "short", config_dict=protocol(tmp_path))["test_result"]
+        return
+    with pytest.raises(ValueError, match=r"split is empty \(eval_args .*interactions or more"):
+        run(model, "short", config_dict=protocol(tmp_path))
 
 
 def test_three_interactions_each_are_a_train_and_a_test_target(tmp_path: Path) -> None:
