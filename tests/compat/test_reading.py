@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -103,18 +104,27 @@ def test_a_sequence_that_holds_no_number_is_named_with_its_line(tmp_path: Path) 
         load(tmp_path, ["v"])
 
 
-@pytest.mark.parametrize("quoted", [False, True])
-def test_recbole_reads_titles_with_quotes_as_our_own_texts_are_read(
-    tmp_path: Path, quoted: bool
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize("quoting", [None, csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_recbole_reads_quotes_as_our_own_texts_are_read(
+    tmp_path: Path, quoting: int | None, separator: str
 ) -> None:
+    """Nothing quoted, as in RecBole's files; what needs it, as pandas does; or every cell."""
     titles = ['"Weird Al" live', '"open', '5" disk', "plain words"]
     frame = pd.DataFrame({"item_id:token": [f"i{k}" for k in range(4)], "title:token_seq": titles})
-    lines = ["\t".join(row) for row in [list(frame), *frame.values.tolist()]]
-    write_items(tmp_path, "\n".join(lines) + "\n")
-    if quoted:
-        frame.to_csv(tmp_path / "data" / "d" / "d.item", sep="\t", index=False)
+    write_items(tmp_path, "")
+    for suffix in ("inter", "item"):
+        file = tmp_path / "data" / "d" / f"d.{suffix}"
+        table = frame if suffix == "item" else pd.read_csv(file, sep="\t")
+        if quoting is None:
+            lines = [list(table), *table.astype(str).values.tolist()]
+            file.write_text("".join(separator.join(line) + "\n" for line in lines))
+        else:
+            table.to_csv(file, sep=separator, index=False, quoting=quoting)
     expected = {f"i{k}": title.split() for k, title in enumerate(titles)}
-    assert of_items(load(tmp_path, ["title"]), "title") == expected
+    data = load(tmp_path, ["title"], field_separator=separator)
+    assert of_items(data, "title") == expected
+    assert (len(data), data.user_num, data.item_num) == (24, 6 + 1, 4 + 1)
 
 
 NAMES = ["NA", "null", "nan", "None", "N/A", "", "NULL"]
