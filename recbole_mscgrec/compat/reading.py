@@ -18,7 +18,7 @@ from recbole_mscgrec.data.atomic_files import (
     numbers_of,
     read_atomic_file,
 )
-from recbole_mscgrec.data.interactions import check_interactions
+from recbole_mscgrec.data.interactions import check_ids, check_interactions
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -57,6 +57,11 @@ class _AtomicPandas:
         for column, kind in kinds.items():
             if kind == "float":
                 frame[column] = numbers_of(frame[column], file.lines, file.path, column)
+                if frame[column].isna().all():  # RecBole fills gaps with the mean of the others
+                    raise UserError(
+                        f"{path}: column {column} holds no number: leave it out of load_col, or "
+                        "fill it in."
+                    )
             elif kind == "token":
                 frame[column] = frame[column].mask(frame[column] == "", np.nan)
         frame.attrs["lines"] = file.lines  # for the caller, which takes it away
@@ -93,11 +98,15 @@ def _read_atomic_files() -> None:
         except UserError:
             raise
         except ValueError:
-            _refuse_sequences(self.config, path, types)
+            _check_sequences(self.config, path, types)
             raise
         if frame is None:
             return None
+        sequences = [column for column in frame if types[column] == "float_seq"]
+        if any(not np.isfinite(np.concatenate(frame[c].to_list())).all() for c in sequences):
+            _check_sequences(self.config, path, types)
         file = AtomicFile(path, frame, types, frame.attrs.pop("lines"))
+        check_ids(self.config, file)
         if source == FeatureSource.INTERACTION:
             check_interactions(self, file)
         key = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}.get(source)
@@ -106,14 +115,19 @@ def _read_atomic_files() -> None:
     module.Dataset._load_feat = _load_feat
 
 
-def _refuse_sequences(config: Any, path: Path, types: dict[str, str]) -> None:
-    """Name the first text in a column of number sequences that is not a number."""
+def _check_sequences(config: Any, path: Path, types: dict[str, str]) -> None:
+    """Raise UserError for the first text in a column of number sequences that is not a number."""
     columns = [column for column, kind in types.items() if kind == "float_seq"]
     file = read_atomic_file(path, config["field_separator"], config["encoding"], columns)
     for column in columns:
         for line, text in zip(file.lines, file.frame[column], strict=True):
             texts = list(filter(None, text.split(config["seq_separator"])))
-            numbers_of(texts, np.full(len(texts), line), path, column)
+            numbers = numbers_of(texts, np.full(len(texts), line), path, column)
+            if np.isnan(numbers).any():
+                raise UserError(
+                    f"{path}, line {line}: {text!r} in column {column} lacks a number, and a "
+                    "sequence has no gaps."
+                )
 
 
 def _count_sequences() -> None:

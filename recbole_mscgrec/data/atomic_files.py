@@ -128,6 +128,7 @@ def _text_of(path: Path, encoding: str | None) -> str:
     try:
         text = stored.decode(codec)
     except UnicodeDecodeError as error:
+        stored = error.object  # without a mark of UTF-8
         line = stored.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, line {line}: byte {stored[error.start]:#04x} is not {encoding or 'utf-8'}. "

@@ -29,13 +29,6 @@ def check_interactions(dataset: Any, file: AtomicFile) -> None:
         UserError: a column of the wrong type or with missing values; names the first lines.
     """
     config = dataset.config
-    for key, role in (("USER_ID_FIELD", "a user"), ("ITEM_ID_FIELD", "an item")):
-        kind = file.types.get(config[key])
-        if kind not in (None, "token"):
-            raise UserError(
-                f"{file.path}: {config[key]} ({key}) is of type {kind}; the id of {role} is a "
-                f"name: write {config[key]}:token in the header."
-            )
     _check_times(dataset, file)
     needed = {config[key]: key for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")}
     needed |= {config["LABEL_FIELD"]: "LABEL_FIELD"}
@@ -55,6 +48,17 @@ def check_interactions(dataset: Any, file: AtomicFile) -> None:
             getLogger().warning(
                 f"{file.path}: {missing.sum()} rows have no {field}; val_interval drops them: "
                 f"{first_lines(file.lines, missing)}."
+            )
+
+
+def check_ids(config: Any, file: AtomicFile) -> None:
+    """Raise UserError where the column of users or items is of another type than token."""
+    for key, role in (("USER_ID_FIELD", "a user"), ("ITEM_ID_FIELD", "an item")):
+        field = config[key]
+        if field in file.frame and file.types[field] != "token":
+            raise UserError(
+                f"{file.path}: {field} ({key}) is of type {file.types[field]}; the id of {role} is "
+                f"a name: write {field}:token in the header."
             )
 
 

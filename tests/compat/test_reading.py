@@ -98,9 +98,15 @@ def test_sequences_of_numbers_are_put_into_buckets(tmp_path: Path) -> None:
     assert buckets == {"i0": [1, 1], "i1": [2, 3], "i2": [3], "i3": []}
 
 
-def test_a_sequence_that_holds_no_number_is_named_with_its_line(tmp_path: Path) -> None:
-    write_items(tmp_path, SEQUENCES.replace("3 5", "3 —"))
-    with pytest.raises(UserError, match=r"d.item, line 3: '—' in column v is not a number"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("—", "'—' in column v is not"), ("inf", "'inf' in"), ("nan", "'3 nan' in"), ("NA", "'3 NA'")],
+)
+def test_a_sequence_that_holds_no_number_is_named_with_its_line(
+    tmp_path: Path, wrong: str, message: str
+) -> None:
+    write_items(tmp_path, SEQUENCES.replace("3 5", f"3 {wrong}"))
+    with pytest.raises(UserError, match=rf"d.item, line 3: {message}"):
         load(tmp_path, ["v"])
 
 
@@ -145,6 +151,18 @@ def test_ids_and_tokens_that_pandas_takes_for_missing_are_names(tmp_path: Path, 
         end = ["x"] if column == "words" else []
         expected = {i: [name, *end] if name else end for i, name in zip(ids, NAMES, strict=True)}
         assert of_items(data, column) == expected
+
+
+def test_ids_are_names_in_the_item_file_too(tmp_path: Path) -> None:
+    write_items(tmp_path, "item_id:float\tprice:float\n1\t2\n1\t3\n")
+    with pytest.raises(UserError, match=r"d.item: item_id \(ITEM_ID_FIELD\) is of type float"):
+        load(tmp_path, ["price"])
+
+
+def test_a_column_without_a_number_is_refused(tmp_path: Path) -> None:
+    write_items(tmp_path, "item_id:token\tprice:float\ni0\t\ni1\tNA\n")
+    with pytest.raises(UserError, match=r"d.item: column price holds no number: leave it out"):
+        load(tmp_path, ["price"])
 
 
 def test_a_mark_of_utf_8_is_no_part_of_a_column(tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ def test_bytes_of_another_encoding_are_named_with_their_line(tmp_path: Path) -> 
     content = (HEAD + "i1\ta\ni2\té\n").encode("latin-1")
     with pytest.raises(UserError, match=r"d.item, line 3: byte 0xe9 is not utf-8.*--encoding="):
         read(tmp_path, content)
+    with pytest.raises(UserError, match=r"d.item, line 3: byte 0xe9 is not utf-8"):
+        read(tmp_path, b"\xef\xbb\xbf" + content)  # with a mark of UTF-8
     assert read(tmp_path, content, encoding="latin-1").frame.values.tolist()[1] == ["i2", "é"]
     wide = (HEAD + "i1\té\n").encode("utf-16")
     assert read(tmp_path, wide, encoding="utf-16").frame.values.tolist() == [["i1", "é"]]
