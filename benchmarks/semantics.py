@@ -27,7 +27,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 Tensor = torch.Tensor
@@ -43,11 +42,13 @@ NAMES = {
 
 
 def genres(config: Any, dataset: Any, items: Tensor, column: str) -> tuple[list[str], Tensor]:
-    """Names of the G genres, and which of the n `items` have them: float (n, G)."""
-    file = Path(config["data_path"]) / f"{config['dataset']}.item"
-    frame = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3)
-    frame.columns = [name.split(":")[0] for name in frame.columns]
-    words = dict(zip(frame[dataset.iid_field], frame[column].str.split(), strict=True))
+    """Names of the G genres, and which of the n `items` has which: float (n, G)."""
+    from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
+
+    key, file = dataset.iid_field, Path(config["data_path"]) / f"{config['dataset']}.item"
+    read = read_atomic_file(file, config["field_separator"], config["encoding"], [key, column])
+    frame = first_of_each(read, key).frame
+    words = dict(zip(frame[key], frame[column].str.split(), strict=True))
     of_item = [words[t] for t in dataset.id2token(dataset.iid_field, items.numpy())]
     names = sorted({word for own in of_item for word in own})
     table = torch.tensor([[name in own for name in names] for own in of_item])

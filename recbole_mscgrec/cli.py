@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ from recbole_mscgrec.experiments import grid
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
+_SETTING = re.compile(r"--\w+=")
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 
 
@@ -30,9 +32,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     grid.add_options(parser)
-    known, rest = parser.parse_known_args(argv)
-    # RecBole takes several files as one string with spaces, but a single file name may also have
-    # spaces.
+    # argparse takes `--key=value` for a file name where the value holds a space.
+    own = {name for action in parser._actions for name in action.option_strings}
+    is_setting = [bool(_SETTING.match(a)) and a.partition("=")[0] not in own for a in argv]
+    ours = [a for a, is_one in zip(argv, is_setting, strict=True) if not is_one]
+    known, rest = parser.parse_known_args(ours)
+    rest += [a for a, is_one in zip(argv, is_setting, strict=True) if is_one]
+    # RecBole's way to name several is one text with spaces; a name of one file may hold spaces too.
     files = [
         file
         for text in known.config_files

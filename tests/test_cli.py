@@ -27,6 +27,11 @@ def test_parse(tmp_path: Path) -> None:
     assert parse(["--config_files=a.yaml", "b.yaml"])[0].config_files == ["a.yaml", "b.yaml"]
     assert parse(["--config_files=a.yaml b.yaml"])[0].config_files == ["a.yaml", "b.yaml"]
     assert parse(["--x=a=b"])[1] == {"x": "a=b"}
+    columns = "--load_col={'inter': ['user_id', 'item_id']}"  # a value with spaces after a file
+    for files in (["--config_files", "a.yaml"], ["--config_files=a.yaml"]):
+        known, chosen = parse(["--dataset", "d", *files, columns, "--epochs=3"])
+        assert known.config_files == ["a.yaml"] and known.dataset == "d"
+        assert chosen == {"load_col": columns.partition("=")[2], "epochs": "3"}
     known = vars(parse(["--seed=3"])[0])  # not short for --seed_list
     assert (known.pop("model"), known.pop("dataset")) == ("MSCGRec", "ml-100k")
     assert known.pop("config_files") == [] and known.pop("debug") is False

@@ -157,7 +157,13 @@ class Config(recbole.config.Config):
             *fields, time = (settings[key] for key in wanted)
             if time in columns or not columns or "TIME_FIELD" in chosen:
                 fields.append(time)  # else rows keep the order of the file
+            histories = f"{settings['ITEM_ID_FIELD']}{settings['LIST_SUFFIX']}"
+            if settings["benchmark_filename"] and histories in columns:
+                fields.append(histories)
             settings["load_col"] = {"inter": fields}
+        if settings["unload_col"] and "load_col" not in chosen:  # all columns but these
+            everything = dict.fromkeys(settings["unload_col"], "*")
+            settings["load_col"] = (settings["load_col"] or {}) | everything
 
     def _inter_columns(self) -> list[str]:
         """The columns of the .inter file, or of its first part; empty if there is no file."""

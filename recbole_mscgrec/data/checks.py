@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -9,27 +10,62 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.data import saved_data
+from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.storage.errors import UserError
+
+_INTERVAL = re.compile(r"[\[(]([^,]+),([^,]+)[\])]")
 
 
 def check_data(config: Any) -> None:
     """Check that the data set exists and has the columns named in the settings.
 
     Raises:
-        UserError: there is no .inter file, or it has no user, item or time column.
+        UserError: no .inter file; no user, item or time column; a filter's column that is not
+            loaded; a split that leaves nothing to test; or a setting that saves data.
     """
+    saved_data.check(config)
+    _check_split(config)
+    _check_intervals(config)
+    for suffix in config["unload_col"] or {}:
+        if (config["load_col"] or {}).get(suffix, "*") != "*":
+            raise UserError(
+                f"load_col ({config['load_col']}) and unload_col ({config['unload_col']}) both "
+                f"name columns of the .{suffix} file: leave one of them out."
+            )
     folder, name = Path(config["data_path"]), config["dataset"]
-    inter = folder / f"{name}.inter"
-    if config["benchmark_filename"] is not None:
-        return
-    if not inter.is_file():
-        raise UserError(f"{inter} does not exist: put the data set's atomic files into {folder}.")
+    parts = config["benchmark_filename"]
+    if parts and (isinstance(parts, str) or len(parts) != 3):
+        raise UserError(
+            f"benchmark_filename ({parts!r}) must name three parts, for training, validation and "
+            f"test, such as ['train', 'valid', 'test'] for {name}.train.inter and so on."
+        )
+    files = [folder / f"{name}.{part}.inter" for part in parts or []]
+    for inter in files or [folder / f"{name}.inter"]:
+        if not inter.is_file():
+            raise UserError(
+                f"{inter} does not exist: put the data set's atomic files into {folder}."
+            )
+        _check_columns(config, inter)
+    headers = [header_of(file, config["field_separator"], config["encoding"]) for file in files]
+    for file, header in zip(files, headers, strict=True):
+        if differ := sorted({*dict(header.items() ^ headers[0].items())}):
+            raise UserError(
+                f"{file} and {files[0].name} differ in the column{'s' * (len(differ) > 1)} "
+                f"{', '.join(differ)}: all parts need the same columns of the same types."
+            )
+
+
+def _check_columns(config: Any, inter: Path) -> None:
     columns = list(header_of(inter, config["field_separator"], config["encoding"]))
     if config.found_fields:
         found = ", ".join(f"{key} {column}" for key, column in config.found_fields.items())
         getLogger().info(f"{inter.name} has other columns than RecBole's default names: {found}.")
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
+    loaded = _loaded(config, "inter", columns)
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
+    if config["benchmark_filename"] and list_field(config) in loaded:
+        ordered = False  # each row has its history
     if ordered and (time in columns or "TIME_FIELD" in config.external_config_dict):
         needed.append("TIME_FIELD")  # a file without a time column keeps the order of its rows
     for key in needed:
@@ -39,11 +75,77 @@ def check_data(config: Any) -> None:
                 f"Name the right one with --{key}=..., or add the column."
             )
     _warn_of_labels(config, inter, columns)
-    loaded = (config["load_col"] or {}).get("inter", columns)
-    if time not in loaded and "TIME_FIELD" in needed:
+    for key in needed:
+        if config[key] not in loaded:
+            why = "which orders the sequences: " if key == "TIME_FIELD" else ""
+            raise UserError(
+                f"load_col reads {loaded} of {inter} but not {config[key]!r} ({key}), {why}"
+                "add it to load_col, or take it out of unload_col."
+            )
+    _check_filters(config, inter, loaded)
+
+
+def _loaded(config: Any, suffix: str, columns: list[str]) -> list[str]:
+    """Those columns of a file that `load_col` and `unload_col` let RecBole load."""
+    load, unload = config["load_col"], (config["unload_col"] or {}).get(suffix, [])
+    chosen = "*" if load is None else load.get(suffix, [])
+    return [c for c in columns if (chosen == "*" or c in chosen) and c not in unload]
+
+
+def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
+    """The columns that `val_interval` and `threshold` read have to be loaded, and intervals have to
+    be such: RecBole passes over what it cannot read with a warning."""
+    types: dict[str, str] = {}
+    for suffix in ("item", "user", "inter"):  # a column of two files is that of the .inter file
+        file = inter.with_name(f"{config['dataset']}.{suffix}") if suffix != "inter" else inter
+        load = config["load_col"]
+        if file.is_file() and config["val_interval"] and (load is None or suffix in load):
+            header = header_of(file, config["field_separator"], config["encoding"])
+            types |= {column: header[column] for column in _loaded(config, suffix, list(header))}
+    for key, there in (("threshold", loaded), ("val_interval", types)):
+        for field in config[key] or {}:
+            if field not in there:
+                raise UserError(
+                    f"{key} reads the column {field!r}, which is not loaded; of {inter} these are: "
+                    f"{', '.join(loaded)}. Add it to load_col, such as "
+                    f"--load_col=\"{{'inter': {[*loaded, field]}}}\"."
+                )
+    for field, chosen in (config["val_interval"] or {}).items():
+        if types[field].startswith("float"):
+            _check_interval(f"val_interval of {field}", chosen)
+        elif not isinstance(chosen, (list, tuple)):
+            raise UserError(
+                f"val_interval of {field} ({chosen!r}): the column is of type {types[field]}, and "
+                "its values are given as a list, such as ['a', 'b']."
+            )
+
+
+def _check_intervals(config: Any) -> None:
+    for key in ("user_inter_num_interval", "item_inter_num_interval"):
+        if config[key] is not None:
+            _check_interval(key, config[key])
+
+
+def _check_interval(name: str, chosen: Any) -> None:
+    for part in str(chosen).split(";"):
+        match = _INTERVAL.fullmatch(part.strip())
+        try:
+            low, high = (float(end) for end in match.groups()) if match else (1.0, 0.0)
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not low <= high:
+            raise UserError(
+                f"{name} ({chosen}) must be an interval such as [5,inf) or (0,1], or several with "
+                "';' between them: [0,1];[3,4)."
+            )
+
+
+def _check_split(config: Any) -> None:
+    split = config["eval_args"]["split"]
+    if isinstance(split, dict) and split.get("LS") == "valid_only":
         raise UserError(
-            f"load_col reads {loaded} of {inter} but not {time!r} (TIME_FIELD), "
-            "which orders the sequences: add it to load_col."
+            "eval_args with LS: valid_only leaves no interaction to test, and a run ends with a "
+            "test: use valid_and_test, or test_only."
         )
 
 
@@ -53,8 +155,8 @@ def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
     label = config["LABEL_FIELD"]
     chosen = {*(config["val_interval"] or {}), *(config["threshold"] or {})}
     if label in columns and label not in chosen and config["MODEL_TYPE"] != ModelType.CONTEXT:
-        wanted = {"inter": [*config["load_col"]["inter"], label]} if config["load_col"] else {}
-        load = f' --load_col="{wanted}"' if wanted else ""
+        loaded = _loaded(config, "inter", columns)
+        load = "" if label in loaded else f" --load_col=\"{{'inter': {[*loaded, label]}}}\""
         getLogger().warning(
             f"{inter.name} has a column {label!r}, and all of its rows count as interactions. To "
             f"keep the positive ones: --val_interval=\"{{'{label}': '[1,1]'}}\"{load}"

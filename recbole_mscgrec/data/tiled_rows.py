@@ -16,6 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_mscgrec.data.parts import has_histories
 from recbole_mscgrec.storage.errors import UserError
 
 POSITION = "sequence_position"
@@ -47,6 +48,16 @@ class TiledDataset(SequentialDataset):
         """Name of the (B, T) field of history items."""
         return f"{self.iid_field}{self.config['LIST_SUFFIX']}"
 
+    def _benchmark_presets(self) -> None:
+        if has_histories(self):
+            raise UserError(
+                f"benchmark_filename ({self.config['benchmark_filename']}): "
+                f"{self.config['model']} builds histories itself and takes no column "
+                f"{self.history_field}: give parts of plain interactions (user, item, time) in the "
+                "order of time, or use one of RecBole's models."
+            )
+        super()._benchmark_presets()
+
     def data_augmentation(self) -> None:
         """Replace the interactions by one light row per prefix, with the target and its position.
 
@@ -71,16 +82,6 @@ class TiledDataset(SequentialDataset):
         """Split as RecBole does, then make windows of the train split and histories of the
         others."""
         train, *held_out = super().build()
-        if len(train) == 0:
-            raise UserError(
-                "The train split is empty: leave-one-out needs users with at least two "
-                "interactions. Lower user_inter_num_interval or use another data set."
-            )
-        if not len(held_out[-1]):
-            raise UserError(
-                "The test split is empty: no user has three interactions, one of which to test. "
-                "Lower user_inter_num_interval or use another data set."
-            )
         train._targets = train.inter_feat  # light rows
         train._plan_windows(train.inter_feat[POSITION].numpy())
         by_prefix = self.config["train_rows"] == "prefix"

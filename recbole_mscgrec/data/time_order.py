@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.data.atomic_files import read_atomic_file
+from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.storage.errors import UserError
 
-_EXACT_INTEGERS = 2.0**53  # float64 represents all whole numbers below exactly
-_SHOWN = 3  # number of rows that an error names
+_EXACT_INTEGERS = 2.0**53  # float64 holds every whole number below
 
 
 def install() -> None:
@@ -67,8 +68,7 @@ def _finite_number(text: str) -> Decimal:
 
 
 def _read_exact_times(dataset_class: Any) -> None:
-    """Read times again as text if float64 cannot distinguish them or the column has type token.
-    Missing times are refused if times decide the order."""
+    """Times that float64 cannot tell apart are read again as text; so are times of type token."""
     from recbole.utils import FeatureSource, FeatureType
 
     original = dataset_class._load_feat
@@ -80,24 +80,21 @@ def _read_exact_times(dataset_class: Any) -> None:
         if source != FeatureSource.INTERACTION or frame is None or field is None:
             return frame
         if field not in frame:
-            if by_time and _has_no_times(self.config, filepath):
+            given = list_field(self.config) in frame  # histories, which need no times
+            if by_time and not given and _has_no_times(self.config, filepath):
                 self.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
-                frame[field] = np.arange(len(frame), dtype=np.float64)
+                first = getattr(self, "rows_without_times", 0)  # of the parts before this file
+                self.rows_without_times = first + len(frame)
+                frame[field] = np.arange(first, first + len(frame), dtype=np.float64)
             return frame
-        if self.field2type[field] not in (FeatureType.FLOAT, FeatureType.TOKEN):
-            raise UserError(
-                f"{filepath}: {field} (TIME_FIELD) is of type {self.field2type[field].value}; a "
-                f"time is one number per row: write {field}:float in the header."
-            )
-        if by_time:
-            _refuse_missing(frame[field], field, filepath)
         if self.field2type[field] == FeatureType.TOKEN:
             frame[field] = _times(frame[field], field, filepath)
             self.field2type[field] = FeatureType.FLOAT
             self.field2bucketnum[field] = 2
         elif not _exact(frame[field].to_numpy()):
-            texts = _column(self.config, filepath, f"{field}:float")
-            frame.loc[texts.notna().to_numpy(), field] = _times(texts, field, filepath)
+            separator, encoding = self.config["field_separator"], self.config["encoding"]
+            texts = read_atomic_file(Path(filepath), separator, encoding, [field]).frame[field]
+            frame[field] = _times(texts, field, filepath)
         return frame
 
     dataset_class._load_feat = _load_feat
@@ -119,43 +116,18 @@ def _has_no_times(config: Any, filepath: str) -> bool:
 
 
 def _exact(times: np.ndarray) -> bool:
-    """Whether no two different texts can have become the same float64."""
-    times = np.nan_to_num(times)
+    """Whether different texts cannot have become the same float64."""
     return bool(((times == np.rint(times)) & (np.abs(times) < _EXACT_INTEGERS)).all())
-
-
-def _column(config: Any, filepath: str, column: str) -> pd.Series:
-    """One column of an atomic file as text, read with RecBole's settings."""
-    frame = pd.read_csv(
-        filepath,
-        sep=config["field_separator"],
-        usecols=[column],
-        dtype=str,
-        encoding=config["encoding"],
-        engine="python",
-    )
-    return frame[column]
 
 
 def _times(texts: pd.Series, field: str, filepath: str) -> np.ndarray:
     try:
-        return ordered_times(texts.dropna())
+        return ordered_times(texts)
     except ValueError as error:
         raise UserError(
             f"{filepath}: {field} (TIME_FIELD) holds {error}: times must be numbers, such as "
             "seconds since 1970."
         ) from error
-
-
-def _refuse_missing(times: pd.Series, field: str, filepath: str) -> None:
-    missing = np.flatnonzero(times.isna())
-    if len(missing):
-        lines = ", ".join(str(row + 2) for row in missing[:_SHOWN])  # line 1 is the header
-        raise UserError(
-            f"{filepath}: {len(missing)} of {len(times)} rows have no {field} (TIME_FIELD), which "
-            f"orders the interactions; the first are lines {lines}. Fill them in or leave these "
-            "rows out."
-        )
 
 
 def _remove_duplicates_in_order(dataset_class: Any) -> None:

@@ -13,8 +13,9 @@ import torch
 from recbole.utils import set_color
 from tqdm import tqdm
 
-from recbole_mscgrec.config.data_fields import NAMES, header_of
+from recbole_mscgrec.config.data_fields import NAMES
 from recbole_mscgrec.config.settings import DataFiles, RunSettings, TextSettings
+from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
 from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
 from recbole_mscgrec.storage.errors import UserError
 
@@ -23,7 +24,7 @@ TFIDF = "tfidf"
 
 
 class ItemFile(NamedTuple):
-    """The .item file of a data set as strings; '' for missing values."""
+    """A data set's .item file as strings, one row per item, '' where a value is missing."""
 
     path: Path
     frame: pd.DataFrame
@@ -88,17 +89,9 @@ def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
     path = files.file("item")
     if not path.is_file():
         return None
-    types = header_of(path, files.separator, files.encoding)
-    frame = pd.read_csv(
-        path,
-        sep=files.separator,
-        dtype=str,
-        keep_default_na=False,
-        encoding=files.encoding,
-        quoting=3,  # csv.QUOTE_NONE: atomic files have no quoting, and a title may contain a quote
-    )
-    frame.columns = list(types)
-    return ItemFile(path, frame, types, _key(path, frame, types, dataset))
+    file = read_atomic_file(path, files.separator, files.encoding)
+    key = _key(path, file.frame, file.types, dataset)
+    return ItemFile(path, first_of_each(file, key).frame, file.types, key)
 
 
 def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -> str:

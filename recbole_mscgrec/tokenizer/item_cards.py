@@ -60,7 +60,7 @@ def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
         if column is not None and column not in types:
             raise UserError(f"{key} ({column}) is no .item column; the columns are {list(types)}.")
     if items:
-        rows = items.frame.drop_duplicates(items.key, keep="last").set_index(items.key)
+        rows = items.frame.set_index(items.key)
         rows = rows.reindex(tokens, fill_value="").map(clean_text)
         title = pages.title_column or title_column(types)
         labels = pages.words_column or words_column(rows, types, title)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from recbole.data import create_dataset
-from tiny import protocol
+from tiny import item_texts, protocol, rule_sequences, settings, write_dataset
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.data_fields import NAMES, find_fields, header_of
+from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
 
 DEFAULT = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"}
 
@@ -37,15 +39,39 @@ def test_every_default_is_the_likeliest_name() -> None:
     assert {setting: names[0] for setting, names in NAMES.items()} == DEFAULT
 
 
-@pytest.mark.parametrize("header", ["user_id\titem_id", "user_id:token,item_id:token", ":token"])
-def test_a_header_without_types_is_refused(tmp_path: Path, header: str) -> None:
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("user_id\titem_id", r"the header is .* name:type.*field_separator"),
+        (":token", r"the header is .* name:type.*field_separator"),
+        ("a:b:token\titem_id:token", r"the header is .* name:type.*field_separator"),
+        ("user_id:token,item_id:token", r"separated by ',' .*--field_separator=\",\" reads"),
+        ("user_id:token item_id:token", r"separated by ' ' .*--field_separator=\" \" reads"),
+        ("user_id:token\titem_id:int", r"column item_id has the type 'int' .* token, token_seq"),
+        ("user_id:token\tuser_id:token", r"names column user_id twice"),
+        ("u\0s\0e\0r\0", r"d.inter is not UTF-8: try --encoding=utf-16"),
+    ],
+)
+def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path, header: str, message: str) -> None:
     file = tmp_path / "d.inter"
     file.write_text(f"{header}\nu\ti\n")
-    if header.count(":") == 2:  # one column, for all that anybody can tell
-        assert list(header_of(file, "\t", None)) == ["user_id:token,item_id"]
-        return
-    with pytest.raises(ValueError, match=r"d.inter: the header is .* name:type.*field_separator"):
+    with pytest.raises(UserError, match=message):
         header_of(file, "\t", None)
+
+
+@pytest.mark.parametrize(
+    "written", ["a:token\tb:float\n", "\ufeffa:token\tb:float\r\n", '"a:token"\t"b:float"']
+)
+def test_every_way_to_write_a_header(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "d.inter"
+    file.write_bytes(written.encode())
+    assert header_of(file, "\t", None) == {"a": "token", "b": "float"}
+
+
+def test_an_encoding_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "user_id:token\titem_id:token\tdate:float")
+    with pytest.raises(UserError, match=r"encoding \(utf-99\) is not the name"):
+        Config("SASRec", "d", config_dict=protocol(tmp_path, encoding="utf-99"))
 
 
 def write(folder: Path, columns: str) -> None:
@@ -72,3 +98,24 @@ def test_what_the_user_names_is_not_replaced(tmp_path: Path) -> None:
     write(tmp_path, "user_id:token\tproduct_id:token\tdate:float")
     config = Config("SASRec", "d", config_dict=protocol(tmp_path, ITEM_ID_FIELD="thing"))
     assert (config["ITEM_ID_FIELD"], config["TIME_FIELD"]) == ("thing", "date")
+
+
+@pytest.mark.parametrize("model", ["MSCGRec", "MSCGRecTokenizer", "TiledSASRec", "TiledGRU4Rec"])
+def test_names_of_columns_change_no_result(tmp_path: Path, model: str) -> None:
+    names = {"user_id": "who", "item_id": "asin", "timestamp": "when"}
+    for folder in ("plain", "named"):
+        write_dataset(tmp_path / folder / "data", "rule", rule_sequences(), item_texts())
+    for file in (tmp_path / "named" / "data" / "rule").iterdir():
+        text = file.read_text()
+        for name, other in names.items():
+            text = text.replace(name, other)
+        file.write_text(text)
+    named = dict(zip(DEFAULT, names.values(), strict=True))
+    named |= {"LIST_SUFFIX": "_history", "ITEM_LIST_LENGTH_FIELD": "n_items_before"}
+    sizes = settings if model.startswith("MSCGRec") else protocol
+    results = []
+    for folder, changes in (("plain", {}), ("named", named)):
+        chosen = sizes(tmp_path / folder, **changes)
+        del chosen["load_col"]
+        results.append(run(model, "rule", config_dict=chosen)["test_result"])
+    assert results[0] == results[1]

@@ -38,8 +38,6 @@ def test_other_exceptions_stay_what_they_are() -> None:
             {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "RO", "mode": "full"}},
             "ValueError: .*has to be 'TO'",
         ),
-        ({"threshold": {"rating": 3}}, r"ValueError: Field \[rating\] not in inter_feat"),
-        ({"unload_col": {"inter": ["timestamp"]}}, "ValueError: load_col .* and unload_col"),
     ],
 )
 def test_settings_that_recbole_does_not_take(rule_folder: Path, changes: dict, kind: str) -> None:

@@ -13,6 +13,7 @@ from tiny import protocol, rule_sequences, write_dataset, write_inter
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
 
 
 def check(folder: Path, dataset: str = "d", **changes: object) -> None:
@@ -83,6 +84,48 @@ def test_timestamp_that_is_not_loaded(tmp_path: Path) -> None:
         check(tmp_path, load_col={"inter": ["user_id", "item_id"]})
 
 
+RATED = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_interval": {"rating": "[3,inf)"}}, "val_interval reads .* 'rating', .*--load_col="),
+        ({"threshold": {"rating": 3}}, "threshold reads .* 'rating', .*--load_col="),
+        ({"unload_col": {"inter": ["rating"]}}, "load_col .* and unload_col .* both name columns"),
+        ({"load_col": None, "unload_col": {"inter": ["item_id"]}}, r"'item_id' \(ITEM_ID_FIELD\)"),
+        ({"load_col": None, "unload_col": {"inter": ["timestamp"]}}, r"orders.*unload_col"),
+        ({"eval_args": {"split": {"LS": "valid_only"}, "order": "TO"}}, "LS: valid_only leaves no"),
+        ({"user_inter_num_interval": "5"}, r"user_inter_num_interval \(5\) must be an interval"),
+        ({"item_inter_num_interval": "[5,3]"}, r"item_inter_num_interval \(\[5,3\]\) must be"),
+        ({"val_interval": {"rating": "3"}, "load_col": None}, r"val_interval of rating \(3\) must"),
+        ({"val_interval": {"rating": "[a,b]"}, "load_col": None}, r"rating \(\[a,b\]\) must be"),
+        (
+            {"val_interval": {"item_id": "[1,2]"}},
+            r"val_interval of item_id .* such as \['a', 'b'\]",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(tmp_path: Path, changes: dict, message: str) -> None:
+    write_header(tmp_path, RATED)
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, **changes)
+
+
+def test_unload_col_alone_leaves_the_other_columns(tmp_path: Path) -> None:
+    write_inter(tmp_path / "data", "d", [("u", f"i{n}", float(n)) for n in range(4)])
+    file = tmp_path / "data" / "d" / "d.inter"
+    lines = file.read_text().splitlines()
+    rows = [f"{line}\t{n}\t{n}" for n, line in enumerate(lines[1:])]
+    file.write_text("\n".join([f"{lines[0]}\trating:float\tweight:float", *rows]) + "\n")
+    settings = protocol(tmp_path, unload_col={"inter": ["rating"]})
+    del settings["load_col"]
+    config = Config("Pop", "d", config_dict=settings)
+    check_data(config)
+    columns = create_dataset(config).inter_feat.columns
+    assert list(columns) == ["user_id", "item_id", "timestamp", "weight"]
+
+
 def test_data_set_without_a_properties_file_needs_no_load_col(rule_folder: Path) -> None:
     settings = protocol(rule_folder)
     del settings["load_col"]
@@ -98,12 +141,25 @@ def test_a_user_with_one_interaction_does_no_harm(tmp_path: Path) -> None:
     assert with_lonely["test_result"] == pytest.approx(without["test_result"], abs=1e-6)
 
 
+def test_intervals_of_items_and_several_at_once_pass(tmp_path: Path) -> None:
+    write_header(tmp_path, RATED)
+    (tmp_path / "data" / "d" / "d.item").write_text("item_id:token\tprice:float\ni\t1\n")
+    both = {"rating": "[0,1];(2,inf)", "price": " [ 0 , 5e1 ] "}
+    check(tmp_path, load_col=None, val_interval=both, user_inter_num_interval="[1,inf)")
+
+
+@pytest.mark.parametrize("model", ["TiledSASRec", "SASRec", "BPR"])
 @pytest.mark.parametrize("length", [1, 2])
-def test_sequences_that_leave_nothing_to_test_are_refused(tmp_path: Path, length: int) -> None:
+def test_sequences_that_leave_nothing_to_test_are_refused(
+    tmp_path: Path, length: int, model: str
+) -> None:
     rows = [(f"u{u}", f"i{(u + t) % 9}", float(t)) for u in range(20) for t in range(length)]
     write_inter(tmp_path / "data", "short", rows)
-    with pytest.raises(ValueError, match="interactions"):
-        run("TiledSASRec", "short", config_dict=protocol(tmp_path))
+    if model == "BPR" and length == 2:  # which needs no history: one to train on and one to test
+        assert run(model, "short", config_dict=protocol(tmp_path))["test_result"]
+        return
+    with pytest.raises(ValueError, match=r"split is empty \(eval_args .*interactions or more"):
+        run(model, "short", config_dict=protocol(tmp_path))
 
 
 def test_three_interactions_each_are_a_train_and_a_test_target(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from recbole.data import create_dataset
@@ -73,6 +74,25 @@ def test_columns_are_named_or_every_token_seq_column(rule_folder: Path) -> None:
     assert by_token(texts_of(config, data), data)["i3"] == 'the "best 3 once'
     config, data = train_split(rule_folder, text_columns=["year", "title"])
     assert by_token(texts_of(config, data), data)["i3"] == '1903 the "best 3'
+
+
+def test_the_first_row_of_an_item_gives_its_text(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (rule_folder / "data" / "rule" / "rule.item").open("a") as file:
+        file.write("".join(f"i{i}\t\n" for i in range(15)))
+    config, data = train_split(rule_folder)
+    assert by_token(texts_of(config, data), data) == {"[PAD]": "", **title_texts()}
+    (line,) = [m for m in caplog.messages if "repeat" in m]
+    assert "15 rows repeat the item_id of an earlier row" in line and "first i0, i1, i2" in line
+
+
+def test_texts_that_pandas_quoted(rule_folder: Path) -> None:
+    texts = {**title_texts(), "i3": 'the "best" one', "i4": "two\nlines"}
+    frame = pd.DataFrame({"item_id:token": list(texts), "title:token_seq": list(texts.values())})
+    frame.to_csv(rule_folder / "data" / "rule" / "rule.item", sep="\t", index=False)
+    config, data = train_split(rule_folder)
+    assert by_token(texts_of(config, data), data) == {"[PAD]": "", **texts}
 
 
 def test_ml_100k_from_the_installed_recbole(tmp_path: Path) -> None:

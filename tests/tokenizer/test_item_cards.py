@@ -91,6 +91,13 @@ def test_cards_are_in_the_order_of_the_ids(rule_folder: Path) -> None:
     assert sum(cards.popularity) == sum(6 + u % 9 - 3 for u in range(40))
 
 
+def test_the_first_row_of_an_item_is_its_card(rule_folder: Path) -> None:
+    lines = [f"i{i}\tTitle {i}" for i in range(30)] + [f"i{i}\t" for i in range(30)]
+    write_items(rule_folder, ["item_id:token\ttitle:token_seq", *lines])
+    cards = cards_of(rule_folder)
+    assert cards.titles == [f"Title {token[1:]}" for token in cards.tokens]
+
+
 def test_columns_can_be_named(rule_folder: Path) -> None:
     write_items(rule_folder, ["item_id:token\ttitle:token_seq\tyear:token", "i3\tToy\t1995"])
     cards = cards_of(rule_folder, codes_title_column="year", codes_words_column="title")

@@ -1,0 +1,124 @@
+"""Data that come split (`benchmark_filename`): histories across the parts, for sequential models.
+
+RecBole wants each row's history in a column of lists there (`item_id_list`). Parts that hold plain
+interactions are put together, each interaction gets its history from all that came before it, and
+is then a target of its own part.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_mscgrec.storage.errors import UserError
+
+_PART = "part_of_benchmark"
+
+
+def list_field(config: Any) -> str:
+    """The column that holds the history of each row, where there is one."""
+    return f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
+
+
+def install() -> None:
+    """Make RecBole's SequentialDataset take parts with and without histories."""
+    from recbole.data.dataset import SequentialDataset
+
+    presets, change = SequentialDataset._benchmark_presets, SequentialDataset._change_feat_format
+    alias = SequentialDataset._init_alias
+    if getattr(presets, "takes_plain_parts", False):
+        return
+
+    @wraps(presets)
+    def _benchmark_presets(self: Any) -> None:
+        if has_histories(self):
+            self.item_id_list_field = list_field(
+                self.config
+            )  # RecBole's name for any ITEM_ID_FIELD
+            _keep_the_newest(self)
+            presets(self)
+
+    @wraps(alias)
+    def _init_alias(self: Any) -> None:
+        """A history holds items, whether or not `alias_of_item_id` says so."""
+        lists, given = list_field(self.config), self.config["alias_of_item_id"] or []
+        if self.config["benchmark_filename"] and has_histories(self) and lists not in given:
+            self.config["alias_of_item_id"] = [*given, lists]
+        alias(self)
+
+    @wraps(change)
+    def _change_feat_format(self: Any) -> None:
+        change(self)
+        if self.config["benchmark_filename"] and not has_histories(self):
+            _build_histories(self)
+
+    SequentialDataset._benchmark_presets = _benchmark_presets
+    SequentialDataset._benchmark_presets.takes_plain_parts = True
+    SequentialDataset._init_alias = _init_alias
+    SequentialDataset._change_feat_format = _change_feat_format
+
+
+def has_histories(dataset: Any) -> bool:
+    """Whether the files give each row its history."""
+    return list_field(dataset.config) in dataset.inter_feat
+
+
+def _keep_the_newest(dataset: Any) -> None:
+    """Cut given histories to MAX_ITEM_LIST_LENGTH, as those that RecBole builds are."""
+    suffix, longest = dataset.config["LIST_SUFFIX"], dataset.max_item_list_len
+    for field in dataset.inter_feat:
+        if f"{field}{suffix}" in dataset.inter_feat:
+            lists = f"{field}{suffix}"
+            cut = [values[-longest:] for values in dataset.inter_feat[lists]]
+            dataset.inter_feat[lists] = cut
+            dataset.field2seqlen[lists] = max(map(len, cut))
+
+
+def _build_histories(dataset: Any) -> None:
+    names, sizes = dataset.config["benchmark_filename"], torch.tensor(dataset.file_size_list)
+    dataset._check_field("uid_field", "iid_field", "time_field")
+    parts = torch.arange(len(sizes)).repeat_interleave(sizes)
+    _refuse_other_orders(dataset, parts.numpy())
+    dataset.inter_feat.interaction[_PART] = parts
+    dataset.set_field_property(_PART, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+    dataset.data_augmentation()
+    parts = dataset.inter_feat[_PART]
+    dataset.inter_feat = dataset.inter_feat[parts.argsort(stable=True)]
+    for field in (_PART, f"{_PART}{dataset.config['LIST_SUFFIX']}"):
+        if field in dataset.inter_feat:
+            dataset._del_col(dataset.inter_feat, field)
+    dataset.file_size_list = torch.bincount(parts, minlength=len(sizes)).tolist()
+    counts = [
+        f"{name} {kept} of {size} rows"
+        for name, kept, size in zip(names, dataset.file_size_list, sizes.tolist(), strict=True)
+    ]
+    getLogger().info(
+        f"Targets by part: {', '.join(counts)}; a user's first interaction has no history and is "
+        "the target of none."
+    )
+
+
+def _refuse_other_orders(dataset: Any, parts: np.ndarray) -> None:
+    """A history holds all that came before: a part must not hold what came before an earlier part's
+    interactions of the same user."""
+    rows = dataset.inter_feat
+    users, times = rows[dataset.uid_field].numpy(), rows[dataset.time_field].numpy()
+    order = np.lexsort((parts, times, users))
+    users, parts = users[order], parts[order]
+    wrong = (users[1:] == users[:-1]) & (parts[1:] < parts[:-1])
+    if wrong.any():
+        at = int(wrong.argmax())
+        names = dataset.config["benchmark_filename"]
+        user = dataset.id2token(dataset.uid_field, int(users[at]))
+        raise UserError(
+            f"benchmark_filename ({names}): {len(np.unique(users[1:][wrong]))} users have an "
+            f"interaction in a later part that is older than one in an earlier part, first {user} "
+            f"({names[parts[at]]} before {names[parts[at + 1]]}). Sequential models need parts in "
+            "the order of time, or the history of each row in a column "
+            f"{list_field(dataset.config)}:token_seq."
+        )
