@@ -14,6 +14,8 @@ from recbole_mscgrec.storage.errors import UserError
 
 _OURS = Path(recbole_mscgrec.__file__).resolve().parent
 _THEIRS = Path(recbole.__file__).resolve().parent
+# Package -> what pip calls it, where that differs.
+_PIP = {"faiss": "faiss-cpu", "torch_scatter": "torch-scatter", "kmeans_pytorch": "kmeans-pytorch"}
 _KINDS = (NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError)
 
 
@@ -35,6 +37,30 @@ def told_to_the_user() -> Iterator[None]:
         text = str(error) or "no reason given"
         raise UserError(
             f"RecBole refuses this ({type(error).__name__}: {text}). --debug shows where."
+        ) from error
+
+
+@contextmanager
+def ends_told_to_the_user(model: str) -> Iterator[None]:
+    """Within this block, a package that is not installed and RecBole's way to end the program are
+    errors of the user, wherever in a run they happen.
+
+    Raises:
+        UserError: in place of both.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or str(error)).partition(".")[0]
+        raise UserError(
+            f"{model} needs the package {name}, which is not installed: pip install "
+            f"{_PIP.get(name, name)}"
+        ) from error
+    except SystemExit as error:
+        if not _is_recboles(error):
+            raise
+        raise UserError(
+            f"RecBole ended this run of {model}; what it printed before says why."
         ) from error
 
 

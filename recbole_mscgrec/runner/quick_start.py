@@ -10,7 +10,8 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_co
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.refusals import told_to_the_user
+from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
+from recbole_mscgrec.data.catalogue import cut_lists
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.data.seen_items import NONE, SeenItems
@@ -41,11 +42,12 @@ def run(
         test_without: that modality -> metrics; of MSCGRec also what `MSCGRecTrainer.remarks` tells
         of the test.
     """
-    config = _config(model, dataset, config_file_list, config_dict)
-    user_ranks.check_per_user(config)
-    check_test_metrics(config)
-    with alone(config), matmul_precision(config["matmul_precision"]):
-        return _run(config)
+    with ends_told_to_the_user(model):
+        config = _config(model, dataset, config_file_list, config_dict)
+        user_ranks.check_per_user(config)
+        check_test_metrics(config)
+        with alone(config), matmul_precision(config["matmul_precision"]):
+            return _run(config)
 
 
 def load_data_and_model(
@@ -139,6 +141,7 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
     data = create_dataset(config)
     getLogger().info(data)
+    cut_lists(config, data.item_num - 1)
     # Before the split, which changes `data`.
     seen = SeenItems(data, config["exclude_seen"]) if config["exclude_seen"] != NONE else None
     train_data, valid_data, test_data = data_preparation(config, data)

@@ -10,7 +10,7 @@ from tiny import arguments, protocol
 
 from recbole_mscgrec import cli
 from recbole_mscgrec.cli import main
-from recbole_mscgrec.config.refusals import told_to_the_user
+from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
@@ -66,3 +66,21 @@ def test_a_bug_keeps_its_traceback_and_says_so(
     errors = capsys.readouterr().err
     assert errors.startswith("This is a bug of recbole-mscgrec or of RecBole. Please report it")
     assert errors.splitlines()[-1] == "KeyError: 'gone'"
+
+
+@pytest.mark.parametrize(
+    ("package", "pip"), [("faiss", "faiss-cpu"), ("dgl.backend", "dgl"), ("x", "x")]
+)
+def test_a_missing_package_is_told_with_the_way_to_install_it(package: str, pip: str) -> None:
+    with pytest.raises(UserError, match=rf"^NCL needs the package .* pip install {pip}$"):
+        with ends_told_to_the_user("NCL"):
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def test_recbole_does_not_end_the_program(rule_folder: Path) -> None:
+    """SASRecCPR answers this loss with `sys.exit(0)`, which looks like success."""
+    chosen = protocol(rule_folder, loss_type="BPR")
+    with pytest.raises(UserError, match="SASRecCPR"):
+        run("SASRecCPR", "rule", config_dict=chosen)
+    with pytest.raises(SystemExit), ends_told_to_the_user("SASRec"):
+        raise SystemExit(3)  # not RecBole's
