@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 
 
 def apply() -> None:
     """Mend what is described below; safe to call again."""
     _restore_numpy_aliases()
+    _fill_sparse_matrices()
     _import_models_without_kmeans()
     _import_models_without_anomaly_detection()
     _count_every_interaction()
+    _log_where_ract_begins()
+    _read_vectors_of_relations()
+    _read_several_numbers()
 
 
 def _restore_numpy_aliases() -> None:
@@ -34,6 +40,17 @@ def _restore_numpy_aliases() -> None:
     ):
         if name not in np.__dict__:
             setattr(np, name, value)
+
+
+def _fill_sparse_matrices() -> None:
+    """LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their graphs by a private method
+    of `dok_matrix`, which scipy has dropped."""
+
+    def _update(self: Any, data: dict[tuple[int, int], float]) -> None:
+        self._dict.update(data)
+
+    if not hasattr(scipy.sparse.dok_matrix, "_update"):
+        scipy.sparse.dok_matrix._update = _update
 
 
 def _import_models_without_kmeans() -> None:
@@ -87,3 +104,56 @@ def _count_every_interaction() -> None:
 
     Pop.calculate_loss = calculate_loss
     Pop.calculate_loss.counts_every_interaction = True
+
+
+class _Joining(logging.LoggerAdapter):
+    """A logger that takes the parts of a message as `print` does."""
+
+    def info(self, *parts: object, **kwargs: Any) -> None:
+        super().info(" ".join(map(str, parts)), **kwargs)
+
+
+def _log_where_ract_begins() -> None:
+    """RaCT gives its logger a text and a path, for which the text has no place: logging then prints
+    a traceback."""
+    from recbole.model.general_recommender.ract import RaCT
+
+    def keep(self: Any, logger: logging.Logger) -> None:
+        self.__dict__["_joining"] = _Joining(logger)
+
+    RaCT.logger = property(lambda self: self.__dict__["_joining"], keep)
+
+
+def _read_vectors_of_relations() -> None:
+    """KSR keeps the vectors of relations as float64, as they were read, and multiplies them by its
+    own of float32, which torch refuses."""
+    from recbole.model.sequential_recommender.ksr import KSR
+
+    original = KSR.__init__
+    if getattr(original, "reads_vectors", False):
+        return
+
+    def __init__(self: Any, config: Any, dataset: Any) -> None:
+        original(self, config, dataset)
+        self.relation_Matrix = self.relation_Matrix.float()
+
+    KSR.__init__ = __init__
+    KSR.__init__.reads_vectors = True
+
+
+def _read_several_numbers() -> None:
+    """The layers of features behind SASRecF, FDSA, GRU4RecF, DIN and DIEN join several float
+    features along the axis of (value, bucket), so that more than one cannot be told apart."""
+    from recbole.model.layers import ContextSeqEmbAbstractLayer as Layer
+
+    original = Layer.embed_float_fields
+    if getattr(original, "reads_several", False):
+        return
+
+    def embed_float_fields(self: Any, fields: torch.Tensor | None, *args: Any, **kw: Any) -> Any:
+        if fields is not None:
+            fields = fields.reshape(*fields.shape[:-2], -1, 2)  # (..., features, 2)
+        return original(self, fields, *args, **kw)
+
+    Layer.embed_float_fields = embed_float_fields
+    Layer.embed_float_fields.reads_several = True

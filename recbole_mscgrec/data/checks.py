@@ -6,7 +6,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole.utils import ModelType
+from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
 from recbole_mscgrec.storage.errors import UserError
@@ -28,6 +28,8 @@ def check_data(config: Any) -> None:
     if config.found_fields:
         found = ", ".join(f"{key} {column}" for key, column in config.found_fields.items())
         getLogger().info(f"{inter.name} has other columns than RecBole's default names: {found}.")
+    if config.protocol:
+        getLogger().info(config.protocol)
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
     if ordered and (time in columns or "TIME_FIELD" in config.external_config_dict):
@@ -52,7 +54,7 @@ def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
     interaction unless `val_interval` or `threshold` says otherwise."""
     label = config["LABEL_FIELD"]
     chosen = {*(config["val_interval"] or {}), *(config["threshold"] or {})}
-    if label in columns and label not in chosen and config["MODEL_TYPE"] != ModelType.CONTEXT:
+    if label in columns and label not in chosen and config["eval_type"] == EvaluatorType.RANKING:
         wanted = {"inter": [*config["load_col"]["inter"], label]} if config["load_col"] else {}
         load = f' --load_col="{wanted}"' if wanted else ""
         getLogger().warning(

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recbole.utils import ModelType
+
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.plugin import checkpoints
@@ -28,7 +30,7 @@ def fit(
         KeyboardInterrupt: with a message how to go on.
     """
     began, before = time.perf_counter(), dict(seconds)
-    last = run_id.last_of(config)
+    last, best = run_id.last_of(config), trainer.saved_model_file
     if config["resume"]:
         before.update(_resume(trainer, train_data, last, config, before))
         seconds.update(before)
@@ -47,14 +49,27 @@ def fit(
             state["training"] = trainer.training_state()
         checkpoint.save(last, state)
 
+    # The trainers of decision trees keep no state between epochs and call nothing after them.
+    more = {} if config["MODEL_TYPE"] == ModelType.DECISIONTREE else {"callback_fn": after_epoch}
     try:
-        trainer.fit(
-            train_data, valid_data, show_progress=config["show_progress"], callback_fn=after_epoch
-        )
+        trainer.fit(train_data, valid_data, show_progress=config["show_progress"], **more)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
+    if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
+        _keep_pretrained(trainer, best)
     seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
     return trainer.best_valid_result
+
+
+def _keep_pretrained(trainer: Any, file: str) -> None:
+    """Save the model at the end of a stage that validates nothing, which RecBole does only in every
+    `save_step`-th of its epochs and under a name that other settings overwrite."""
+    trainer.saved_model_file = file
+    trainer._save_checkpoint(trainer.pretrain_epochs - 1)
+    trainer.logger.info(
+        f"The stage {trainer.config['train_stage']} of {trainer.config['model']} ends here, "
+        f"without validation. The next one begins with --train_stage=... --pre_model_path={file}"
+    )
 
 
 def _resume(
