@@ -155,7 +155,7 @@ def run(model: str, family: str, data: Path, **also: Any) -> str:
         if told[-1].startswith("error: ") and "Traceback" not in errors.getvalue():
             reason = told[-1].removeprefix("error: ")
             needs = reason.partition("pip install ")[2]
-            return f"needs {needs.split()[0].rstrip('.')}" if needs else f"refused: {reason}"
+            return f"needs {needs}" if needs else f"refused: {reason}"
         return f"fails: {told[-1]}"
     return "runs"
 

@@ -50,7 +50,7 @@ def choose_protocol(config: Any, columns: Columns) -> str:
         return ""
     label = settings["LABEL_FIELD"]
     trees = settings["MODEL_TYPE"] == ModelType.DECISIONTREE
-    ranks = _ranks(chosen)
+    ranks = _asked_for(chosen, EvaluatorType.RANKING)
     if ranks and chosen.get("threshold"):
         raise UserError(
             f"threshold ({chosen['threshold']}) makes labels, which AUC and LogLoss measure, and "
@@ -65,10 +65,15 @@ def choose_protocol(config: Any, columns: Columns) -> str:
             )
         negatives = {"distribution": "uniform", "sample_num": 1}
         _default(config, {"threshold": None, "train_neg_sample_args": negatives})
+        task = "ranks all items"
+        if _asked_for(chosen, EvaluatorType.VALUE) and not ranks:
+            evaluated = {**settings["eval_args"], "mode": "uni100"}
+            _default(config, {**_measured_by_values(), "eval_args": evaluated})
+            task = "tells targets from 100 sampled items"
         why = f"{ranks} ranks items" if source else "the data have no labels"
         return (
-            f"{config.model} learns from the interactions and one sampled negative each, and ranks "
-            f"all items, because {why}."
+            f"{config.model} learns from the interactions and one sampled negative each, and "
+            f"{task}, because {why}."
         )
     _default(config, parsing.read_settings(_LABELLED))
     return (
@@ -78,14 +83,21 @@ def choose_protocol(config: Any, columns: Columns) -> str:
     )
 
 
-def _ranks(chosen: dict[str, Any]) -> str:
-    """The setting by which the user asks for ranked lists, or ''."""
+def _measured_by_values() -> dict[str, Any]:
+    labelled = parsing.read_settings(_LABELLED)
+    return {key: labelled[key] for key in ("metrics", "valid_metric")}
+
+
+def _asked_for(chosen: dict[str, Any], type_of_metrics: EvaluatorType) -> str:
+    """The setting by which the user asks for ranked lists or for values, or ''."""
     for key in ("valid_metric", "metrics"):
         names = chosen.get(key) or []
         for name in [names] if isinstance(names, str) else names:
             kind = metric_types.get(str(name).partition("@")[0].lower())
-            if kind == EvaluatorType.RANKING:
+            if kind == type_of_metrics:
                 return f"{key} ({chosen[key]})"
+    if type_of_metrics != EvaluatorType.RANKING:
+        return ""
     for key in ("train_neg_sample_args", "eval_args"):
         value = chosen.get(key)
         if value and (key != "eval_args" or value.get("mode") not in (None, "labeled")):

@@ -15,8 +15,16 @@ from recbole_mscgrec.storage.errors import UserError
 _OURS = Path(recbole_mscgrec.__file__).resolve().parent
 _THEIRS = Path(recbole.__file__).resolve().parent
 # Package -> what pip calls it, where that differs.
-_PIP = {"faiss": "faiss-cpu", "torch_scatter": "torch-scatter", "kmeans_pytorch": "kmeans-pytorch"}
-_KINDS = (NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError)
+_PIP = {
+    "faiss": "faiss-cpu",
+    "torch_scatter": "torch-scatter",
+    "kmeans_pytorch": "kmeans-pytorch",
+    **dict.fromkeys(("lightgbm", "xgboost"), "lightgbm xgboost"),  # RecBole imports them together
+}
+_KINDS = (
+    *(NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError),
+    AssertionError,  # "Make sure 'loss_type' in ['BPR', 'CE']!"
+)
 
 
 @contextmanager

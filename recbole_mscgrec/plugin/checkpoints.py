@@ -83,7 +83,9 @@ class _Instead(ModuleType):
 
 def _weights_of(key: str) -> Any:
     def plain(path: str | None, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
-        return load(path or "", map_location, required=("state_dict",), key=key)
+        if not path:
+            raise UserError(f"{key} is not set: it names the checkpoint that the model begins at.")
+        return load(path, map_location, required=("state_dict",), key=key)
 
     return plain
 

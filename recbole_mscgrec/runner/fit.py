@@ -26,7 +26,7 @@ def fit(
         The metrics of the best validation.
 
     Raises:
-        UserError: `resume` where no such run was interrupted.
+        UserError: `resume` where no such run was interrupted, or a loss that is no number.
         KeyboardInterrupt: with a message how to go on.
     """
     began, before = time.perf_counter(), dict(seconds)
@@ -55,6 +55,13 @@ def fit(
         trainer.fit(train_data, valid_data, show_progress=config["show_progress"], **more)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
+    except ValueError as error:
+        if str(error) != "Training loss is nan":
+            raise
+        raise UserError(
+            f"The training loss of {config['model']} is not a number: lower learning_rate "
+            f"({config['learning_rate']}), or the histories are too short for this model."
+        ) from error
     if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
         _keep_pretrained(trainer, best)
     seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began

@@ -141,7 +141,7 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
     data = create_dataset(config)
     getLogger().info(data)
-    cut_lists(config, data.item_num - 1)
+    cut_lists(config, data.item_num - 1, data.user_num - 1)
     # Before the split, which changes `data`.
     seen = SeenItems(data, config["exclude_seen"]) if config["exclude_seen"] != NONE else None
     train_data, valid_data, test_data = data_preparation(config, data)

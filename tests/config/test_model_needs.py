@@ -75,6 +75,15 @@ def test_without_labels_negatives_are_sampled_and_all_items_ranked(folder: Path)
     assert plain.protocol == "" and plain["load_col"] == {"inter": INTER}
 
 
+@pytest.mark.parametrize("changes", [{"valid_metric": "AUC"}, {"metrics": ["AUC"]}])
+def test_without_labels_values_are_measured_on_sampled_items(folder: Path, changes: dict) -> None:
+    config = configured(folder, "FM", **changes)
+    assert config["eval_args"]["mode"] == {"valid": "uni100", "test": "uni100"}
+    assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    assert config["valid_metric"] == "AUC" and "100 sampled items" in config.protocol
+    assert config["train_neg_sample_args"]["distribution"] == "uniform"
+
+
 @pytest.mark.parametrize(
     "changes", [{"valid_metric": "NDCG@5"}, {"metrics": ["MRR", "NDCG"]}, {"eval_args": "uni50"}]
 )

@@ -39,12 +39,18 @@ def test_other_exceptions_stay_what_they_are() -> None:
             "ValueError: .*has to be 'TO'",
         ),
         ({"threshold": {"rating": 3}}, r"ValueError: Field \[rating\] not in inter_feat"),
+        ({"hidden_size": 3}, "ValueError: .*hidden size"),
         ({"unload_col": {"inter": ["timestamp"]}}, "ValueError: load_col .* and unload_col"),
     ],
 )
 def test_settings_that_recbole_does_not_take(rule_folder: Path, changes: dict, kind: str) -> None:
     with pytest.raises(UserError, match=rf"RecBole refuses this \({kind}"):
         run("SASRec", "rule", config_dict=protocol(rule_folder, **changes))
+
+
+def test_an_assertion_of_recbole_is_a_refusal(rule_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"AssertionError: Make sure 'loss_type' in"):
+        run("BERT4Rec", "rule", config_dict=protocol(rule_folder, loss_type="X"))
 
 
 def test_one_line_for_the_user_and_a_traceback_with_debug(
@@ -69,7 +75,7 @@ def test_a_bug_keeps_its_traceback_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("package", "pip"), [("faiss", "faiss-cpu"), ("dgl.backend", "dgl"), ("x", "x")]
+    ("package", "pip"), [("faiss", "faiss-cpu"), ("dgl.x", "dgl"), ("xgboost", "lightgbm xgboost")]
 )
 def test_a_missing_package_is_told_with_the_way_to_install_it(package: str, pip: str) -> None:
     with pytest.raises(UserError, match=rf"^NCL needs the package .* pip install {pip}$"):

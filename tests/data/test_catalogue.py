@@ -19,7 +19,7 @@ SEQUENCES = {f"u{u}": [f"i{(u + t) % 4}" for t in range(4)] for u in range(8)}
 def cut(n_items: int, **settings: Any) -> dict[str, Any]:
     settings = {"topk": [1, 5, 10, 20], "valid_metric": "NDCG@10", **settings}
     config = SimpleNamespace(final_config_dict=settings)
-    cut_lists(config, n_items)
+    cut_lists(config, n_items, 50)
     return config.final_config_dict
 
 
@@ -30,6 +30,8 @@ def cut(n_items: int, **settings: Any) -> dict[str, Any]:
         (7, {}, {"topk": [1, 5, 7], "valid_metric": "NDCG@7"}),
         (7, {"valid_metric": "AUC"}, {"topk": [1, 5, 7], "valid_metric": "AUC"}),
         (7, {"metrics_k": 100}, {"metrics_k": 7}),
+        (60, {"num_clusters": 1000}, {"num_clusters": 50}),
+        (7, {"num_clusters": 1000}, {"num_clusters": 7}),
         (60, {"reranker_CAN_NUM": 100}, {"reranker_CAN_NUM": "60"}),
         (60, {"reranker_CAN_NUM": (500, 100, 20)}, {"reranker_CAN_NUM": "60,60,20"}),
         (90, {"reranker_CAN_NUM": "80,20"}, {"reranker_CAN_NUM": "80,20"}),
@@ -47,7 +49,7 @@ def test_one_line_tells_it(caplog: pytest.LogCaptureFixture) -> None:
         cut(4)
     (told,) = [r.getMessage() for r in caplog.records]
     assert told == (
-        "The catalogue has 4 items, so lists are cut: topk [1, 5, 10, 20] to [1, 4], valid_metric "
+        "With 4 items and 50 users, these are cut: topk [1, 5, 10, 20] to [1, 4], valid_metric "
         "NDCG@10 to NDCG@4."
     )
 
