@@ -23,7 +23,7 @@ _PIP = {
 }
 _KINDS = (
     *(NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError),
-    AssertionError,  # "Make sure 'loss_type' in ['BPR', 'CE']!"
+    AssertionError,  # ConvNCF's and others' way to check settings
 )
 
 

@@ -49,8 +49,8 @@ def test_settings_that_recbole_does_not_take(rule_folder: Path, changes: dict, k
 
 
 def test_an_assertion_of_recbole_is_a_refusal(rule_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"AssertionError: Make sure 'loss_type' in"):
-        run("BERT4Rec", "rule", config_dict=protocol(rule_folder, loss_type="X"))
+    with pytest.raises(UserError, match=r"AssertionError: no reason given"):
+        run("ConvNCF", "rule", config_dict=protocol(rule_folder, train_method="after_pretrain"))
 
 
 def test_one_line_for_the_user_and_a_traceback_with_debug(
