@@ -24,6 +24,7 @@ def apply() -> None:
     _log_where_ract_begins()
     _read_vectors_of_relations()
     _read_several_numbers()
+    _make_the_graph_of_kgat()
 
 
 def _restore_numpy_aliases() -> None:
@@ -157,3 +158,29 @@ def _read_several_numbers() -> None:
 
     Layer.embed_float_fields = embed_float_fields
     Layer.embed_float_fields.reads_several = True
+
+
+def _make_the_graph_of_kgat() -> None:
+    """KGAT makes the matrix that its attention begins at with dgl, by an argument that no dgl for
+    Python 3.10 or later takes. Its own lists of triples give the same matrix."""
+    from recbole.data.dataset import KnowledgeBasedDataset as Data
+    from recbole.model.knowledge_aware_recommender.kgat import KGAT
+
+    original = Data.ckg_graph
+    if getattr(original, "without_dgl", False):
+        return
+
+    def ckg_graph(self: Any, form: str = "coo", value_field: str | None = None) -> Any:
+        of_kgat = form == "dgl" and self.config["model"] == "KGAT"
+        return original(self, "coo" if of_kgat else form, value_field)
+
+    def init_graph(self: Any) -> torch.Tensor:
+        """(n, n): each relation's adjacency with rows that sum to one, summed over relations."""
+        rows = self.all_rs * self.matrix_size[0] + self.all_hs
+        _, row, length = torch.unique(rows, return_inverse=True, return_counts=True)
+        edges = torch.stack([self.all_hs, self.all_ts])
+        return torch.sparse_coo_tensor(edges, 1 / length[row], self.matrix_size).coalesce()
+
+    Data.ckg_graph = ckg_graph
+    Data.ckg_graph.without_dgl = True
+    KGAT.init_graph = init_graph

@@ -79,3 +79,36 @@ def test_numbers_among_the_features_are_read(rule_folder: Path, model: str) -> N
     features["price"][:, 0] += 5.0
     layer.item_feat["price"][:, 0] = features["price"][:, 0]
     assert not torch.allclose(before, built.model.full_sort_predict(batch))
+
+
+def test_the_graph_of_kgat_has_rows_of_one_per_relation(rule_folder: Path) -> None:
+    """Without dgl: user and item are neighbours by a relation of their own, beside the triples."""
+    data = rule_folder / "data"
+    triples = [f"e{i} r{n} e{(3 * i + n) % 40}" for i in range(40) for n in range(1 + i % 3)]
+    write_table(data, "rule", "kg", "head_id:token relation_id:token tail_id:token", triples)
+    write_table(
+        data, "rule", "link", "item_id:token entity_id:token", [f"i{i} e{i}" for i in range(30)]
+    )
+    settings = protocol(rule_folder)
+    del settings["load_col"]
+    built = build("KGAT", "rule", settings)
+    train, model = built.train._dataset, built.model
+    edges = [
+        (h, t, r)
+        for h, t, r in zip(
+            (train.kg_feat["head_id"] + train.user_num).tolist(),
+            (train.kg_feat["tail_id"] + train.user_num).tolist(),
+            train.kg_feat["relation_id"].tolist(),
+            strict=True,
+        )
+    ]
+    rows = train.inter_feat
+    pairs = list(
+        zip(rows["user_id"].tolist(), (rows["item_id"] + train.user_num).tolist(), strict=True)
+    )
+    edges += [(u, i, -1) for u, i in pairs] + [(i, u, -1) for u, i in pairs]
+    expected = torch.zeros(model.n_users + model.n_entities, model.n_users + model.n_entities)
+    for head, tail, relation in edges:
+        same = sum(1 for h, _, r in edges if (h, r) == (head, relation))
+        expected[head, tail] += 1 / same
+    torch.testing.assert_close(model.A_in.to_dense(), expected)
