@@ -65,6 +65,22 @@ STAGES: dict[str, list[dict[str, Any]]] = {
     ],
 }
 
+_PAGE = """# All models of RecBole
+
+{runs} of RecBole's {all} models run with this project's command line. Each was trained for one
+epoch on made-up data of {users} users and {items} items: the table says that a model runs, not how
+good it is. The data have features, labels and a knowledge graph for the models that read them.
+Models with several stages of training (S3Rec, RaCT, KD_DAGFM) ran all of them, each from the
+checkpoint of the stage before. Models that need a package run where it is installed: seen with
+faiss-cpu 1.15, torch-scatter 2.1, lightgbm 4.7 and xgboost 3.2.
+
+```bash
+python benchmarks/recbole_models.py
+```
+
+| model | family | outcome | seconds |
+"""
+
 
 class Outcome(NamedTuple):
     """A line of the table."""
@@ -199,26 +215,9 @@ def write(outcomes: list[Outcome]) -> None:
 def page(outcomes: list[Outcome]) -> str:
     """The page for these outcomes."""
     runs = sum(o.outcome == "runs" for o in outcomes)
-    lines = [
-        "# All models of RecBole",
-        "",
-        f"{runs} of RecBole's {len(outcomes)} models run with this project's command line. Each was",
-        f"trained for one epoch on made-up data of {N_USERS} users and {N_ITEMS} items: the table",
-        "says that a model runs, not how good it is. The data have features, labels and a knowledge",
-        "graph for the models that read them. Models with several stages of training (S3Rec, RaCT,",
-        "KD_DAGFM) ran all of them, each from the checkpoint of the stage before. Models that need a",
-        "package run where it is installed: seen with faiss-cpu 1, torch-scatter 2.1, lightgbm 4.7",
-        "and xgboost 3.2.",
-        "",
-        "```bash",
-        "python benchmarks/recbole_models.py",
-        "```",
-        "",
-        "| model | family | outcome | seconds |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [f"| {o.model} | {o.family} | {o.outcome} | {o.seconds:.1f} |" for o in outcomes]
-    return "\n".join(lines) + "\n"
+    rows = [f"| {o.model} | {o.family} | {o.outcome} | {o.seconds:.1f} |" for o in outcomes]
+    text = _PAGE.format(runs=runs, all=len(outcomes), users=N_USERS, items=N_ITEMS)
+    return "\n".join([text + "| --- | --- | --- | --- |", *rows]) + "\n"
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,14 @@ def test_the_page_holds_a_row_per_model(script: Any) -> None:
     lines = script.page(rows).splitlines()
     assert lines[2].startswith("1 of RecBole's 2 models run")
     assert lines[-2:] == ["| A | general | runs | 1.2 |", "| B | x | needs y | 0.2 |"]
+
+
+def test_the_page_in_results_is_that_of_its_file(script: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(script, "N_USERS", 60)
+    with (script.RESULTS / "recbole_models.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    outcomes = [script.Outcome(**{**row, "seconds": float(row["seconds"])}) for row in rows]
+    assert {o.model for o in outcomes} == dict(script.models()).keys()
+    assert not [o for o in outcomes if o.outcome.startswith("fails")]
+    text = (script.RESULTS / "recbole-models.md").read_text(encoding="utf-8")
+    assert text == script.page(outcomes)
