@@ -66,6 +66,13 @@ def write_item(folder: Path, name: str, texts: dict[str, str]) -> Path:
     return file
 
 
+def write_table(folder: Path, name: str, suffix: str, header: str, rows: list[str]) -> None:
+    """<folder>/<name>/<name>.<suffix>; header and rows have spaces between their columns."""
+    file = folder / name / f"{name}.{suffix}"
+    lines = [line.replace(" ", "\t") for line in (header, *rows)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def write_dataset(
     folder: Path, name: str, sequences: Sequences, texts: dict[str, str] | None = None
 ) -> None:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 
 
 def apply() -> None:
     """Apply the fixes below; safe to call again."""
     _restore_numpy_aliases()
+    _fill_sparse_matrices()
     _import_models_without_kmeans()
     _import_models_without_anomaly_detection()
     _count_every_interaction()
+    _log_where_ract_begins()
+    _read_vectors_of_relations()
+    _read_several_numbers()
+    _make_the_graph_of_kgat()
 
 
 def _restore_numpy_aliases() -> None:
@@ -34,6 +41,17 @@ def _restore_numpy_aliases() -> None:
     ):
         if name not in np.__dict__:
             setattr(np, name, value)
+
+
+def _fill_sparse_matrices() -> None:
+    """LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their graphs by a private method
+    of `dok_matrix`, which scipy has dropped."""
+
+    def _update(self: Any, data: dict[tuple[int, int], float]) -> None:
+        self._dict.update(data)
+
+    if not hasattr(scipy.sparse.dok_matrix, "_update"):
+        scipy.sparse.dok_matrix._update = _update
 
 
 def _import_models_without_kmeans() -> None:
@@ -91,3 +109,82 @@ def _count_every_interaction() -> None:
 
     Pop.calculate_loss = calculate_loss
     Pop.calculate_loss.counts_every_interaction = True
+
+
+class _Joining(logging.LoggerAdapter):
+    """A logger that takes the parts of a message as `print` does."""
+
+    def info(self, *parts: object, **kwargs: Any) -> None:
+        super().info(" ".join(map(str, parts)), **kwargs)
+
+
+def _log_where_ract_begins() -> None:
+    """RaCT gives its logger a text and a path, for which the text has no place: logging then prints
+    a traceback."""
+    from recbole.model.general_recommender.ract import RaCT
+
+    def keep(self: Any, logger: logging.Logger) -> None:
+        self.__dict__["_joining"] = _Joining(logger)
+
+    RaCT.logger = property(lambda self: self.__dict__["_joining"], keep)
+
+
+def _read_vectors_of_relations() -> None:
+    """KSR keeps the vectors of relations as float64, as they were read, and multiplies them by its
+    own of float32, which torch refuses."""
+    from recbole.model.sequential_recommender.ksr import KSR
+
+    original = KSR.__init__
+    if getattr(original, "reads_vectors", False):
+        return
+
+    def __init__(self: Any, config: Any, dataset: Any) -> None:
+        original(self, config, dataset)
+        self.relation_Matrix = self.relation_Matrix.float()
+
+    KSR.__init__ = __init__
+    KSR.__init__.reads_vectors = True
+
+
+def _read_several_numbers() -> None:
+    """The layers of features behind SASRecF, FDSA, GRU4RecF, DIN and DIEN join several float
+    features along the axis of (value, bucket), so that more than one cannot be told apart."""
+    from recbole.model.layers import ContextSeqEmbAbstractLayer as Layer
+
+    original = Layer.embed_float_fields
+    if getattr(original, "reads_several", False):
+        return
+
+    def embed_float_fields(self: Any, fields: torch.Tensor | None, *args: Any, **kw: Any) -> Any:
+        if fields is not None:
+            fields = fields.reshape(*fields.shape[:-2], -1, 2)  # (..., features, 2)
+        return original(self, fields, *args, **kw)
+
+    Layer.embed_float_fields = embed_float_fields
+    Layer.embed_float_fields.reads_several = True
+
+
+def _make_the_graph_of_kgat() -> None:
+    """KGAT makes the matrix that its attention begins at with dgl, by an argument that no dgl for
+    Python 3.10 or later takes. Its own lists of triples give the same matrix."""
+    from recbole.data.dataset import KnowledgeBasedDataset as Data
+    from recbole.model.knowledge_aware_recommender.kgat import KGAT
+
+    original = Data.ckg_graph
+    if getattr(original, "without_dgl", False):
+        return
+
+    def ckg_graph(self: Any, form: str = "coo", value_field: str | None = None) -> Any:
+        of_kgat = form == "dgl" and self.config["model"] == "KGAT"
+        return original(self, "coo" if of_kgat else form, value_field)
+
+    def init_graph(self: Any) -> torch.Tensor:
+        """(n, n): each relation's adjacency with rows that sum to one, summed over relations."""
+        rows = self.all_rs * self.matrix_size[0] + self.all_hs
+        _, row, length = torch.unique(rows, return_inverse=True, return_counts=True)
+        edges = torch.stack([self.all_hs, self.all_ts])
+        return torch.sparse_coo_tensor(edges, 1 / length[row], self.matrix_size).coalesce()
+
+    Data.ckg_graph = ckg_graph
+    Data.ckg_graph.without_dgl = True
+    KGAT.init_graph = init_graph

@@ -17,7 +17,7 @@ import recbole
 import recbole.config
 from recbole.utils import ModelType, argument_list
 
-from recbole_mscgrec.config import data_fields, parsing, run_id
+from recbole_mscgrec.config import data_fields, model_needs, parsing, run_id
 from recbole_mscgrec.config.protocol import (
     check_one_process,
     check_protocol,
@@ -27,6 +27,7 @@ from recbole_mscgrec.config.removed import check_not_removed
 from recbole_mscgrec.storage.checkpoint import to_plain
 from recbole_mscgrec.storage.errors import UserError
 
+_EXTERNAL = ("LightGBM", "XGBoost")  # models whose YAML files are named in lower case
 _RECBOLE_PROPERTIES = Path(recbole.__file__).parent / "properties"
 
 # Models that use the YAML file of another model.
@@ -76,6 +77,7 @@ class Config(recbole.config.Config):
     ) -> None:
         self._typed = typed or {}
         self.preset: dict[str, Any] = {}  # see presets.resolve
+        self.protocol = ""  # see model_needs.choose_protocol
         super().__init__(model, dataset, config_file_list, config_dict)
         self.chosen_keys = frozenset(self.external_config_dict)  # by the user
         self.names_the_run = {key: to_plain(self[key]) for key in self.training_keys if key in self}
@@ -107,13 +109,19 @@ class Config(recbole.config.Config):
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
+        theirs = _RECBOLE_PROPERTIES / "model" / f"{model}.yaml"
+        if model in _EXTERNAL:
+            theirs = theirs.with_name(f"{model.lower()}.yaml")
+            self._update_internal_config_dict(str(theirs))
+        load_col = self.internal_config_dict["load_col"]
         folder = properties_folder()
         self._known = set(self.internal_config_dict) | set(_recbole_keys(self))
         ours = folder / "model" / f"{_YAML_OF.get(model, model)}.yaml"
         for path in (folder / "overall.yaml", ours, folder / "dataset" / f"{dataset}.yaml"):
             if path.is_file():
                 self._update_internal_config_dict(str(path))
-        theirs = _RECBOLE_PROPERTIES / "model" / f"{model}.yaml"
+        # RecBole's files for a kind of models name columns of other files than .inter.
+        self.internal_config_dict["load_col"] = load_col | self.internal_config_dict["load_col"]
         of_model = [parsing.read_settings(path) or {} for path in (theirs, ours) if path.is_file()]
         self.training_keys = run_id.training_keys(key for keys in of_model for key in keys)
         self._known |= set(self.internal_config_dict)
@@ -125,14 +133,18 @@ class Config(recbole.config.Config):
             # Cross-entropy over all items needs no negatives; RecBole's default samples one.
             self.internal_config_dict["train_neg_sample_args"] = None
         self._check_external_keys(model)
-        if "eval_args" in self.external_config_dict:
-            given, ours = self.external_config_dict["eval_args"], self.internal_config_dict
-            self.external_config_dict["eval_args"] = complete_eval_args(given, ours["eval_args"])
 
     def _set_default_parameters(self) -> None:
-        check_protocol(self.final_config_dict)
+        self._folder = Path(self.final_config_dict["data_path"]) / self.dataset
+        if self.dataset == "ml-100k":  # RecBole reads it from its own folder
+            self._folder = _RECBOLE_PROPERTIES.parent / "dataset_example" / self.dataset
+        self.protocol = model_needs.choose_protocol(self, self._columns_of)
+        settings, ours = self.final_config_dict, self.internal_config_dict["eval_args"]
+        settings["eval_args"] = complete_eval_args(settings["eval_args"], ours)
+        check_protocol(settings)
         super()._set_default_parameters()
         self._find_fields()
+        model_needs.load_columns(self, self._columns_of)
 
     def _init_device(self) -> None:
         check_one_process(self.final_config_dict)
@@ -144,7 +156,7 @@ class Config(recbole.config.Config):
         load these columns."""
         settings, chosen = self.final_config_dict, self.external_config_dict
         wanted = {key: settings[key] for key in data_fields.NAMES}
-        columns = self._inter_columns()
+        columns = list(self._columns_of("inter"))
         open_ones = {key: name for key, name in wanted.items() if key not in chosen}
         self.found_fields = data_fields.find_fields(columns, open_ones)
         settings.update(self.found_fields)
@@ -165,16 +177,16 @@ class Config(recbole.config.Config):
             everything = dict.fromkeys(settings["unload_col"], "*")
             settings["load_col"] = (settings["load_col"] or {}) | everything
 
-    def _inter_columns(self) -> list[str]:
-        """The columns of the .inter file, or of its first part; empty if there is no file."""
+    def _columns_of(self, suffix: str) -> dict[str, str]:
+        """Column -> type of an atomic file, or of the first part of a split .inter file; none where
+        there is no such file."""
         settings = self.final_config_dict
-        folder, parts = Path(settings["data_path"]), settings["benchmark_filename"] or [""]
-        suffix = f".{parts[0]}.inter" if parts[0] else ".inter"
-        file = folder / f"{self.dataset}{suffix}"
-        if not file.is_file():
-            return []
+        parts = (settings["benchmark_filename"] if suffix == "inter" else None) or [""]
+        name = f"{self.dataset}.{parts[0]}.{suffix}" if parts[0] else f"{self.dataset}.{suffix}"
+        if not (self._folder / name).is_file():
+            return {}
         encoding = settings.get("encoding")
-        return list(data_fields.header_of(file, settings["field_separator"], encoding))
+        return data_fields.header_of(self._folder / name, settings["field_separator"], encoding)
 
     def _check_external_keys(self, model: str) -> None:
         for key, value in self.external_config_dict.items():
@@ -211,8 +223,9 @@ def check_model_name(name: str) -> None:
         try:
             if importlib.util.find_spec(f"{module}.{name.lower()}") is not None:
                 return
-        except ModuleNotFoundError:  # the requirements of this family are not installed
-            continue
+        except ModuleNotFoundError:  # a family whose own requirements are not installed
+            if name in _EXTERNAL:
+                return  # which is told when it is imported
     folders = (
         _RECBOLE_PROPERTIES / "model",
         properties_folder() / "model",
@@ -240,6 +253,8 @@ def check_type(key: str, value: Any, default: Any) -> None:
         allowed = (list, tuple, str, int)
     elif isinstance(default, dict):
         allowed = (dict,)
+    elif key == "additional_feat_suffix":
+        allowed = (str, list)
     elif key == "gpu_id":
         allowed = (int, str, tuple)
     else:

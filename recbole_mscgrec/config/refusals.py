@@ -14,7 +14,17 @@ from recbole_mscgrec.storage.errors import UserError
 
 _OURS = Path(recbole_mscgrec.__file__).resolve().parent
 _THEIRS = Path(recbole.__file__).resolve().parent
-_KINDS = (NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError)
+# Package -> what pip calls it, where that differs.
+_PIP = {
+    "faiss": "faiss-cpu",
+    "torch_scatter": "torch-scatter",
+    "kmeans_pytorch": "kmeans-pytorch",
+    **dict.fromkeys(("lightgbm", "xgboost"), "lightgbm xgboost"),  # RecBole imports them together
+}
+_KINDS = (
+    *(NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError),
+    AssertionError,  # ConvNCF's and others' way to check settings
+)
 
 
 @contextmanager
@@ -35,6 +45,30 @@ def told_to_the_user() -> Iterator[None]:
         text = str(error) or "no reason given"
         raise UserError(
             f"RecBole refuses this ({type(error).__name__}: {text}). --debug shows where."
+        ) from error
+
+
+@contextmanager
+def ends_told_to_the_user(model: str) -> Iterator[None]:
+    """Within this block, a package that is not installed and RecBole's way to end the program are
+    errors of the user, wherever in a run they happen.
+
+    Raises:
+        UserError: in place of both.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or str(error)).partition(".")[0]
+        raise UserError(
+            f"{model} needs the package {name}, which is not installed: pip install "
+            f"{_PIP.get(name, name)}"
+        ) from error
+    except SystemExit as error:
+        if not _is_recboles(error):
+            raise
+        raise UserError(
+            f"RecBole ended this run of {model}; what it printed before says why."
         ) from error
 
 

@@ -17,6 +17,7 @@ _ALSO = (
     "seed reproducibility eval_args repeatable valid_metric valid_metric_bigger exclude_seen"
     " matmul_precision text_columns encoding loss_type initial_model enable_amp enable_scaler"
     " MAX_ITEM_LIST_LENGTH selected_features pooling_mode discretization kg_reverse_r"
+    " numerical_features"
     " entity_kg_num_interval relation_kg_num_interval alias_of_entity_id alias_of_relation_id"
 ).split()
 # In these lists, but without effect on training.

@@ -10,6 +10,7 @@ from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
 
 CHOICES = {
+    "loss_type": ("CE",),
     "encoder": ("attention", "gru"),
     "encoder_attention": ("item_causal", "bidirectional"),
     "history_tokens": ("item", "code"),

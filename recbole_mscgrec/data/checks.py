@@ -7,7 +7,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole.utils import ModelType
+from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
 from recbole_mscgrec.data import saved_data
@@ -61,6 +61,8 @@ def _check_columns(config: Any, inter: Path) -> None:
     if config.found_fields:
         found = ", ".join(f"{key} {column}" for key, column in config.found_fields.items())
         getLogger().info(f"{inter.name} has other columns than RecBole's default names: {found}.")
+    if config.protocol:
+        getLogger().info(config.protocol)
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
     loaded = _loaded(config, "inter", columns)
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
@@ -154,7 +156,7 @@ def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
     every row counts as an interaction unless `val_interval` or `threshold` filters them."""
     label = config["LABEL_FIELD"]
     chosen = {*(config["val_interval"] or {}), *(config["threshold"] or {})}
-    if label in columns and label not in chosen and config["MODEL_TYPE"] != ModelType.CONTEXT:
+    if label in columns and label not in chosen and config["eval_type"] == EvaluatorType.RANKING:
         loaded = _loaded(config, "inter", columns)
         load = "" if label in loaded else f" --load_col=\"{{'inter': {[*loaded, label]}}}\""
         getLogger().warning(

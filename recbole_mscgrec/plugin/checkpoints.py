@@ -1,24 +1,41 @@
-"""Makes RecBole's trainers write and read checkpoints of plain values.
+"""RecBole's trainers and models write and read files of plain values.
 
-RecBole pickles its Config object into each checkpoint, which torch >= 2.6 refuses to load, because
-loading a pickle can run code.
+RecBole pickles its Config object into each checkpoint, which torch >= 2.6 refuses to load and which
+could run code on loading. So do the files that a model begins at, another model's or those of its
+own first stage of training.
 """
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from recbole_mscgrec.config import run_id
-from recbole_mscgrec.storage.checkpoint import from_plain, save, to_plain
+from recbole_mscgrec.storage.checkpoint import from_plain, load, save, to_plain
+from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.provenance import made_by
+
+# Models that begin at a file -> the settings that name it.
+_BEGIN_AT = {
+    "context_aware_recommender.kd_dagfm": "warm_up",
+    "general_recommender.convncf": "pre_model_path",
+    "general_recommender.nais": "pretrain_path",
+    "general_recommender.neumf": "mf_pretrain_path and mlp_pretrain_path",
+    "general_recommender.ract": "pre_model_path",
+    "sequential_recommender.s3rec": "pre_model_path",
+}
 
 
 def install() -> None:
-    """Make RecBole's trainers write and read plain checkpoints."""
+    """Make RecBole's trainers and models write and read plain files."""
     from recbole.model.abstract_recommender import AbstractRecommender
     from recbole.trainer import Trainer
+    from recbole.trainer.trainer import DecisionTreeTrainer, PretrainTrainer
 
     if getattr(Trainer._save_checkpoint, "plain", False):
         return
@@ -39,6 +56,51 @@ def install() -> None:
         original(self, from_plain(para))
 
     AbstractRecommender.load_other_parameter = load_other_parameter
+
+    def save_pretrained_model(self: Any, epoch: int, saved_model_file: str) -> None:
+        save(saved_model_file, trainer_state(self, epoch))
+        self.saved_model_file = saved_model_file
+
+    PretrainTrainer.save_pretrained_model = save_pretrained_model
+    # The trees themselves are in a file of their library, from which the trainer reads them.
+    DecisionTreeTrainer._save_checkpoint = lambda self, epoch: None
+    for name, key in _BEGIN_AT.items():
+        module = importlib.import_module(f"recbole.model.{name}")
+        module.torch = _Instead(torch, load=_weights_of(key), save=_save_weights)  # type: ignore
+    ldiffrec = importlib.import_module("recbole.model.general_recommender.ldiffrec")
+    ldiffrec.np = _Instead(np, load=_load_array)  # type: ignore[attr-defined]
+
+
+class _Instead(ModuleType):
+    """A module with other functions of some names: what one module of RecBole sees of it."""
+
+    def __init__(self, module: ModuleType, **functions: Any) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _weights_of(key: str) -> Any:
+    def plain(path: str | None, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
+        if not path:
+            raise UserError(f"{key} is not set: it names the checkpoint that the model begins at.")
+        return load(path, map_location, required=("state_dict",), key=key)
+
+    return plain
+
+
+def _save_weights(model: nn.Module, path: str) -> None:
+    save(path, {"state_dict": model.state_dict()})
+
+
+def _load_array(path: str, **_: Any) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} must be an array of numbers: {error}") from error
 
 
 def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:

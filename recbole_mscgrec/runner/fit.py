@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recbole.utils import ModelType
+
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.plugin import checkpoints
@@ -28,10 +30,11 @@ def fit(
 
     Raises:
         UserError: with `resume`, no such run was interrupted.
+        UserError: the training loss is not a number.
         KeyboardInterrupt: with a message that says how to resume.
     """
     began, before = time.perf_counter(), dict(seconds)
-    last = run_id.last_of(config)
+    last, best = run_id.last_of(config), trainer.saved_model_file
     if config["resume"]:
         before.update(_resume(trainer, train_data, last, config, before))
         seconds.update(before)
@@ -51,12 +54,24 @@ def fit(
             state["training"] = trainer.training_state()
         checkpoint.save(last, state)
 
+    show = {"show_progress": config["show_progress"]}
     try:
-        with every_epoch(trainer, keep) as callback:
-            show = config["show_progress"]
-            trainer.fit(train_data, valid_data, show_progress=show, callback_fn=callback)
+        if config["MODEL_TYPE"] == ModelType.DECISIONTREE:  # no state between epochs, no callback
+            trainer.fit(train_data, valid_data, **show)
+        else:
+            with every_epoch(trainer, keep) as callback:
+                trainer.fit(train_data, valid_data, callback_fn=callback, **show)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
+    except ValueError as error:
+        if str(error) != "Training loss is nan":
+            raise
+        raise UserError(
+            f"The training loss of {config['model']} is not a number: lower learning_rate "
+            f"({config['learning_rate']}), or the histories are too short for this model."
+        ) from error
+    if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
+        _keep_pretrained(trainer, best)
     seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
     return trainer.best_valid_result
 
@@ -88,6 +103,17 @@ def every_epoch(
         callback(max(trainer.train_loss_dict, default=-1))
     finally:
         del trainer._train_epoch  # the class's own again
+
+
+def _keep_pretrained(trainer: Any, file: str) -> None:
+    """Save the model at the end of a stage that validates nothing, which RecBole does only in every
+    `save_step`-th of its epochs and under a name that other settings overwrite."""
+    trainer.saved_model_file = file
+    trainer._save_checkpoint(trainer.pretrain_epochs - 1)
+    trainer.logger.info(
+        f"The stage {trainer.config['train_stage']} of {trainer.config['model']} ends here, "
+        f"without validation. The next one begins with --train_stage=... --pre_model_path={file}"
+    )
 
 
 def _resume(

@@ -12,7 +12,8 @@ from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_co
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.refusals import told_to_the_user
+from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
+from recbole_mscgrec.data.catalogue import cut_lists
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
@@ -42,11 +43,12 @@ def run(
         With `eval_drop_modality` also test_without (modality -> metrics); for MSCGRec also the
         result of `MSCGRecTrainer.remarks` for the test.
     """
-    config = _config(model, dataset, config_file_list, config_dict)
-    user_ranks.check_per_user(config)
-    check_test_metrics(config)
-    with alone(config), matmul_precision(config["matmul_precision"]):
-        return _run(config)
+    with ends_told_to_the_user(model):
+        config = _config(model, dataset, config_file_list, config_dict)
+        user_ranks.check_per_user(config)
+        check_test_metrics(config)
+        with alone(config), matmul_precision(config["matmul_precision"]):
+            return _run(config)
 
 
 def load_data_and_model(
@@ -141,6 +143,7 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
     data = create_dataset(config)
     getLogger().info(data)
+    cut_lists(config, data.item_num - 1, data.user_num - 1)
     return data, *data_preparation(config, data)  # which also applies `exclude_seen`
 
 

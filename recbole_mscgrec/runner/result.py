@@ -43,10 +43,17 @@ def result_of(
         "peak_memory_mb": peak_memory_mb(),
         "peak_memory_mb_after": memory,
         "peak_gpu_memory_mb": _peak_gpu_memory_mb(),
-        "n_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "n_parameters": _n_parameters(network),
         "versions": _versions(),
         "code_health": getattr(network, "code_health", None),
     }
+
+
+def _n_parameters(network: Any) -> int | None:
+    """None of decision trees, which have none."""
+    if not isinstance(network, torch.nn.Module):
+        return None
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def chosen_settings(config: Any) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def random_state(train_data: Any = None) -> dict[str, Any]:
         "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
     }
     if train_data is not None:
-        state["loader"] = train_data.generator.get_state()
+        state["loader"] = [generator.get_state() for generator in _generators(train_data)]
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
@@ -110,6 +110,17 @@ def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     if train_data is not None:
-        train_data.generator.set_state(state["loader"].cpu())
+        held = state["loader"]
+        states = [held] if isinstance(held, torch.Tensor) else held  # up to version 0.2: of one
+        for generator, drawn in zip(_generators(train_data), states, strict=True):
+            generator.set_state(drawn.cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The generators of a loader, or of the loaders that it consists of: RecBole's for knowledge
+    graphs has one for interactions and one for triples."""
+    if hasattr(loader, "generator"):
+        return [loader.generator]
+    return [part.generator for part in vars(loader).values() if hasattr(part, "generator")]

@@ -10,7 +10,7 @@ from tiny import arguments, protocol
 
 from recbole_mscgrec import cli
 from recbole_mscgrec.cli import main
-from recbole_mscgrec.config.refusals import told_to_the_user
+from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
@@ -45,6 +45,11 @@ def test_settings_that_recbole_does_not_take(rule_folder: Path, changes: dict, k
         run("SASRec", "rule", config_dict=protocol(rule_folder, **changes))
 
 
+def test_an_assertion_of_recbole_is_a_refusal(rule_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"AssertionError: no reason given"):
+        run("ConvNCF", "rule", config_dict=protocol(rule_folder, train_method="after_pretrain"))
+
+
 def test_one_line_for_the_user_and_a_traceback_with_debug(
     rule_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,3 +69,21 @@ def test_a_bug_keeps_its_traceback_and_says_so(
     errors = capsys.readouterr().err
     assert errors.startswith("This is a bug of recbole-mscgrec or of RecBole. Please report it")
     assert errors.splitlines()[-1] == "KeyError: 'gone'"
+
+
+@pytest.mark.parametrize(
+    ("package", "pip"), [("faiss", "faiss-cpu"), ("dgl.x", "dgl"), ("xgboost", "lightgbm xgboost")]
+)
+def test_a_missing_package_is_told_with_the_way_to_install_it(package: str, pip: str) -> None:
+    with pytest.raises(UserError, match=rf"^NCL needs the package .* pip install {pip}$"):
+        with ends_told_to_the_user("NCL"):
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def test_recbole_does_not_end_the_program(rule_folder: Path) -> None:
+    """SASRecCPR answers this loss with `sys.exit(0)`, which looks like success."""
+    chosen = protocol(rule_folder, loss_type="BPR")
+    with pytest.raises(UserError, match="SASRecCPR"):
+        run("SASRecCPR", "rule", config_dict=chosen)
+    with pytest.raises(SystemExit), ends_told_to_the_user("SASRec"):
+        raise SystemExit(3)  # not RecBole's

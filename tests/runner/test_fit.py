@@ -108,3 +108,9 @@ def test_nothing_to_resume_is_an_error_with_the_way_out(rule_folder: Path) -> No
     run("MSCGRec", "rule", config_dict=settings(rule_folder))
     with pytest.raises(ValueError, match="resume: .*last.pth does not exist.*repeat its settings"):
         run("MSCGRec", "rule", config_dict=settings(rule_folder, resume=True, learning_rate=0.5))
+
+
+def test_a_loss_that_is_no_number_is_told(rule_folder: Path) -> None:
+    chosen = protocol(rule_folder, learning_rate=1e20, epochs=5, learner="sgd")
+    with pytest.raises(ValueError, match=r"loss of SASRec is not a number: lower learning_rate"):
+        run("SASRec", "rule", config_dict=chosen)

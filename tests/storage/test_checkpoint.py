@@ -131,3 +131,15 @@ def test_random_state_makes_the_round_trip(tmp_path: Path) -> None:
     draw()
     checkpoint.set_random_state(torch.load(tmp_path / "r.pth", weights_only=True), loader)
     assert draw() == first
+
+
+def test_every_generator_of_a_loader_of_loaders_makes_the_round_trip() -> None:
+    parts = [SimpleNamespace(generator=torch.Generator().manual_seed(s)) for s in (4, 5)]
+    loader = SimpleNamespace(rows=parts[0], triples=parts[1], other=None)
+    state = checkpoint.random_state(loader)
+    first = [float(torch.rand((), generator=p.generator)) for p in parts]
+    checkpoint.set_random_state(state, loader)
+    assert [float(torch.rand((), generator=p.generator)) for p in parts] == first
+    one = {**state, "loader": state["loader"][1]}  # as version 0.2 wrote it
+    checkpoint.set_random_state(one, parts[0])
+    assert float(torch.rand((), generator=parts[0].generator)) == first[1]

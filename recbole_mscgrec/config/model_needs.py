@@ -1,0 +1,216 @@
+"""What RecBole's models need beyond the columns and the protocol of the others: models that read
+features of items and users, knowledge graphs or labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import recbole
+import recbole.data.dataset
+from recbole.data.dataset import KnowledgeBasedDataset
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType, ModelType
+
+from recbole_mscgrec.config import parsing
+from recbole_mscgrec.config.protocol import complete_eval_args
+from recbole_mscgrec.storage.errors import UserError
+
+# Suffix of an atomic file -> column -> type; empty where there is no such file.
+Columns = Callable[[str], dict[str, str]]
+
+_LABELLED = Path(recbole.__file__).parent / "properties/quick_start_config/context-aware.yaml"
+_FEATURES_OF_ITEMS = ("selected_features", "item_attribute")
+# Texts, which a model of features would take word by word.
+_PROSE = frozenset(
+    """title movie_title description plot overview synopsis abstract summary text content review
+    headline caption features""".split()
+)
+
+
+def by_features(kind: ModelType) -> bool:
+    """Whether models of this type learn from features and labels."""
+    return kind in (ModelType.CONTEXT, ModelType.DECISIONTREE)
+
+
+def choose_protocol(config: Any, columns: Columns) -> str:
+    """Set how a model that learns from features is trained and evaluated, but for the settings that
+    the user chose: on the labels of the data where there are any, else on sampled negatives, in the
+    protocol of the other models.
+
+    Returns:
+        What is to be told to the user; '' for other models.
+
+    Raises:
+        UserError: labels together with metrics of ranked lists, or a model that needs labels.
+    """
+    settings, chosen = config.final_config_dict, config.external_config_dict
+    if not by_features(settings["MODEL_TYPE"]):
+        return ""
+    label = settings["LABEL_FIELD"]
+    trees = settings["MODEL_TYPE"] == ModelType.DECISIONTREE
+    ranks = _asked_for(chosen, EvaluatorType.RANKING)
+    if ranks and chosen.get("threshold"):
+        raise UserError(
+            f"threshold ({chosen['threshold']}) makes labels, which AUC and LogLoss measure, and "
+            f"{ranks} ranks items: leave one of them out."
+        )
+    source = settings["threshold"] or (label if label in columns("inter") else None)
+    if source is None or (ranks and not trees):
+        if trees:
+            raise UserError(
+                f"{config.model} learns from labels, and the .inter file has no column {label!r} "
+                "(LABEL_FIELD). Make them from another column: --threshold=\"{'rating': 4}\"."
+            )
+        negatives = {"distribution": "uniform", "sample_num": 1}
+        _default(config, {"threshold": None, "train_neg_sample_args": negatives})
+        task = "ranks all items"
+        if _asked_for(chosen, EvaluatorType.VALUE) and not ranks:
+            evaluated = {**settings["eval_args"], "mode": "uni100"}
+            _default(config, {**_measured_by_values(), "eval_args": evaluated})
+            task = "tells targets from 100 sampled items"
+        why = f"{ranks} ranks items" if source else "the data have no labels"
+        return (
+            f"{config.model} learns from the interactions and one sampled negative each, and "
+            f"{task}, because {why}."
+        )
+    _default(config, parsing.read_settings(_LABELLED))
+    return (
+        f"{config.model} learns from the labels of the data ({source}): a random split, measured "
+        f"by {' and '.join(settings['metrics'])}. To rank all items instead, choose "
+        "--valid_metric=NDCG@10."
+    )
+
+
+def _measured_by_values() -> dict[str, Any]:
+    labelled = parsing.read_settings(_LABELLED)
+    return {key: labelled[key] for key in ("metrics", "valid_metric")}
+
+
+def _asked_for(chosen: dict[str, Any], type_of_metrics: EvaluatorType) -> str:
+    """The setting by which the user asks for ranked lists or for values, or ''."""
+    for key in ("valid_metric", "metrics"):
+        names = chosen.get(key) or []
+        for name in [names] if isinstance(names, str) else names:
+            kind = metric_types.get(str(name).partition("@")[0].lower())
+            if kind == type_of_metrics:
+                return f"{key} ({chosen[key]})"
+    if type_of_metrics != EvaluatorType.RANKING:
+        return ""
+    for key in ("train_neg_sample_args", "eval_args"):
+        value = chosen.get(key)
+        if value and (key != "eval_args" or value.get("mode") not in (None, "labeled")):
+            return f"{key} ({value})"
+    return ""
+
+
+def _default(config: Any, settings: dict[str, Any]) -> None:
+    """Set what the user did not choose; of `eval_args`, the parts that were not."""
+    chosen = config.external_config_dict
+    config.final_config_dict.update({k: v for k, v in settings.items() if k not in chosen})
+    if "eval_args" in settings and "eval_args" in chosen:
+        completed = complete_eval_args(chosen["eval_args"], settings["eval_args"])
+        config.final_config_dict["eval_args"] = completed
+
+
+def load_columns(config: Any, columns: Columns) -> None:
+    """Let `load_col` name what the model reads beside user, item and time.
+
+    Raises:
+        UserError: a column that is not there or has a type that the model does not read, or a
+            `load_col` of the user without it.
+    """
+    settings, load = config.final_config_dict, config.final_config_dict["load_col"]
+    if not columns("inter"):  # the data are still to be fetched, and this is asked again
+        return
+    needed = _features_of_items(config, columns)
+    if _has_graph(config):
+        for suffix, keys in (
+            ("kg", ("HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD")),
+            ("link", ("ITEM_ID_FIELD", "ENTITY_ID_FIELD")),
+        ):
+            needed[suffix] = [settings[key] for key in keys]
+    for suffix in settings["additional_feat_suffix"] or []:
+        needed[suffix] = ["*"]
+    label, threshold = settings["LABEL_FIELD"], settings["threshold"]
+    if by_features(settings["MODEL_TYPE"]) and not settings["train_neg_sample_args"]:
+        needed["inter"] = list(threshold or [label])
+    if load is None:
+        return
+    lacking = {suffix: _lacking(load, suffix, names) for suffix, names in needed.items()}
+    more: dict[str, Any] = {
+        suffix: "*" if names == ["*"] else [*load.get(suffix, []), *names]
+        for suffix, names in lacking.items()
+        if names
+    }
+    if "load_col" in config.external_config_dict:
+        if more:
+            told = ", ".join(f"{name} of the .{s} file" for s in more for name in lacking[s])
+            raise UserError(
+                f"load_col ({load}) leaves out {told}, which {config.model} reads: "
+                f'--load_col="{ {**load, **more} }"'
+            )
+        return
+    settings["load_col"] = {**load, **more, **_all_features(config, {**load, **more}, columns)}
+
+
+def _lacking(load: dict[str, Any], suffix: str, names: list[str]) -> list[str]:
+    held = load.get(suffix, [])
+    if held == "*" or (held and names == ["*"]):
+        return []
+    return [name for name in names if name not in held]
+
+
+def _has_graph(config: Any) -> bool:
+    of_model = getattr(recbole.data.dataset, f"{config.model}Dataset", None)
+    return config.final_config_dict["MODEL_TYPE"] == ModelType.KNOWLEDGE or (
+        of_model is not None and issubclass(of_model, KnowledgeBasedDataset)
+    )
+
+
+def _features_of_items(config: Any, columns: Columns) -> dict[str, list[str]]:
+    """The columns of the .item file that the model's settings name."""
+    settings, there = config.final_config_dict, columns("item")
+    key = next((key for key in _FEATURES_OF_ITEMS if key in settings), None)
+    if key is None:
+        return {}
+    names = settings[key] if isinstance(settings[key], list) else [settings[key]]
+    item = settings["ITEM_ID_FIELD"]
+    wanted = ("token_seq",) if key == "item_attribute" else ("token", "token_seq", "float")
+    for name in names:
+        if there.get(name) not in wanted:
+            fit = [n for n, kind in there.items() if kind in wanted and n != item]
+            has = f"is {there[name]}" if name in there else "is not in the .item file"
+            raise UserError(
+                f"{key} ({settings[key]}): {name!r} {has}, and {config.model} reads columns of "
+                f"type {' or '.join(wanted)}. There {'is' if len(fit) == 1 else 'are'} "
+                f"{', '.join(fit) or 'none'}: choose with --{key}=..."
+            )
+    _use_numbers(settings, names, there)
+    return {"item": [item, *names]}
+
+
+def _all_features(config: Any, load: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """What models of features read of users and items, where no description of the data says."""
+    settings = config.final_config_dict
+    if not by_features(settings["MODEL_TYPE"]):
+        return {}
+    found: dict[str, Any] = {}
+    for suffix in ("user", "item"):
+        there = columns(suffix)
+        if there and suffix not in load:
+            found[suffix] = [name for name in there if name.lower() not in _PROSE]
+            _use_numbers(settings, found[suffix], there)
+            if suffix in (settings["unload_col"] or {}):
+                found[suffix] = "*"  # RecBole takes one of the two for a file
+    return found
+
+
+def _use_numbers(settings: dict[str, Any], names: list[str], there: dict[str, str]) -> None:
+    """Make the numbers among these columns `numerical_features`: RecBole's layers pass over others
+    without a word."""
+    held = list(settings["numerical_features"] or [])
+    numbers = [name for name in names if there[name] == "float" and name not in held]
+    settings["numerical_features"] = held + numbers
