@@ -183,6 +183,8 @@ def test_parts_that_are_the_split_of_leave_one_out_give_its_result(
         parts[{1: "te", 2: "va"}.get(from_the_end, "tr")].append(line)
     for part, rows in parts.items():
         (folder / f"rule.{part}.inter").write_text("\n".join(rows) + "\n")
+    together = [head, *(line for rows in parts.values() for line in rows[1:])]
+    (folder / "rule.inter").write_text("\n".join(together) + "\n")  # ids in the same order
     sizes = settings if model == "MSCGRec" else protocol
     results = [
         run(model, "rule", config_dict=sizes(tmp_path, exclude_seen="all", **changes))
