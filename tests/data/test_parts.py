@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from recbole.data import create_dataset, data_preparation
-from tiny import protocol, settings
+from tiny import item_texts, protocol, rule_sequences, settings, write_dataset
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.runner.quick_start import run
@@ -166,3 +166,29 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "data" / "d" / "d.va.inter").unlink()
     with pytest.raises(UserError, match=r"d\.va\.inter does not exist"):
         run("SASRec", "d", config_dict=config(tmp_path, "SASRec").external_config_dict)
+
+
+@pytest.mark.parametrize("model", ["MSCGRec", "TiledSASRec", "SASRec", "BPR"])
+def test_parts_that_are_the_split_of_leave_one_out_give_its_result(
+    tmp_path: Path, model: str
+) -> None:
+    sequences = rule_sequences()
+    write_dataset(tmp_path / "data", "rule", sequences, item_texts())
+    folder = tmp_path / "data" / "rule"
+    head, *lines = (folder / "rule.inter").read_text().splitlines()
+    parts: dict[str, list[str]] = {"tr": [head], "va": [head], "te": [head]}
+    for line in lines:
+        user, _, place = line.split("\t")
+        from_the_end = len(sequences[user]) - int(float(place))
+        parts[{1: "te", 2: "va"}.get(from_the_end, "tr")].append(line)
+    for part, rows in parts.items():
+        (folder / f"rule.{part}.inter").write_text("\n".join(rows) + "\n")
+    together = [head, *(line for rows in parts.values() for line in rows[1:])]
+    (folder / "rule.inter").write_text("\n".join(together) + "\n")  # ids in the same order
+    sizes = settings if model == "MSCGRec" else protocol
+    results = [
+        run(model, "rule", config_dict=sizes(tmp_path, exclude_seen="all", **changes))
+        for changes in ({}, {"benchmark_filename": list(parts)})
+    ]
+    assert results[0]["test_result"] == results[1]["test_result"]
+    assert results[0]["best_valid_result"] == results[1]["best_valid_result"]
