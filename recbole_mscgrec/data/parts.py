@@ -30,26 +30,23 @@ def install() -> None:
     from recbole.data.dataset import SequentialDataset
 
     presets, change = SequentialDataset._benchmark_presets, SequentialDataset._change_feat_format
-    alias = SequentialDataset._init_alias
     if getattr(presets, "takes_plain_parts", False):
         return
 
     @wraps(presets)
     def _benchmark_presets(self: Any) -> None:
         if has_histories(self):
-            self.item_id_list_field = list_field(
-                self.config
-            )  # RecBole's name for any ITEM_ID_FIELD
+            # RecBole's name of this attribute, whatever ITEM_ID_FIELD is.
+            self.item_id_list_field = list_field(self.config)
             _keep_the_newest(self)
             presets(self)
 
-    @wraps(alias)
     def _init_alias(self: Any) -> None:
         """A history holds items, whether or not `alias_of_item_id` says so."""
         lists, given = list_field(self.config), self.config["alias_of_item_id"] or []
         if self.config["benchmark_filename"] and has_histories(self) and lists not in given:
             self.config["alias_of_item_id"] = [*given, lists]
-        alias(self)
+        super(SequentialDataset, self)._init_alias()  # with a graph, that of KnowledgeBasedDataset
 
     @wraps(change)
     def _change_feat_format(self: Any) -> None:
