@@ -40,6 +40,11 @@ class SecondModel:
         self.weight = weight
         state = checkpoint.load(file, device, key=_KEY)
         trained = Settings(state["config"], device=device)
+        if str(trained["model"]).startswith("MSCGRec"):
+            raise UserError(
+                f"{_KEY} ({file}) holds {trained['model']}: a second model must score all items at "
+                "once, such as TiledGRU4Rec or TiledSASRec."
+            )
         kind = get_model(trained["model"])
         if kind.type != ModelType.SEQUENTIAL or trained["loss_type"] != "CE":
             raise UserError(

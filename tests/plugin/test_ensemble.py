@@ -126,6 +126,11 @@ def test_a_model_of_other_items_or_another_split_is_refused(
         built(trained, tmp_path / "other.pth")
 
 
+def test_a_model_of_this_kind_is_no_second_model(trained: Trained) -> None:
+    with pytest.raises(ValueError, match="holds MSCGRec: a second model must score all items"):
+        built(trained, trained.model_file)
+
+
 NEGATIVES = {
     "distribution": "uniform",
     "sample_num": 1,
