@@ -98,11 +98,11 @@ def _asked_for(chosen: dict[str, Any], type_of_metrics: EvaluatorType) -> str:
                 return f"{key} ({chosen[key]})"
     if type_of_metrics != EvaluatorType.RANKING:
         return ""
-    for key in ("train_neg_sample_args", "eval_args"):
-        value = chosen.get(key)
-        if value and (key != "eval_args" or value.get("mode") not in (None, "labeled")):
-            return f"{key} ({value})"
-    return ""
+    mode = (chosen.get("eval_args") or {}).get("mode", "labeled")
+    if set(mode.values() if isinstance(mode, dict) else [mode]) != {"labeled"}:
+        return f"eval_args ({chosen['eval_args']})"
+    negatives = chosen.get("train_neg_sample_args")
+    return f"train_neg_sample_args ({negatives})" if negatives else ""
 
 
 def _default(config: Any, settings: dict[str, Any]) -> None:

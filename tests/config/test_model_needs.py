@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import protocol, write_inter, write_table
+from tiny import best_file, protocol, write_inter, write_table
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.runner.quick_start import run
@@ -172,3 +172,15 @@ def test_all_columns_may_be_asked_for(folder: Path) -> None:
     assert configured(folder, "CKE", load_col=every)["load_col"] == every
     config = configured(folder, "FM", unload_col={"item": ["brand"]})
     assert config["load_col"]["item"] == "*"
+
+
+@pytest.mark.parametrize(("dataset", "metric"), [("l", "auc"), ("d", "ndcg@9")])
+def test_a_saved_model_is_evaluated_in_its_own_protocol(
+    folder: Path, dataset: str, metric: str
+) -> None:
+    chosen = protocol(folder)
+    del chosen["load_col"]
+    first = run("FM", dataset, config_dict=chosen)["test_result"]
+    saved = str(best_file(folder / "saved", "FM"))
+    assert run("FM", dataset, config_dict={**chosen, "model_file": saved})["test_result"] == first
+    assert metric in first
