@@ -99,11 +99,11 @@ def _asked_for(chosen: dict[str, Any], type_of_metrics: EvaluatorType) -> str:
                 return f"{key} ({chosen[key]})"
     if type_of_metrics != EvaluatorType.RANKING:
         return ""
-    for key in ("train_neg_sample_args", "eval_args"):
-        value = chosen.get(key)
-        if value and (key != "eval_args" or value.get("mode") not in (None, "labeled")):
-            return f"{key} ({value})"
-    return ""
+    mode = (chosen.get("eval_args") or {}).get("mode", "labeled")
+    if set(mode.values() if isinstance(mode, dict) else [mode]) != {"labeled"}:
+        return f"eval_args ({chosen['eval_args']})"
+    negatives = chosen.get("train_neg_sample_args")
+    return f"train_neg_sample_args ({negatives})" if negatives else ""
 
 
 def _default(config: Any, settings: dict[str, Any]) -> None:
@@ -137,23 +137,27 @@ def load_columns(config: Any, columns: Columns) -> None:
     label, threshold = settings["LABEL_FIELD"], settings["threshold"]
     if by_features(settings["MODEL_TYPE"]) and not settings["train_neg_sample_args"]:
         needed["inter"] = list(threshold or [label])
-    if load is None:
-        return
+    if load is not None:
+        settings["load_col"] = _with(needed, config, load)
+    if by_features(settings["MODEL_TYPE"]):
+        _load_features(config, columns)
+
+
+def _with(needed: dict[str, list[str]], config: Any, load: dict[str, Any]) -> dict[str, Any]:
+    """`load` and what is needed. Raises UserError where it is the user's and lacks some of that."""
     lacking = {suffix: _lacking(load, suffix, names) for suffix, names in needed.items()}
     more: dict[str, Any] = {
         suffix: "*" if names == ["*"] else [*load.get(suffix, []), *names]
         for suffix, names in lacking.items()
         if names
     }
-    if "load_col" in config.external_config_dict:
-        if more:
-            told = ", ".join(f"{name} of the .{s} file" for s in more for name in lacking[s])
-            raise UserError(
-                f"load_col ({load}) leaves out {told}, which {config.model} reads: "
-                f'--load_col="{ {**load, **more} }"'
-            )
-        return
-    settings["load_col"] = {**load, **more, **_all_features(config, {**load, **more}, columns)}
+    if more and "load_col" in config.external_config_dict:
+        told = ", ".join(f"{name} of the .{s} file" for s in more for name in lacking[s])
+        raise UserError(
+            f"load_col ({load}) leaves out {told}, which {config.model} reads: "
+            f'--load_col="{ {**load, **more} }"'
+        )
+    return {**load, **more}
 
 
 def _lacking(load: dict[str, Any], suffix: str, names: list[str]) -> list[str]:
@@ -188,29 +192,36 @@ def _features_of_items(config: Any, columns: Columns) -> dict[str, list[str]]:
                 f"type {' or '.join(wanted)}. There {'is' if len(fit) == 1 else 'are'} "
                 f"{', '.join(fit) or 'none'}: choose with --{key}=..."
             )
-    _use_numbers(settings, names, there)
+    _use_numbers(config, names, there)
     return {"item": [item, *names]}
 
 
-def _all_features(config: Any, load: dict[str, Any], columns: Columns) -> dict[str, Any]:
-    """What models of features read of users and items, where no description of the data says."""
-    settings = config.final_config_dict
-    if not by_features(settings["MODEL_TYPE"]):
-        return {}
-    found: dict[str, Any] = {}
+def _load_features(config: Any, columns: Columns) -> None:
+    """Let a model of features load those of users and items, where neither the user nor RecBole's
+    description of the data chose them, and use the numbers among them."""
+    settings, chosen = config.final_config_dict, config.external_config_dict
     for suffix in ("user", "item"):
-        there = columns(suffix)
-        if there and suffix not in load:
-            found[suffix] = [name for name in there if name.lower() not in _PROSE]
-            _use_numbers(settings, found[suffix], there)
-            if suffix in (settings["unload_col"] or {}):
-                found[suffix] = "*"  # RecBole takes one of the two for a file
-    return found
+        there, load = columns(suffix), settings["load_col"]
+        unload = (settings["unload_col"] or {}).get(suffix, [])
+        if there and load is not None and suffix not in load and "load_col" not in chosen:
+            fit = [
+                n for n, kind in there.items() if kind != "float_seq" and n.lower() not in _PROSE
+            ]
+            # RecBole takes one of load_col and unload_col for a file.
+            settings["load_col"] = load = {**load, suffix: "*" if unload else fit}
+        names = "*" if load is None else load.get(suffix, [])
+        names = [n for n in there if (names == "*" or n in names) and n not in unload]
+        # Trees read the values themselves, and not RecBole's pairs of value and bucket.
+        if settings["MODEL_TYPE"] == ModelType.CONTEXT and "numerical_features" not in chosen:
+            _use_numbers(config, names, there)
 
 
-def _use_numbers(settings: dict[str, Any], names: list[str], there: dict[str, str]) -> None:
-    """Make the numbers among these columns `numerical_features`: RecBole's layers pass over others
-    without a word."""
+def _use_numbers(config: Any, names: list[str], there: dict[str, str]) -> None:
+    """Make the numbers among these columns `numerical_features`, brought to [0, 1]: RecBole's
+    layers pass over others without a word, and multiply a vector by the number as it is."""
+    settings = config.final_config_dict
     held = list(settings["numerical_features"] or [])
     numbers = [name for name in names if there[name] == "float" and name not in held]
     settings["numerical_features"] = held + numbers
+    if numbers and not settings["normalize_all"] and not settings["normalize_field"]:
+        settings["normalize_field"] = numbers

@@ -53,9 +53,10 @@ def training_keys(model_keys: Iterable[str]) -> frozenset[str]:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """All settings that a result depends on, including defaults, as plain values."""
+    """All settings that a result depends on, including defaults, as plain values. Those that
+    `data.catalogue` cut have the values from before."""
     keys = sorted(config.training_keys | set(MEASURED))
-    return {key: to_plain(config[key]) for key in keys if key in config}
+    return {key: to_plain(config.uncut.get(key, config[key])) for key in keys if key in config}
 
 
 def cannot_change(key: str, value: Any, trained: Any, keys: frozenset[str]) -> bool:

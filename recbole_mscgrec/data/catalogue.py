@@ -10,7 +10,8 @@ from typing import Any
 def cut_lists(config: Any, n_items: int, n_users: int) -> None:
     """Cut `topk`, the k of `valid_metric` and the lists inside RaCT (`metrics_k`), SASRecCPR and
     GRU4RecCPR (`reranker_CAN_NUM`) to the items, NCL's clusters of users and of items
-    (`num_clusters`) to the fewer of both, and tell so in one line of the log."""
+    (`num_clusters`) to the fewer of both, and tell so in one line of the log. `config.uncut` keeps
+    what was asked for: a saved model can be asked for the same again."""
     settings = config.final_config_dict
     name, at, k = str(settings["valid_metric"]).partition("@")
     cut = {
@@ -28,4 +29,5 @@ def cut_lists(config: Any, n_items: int, n_users: int) -> None:
     if changed:
         told = ", ".join(f"{key} {settings[key]} to {v}" for key, v in changed.items())
         getLogger().warning(f"With {n_items} items and {n_users} users, these are cut: {told}.")
+        config.uncut = {key: settings[key] for key in changed}
         settings.update(changed)

@@ -64,7 +64,8 @@ def test_the_graph_of_lightgcn_is_the_normalized_adjacency(rule_folder: Path) ->
 
 @pytest.mark.parametrize("model", ["SASRecF", "FDSA", "GRU4RecF"])
 def test_numbers_among_the_features_are_read(rule_folder: Path, model: str) -> None:
-    """The layer gives each number times a vector of its own, and the model's scores follow it."""
+    """The layer gives each number, brought to [0, 1], times a vector of its own, and the model's
+    scores follow it."""
     rows = [f"i{i} {i % 4} {i / 10} {i * i}" for i in range(30)]
     header = "item_id:token brand:token price:float weight:float"
     write_table(rule_folder / "data", "rule", "item", header, rows)
@@ -75,7 +76,7 @@ def test_numbers_among_the_features_are_read(rule_folder: Path, model: str) -> N
     layer, features = built.model.feature_embed_layer, built.train.dataset.item_feat
     tokens = built.train.dataset.field2id_token["item_id"]
     assert [round(float(v), 3) for v in features["price"][1:, 0]] == [
-        int(token[1:]) / 10 for token in tokens[1:]
+        round(int(token[1:]) / 29, 3) for token in tokens[1:]
     ]
     history = torch.tensor([[1, 2, 3]])
     dense = layer(None, history)[1]["item"]  # (1, 3, 2, H)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import protocol, write_inter, write_table
+from tiny import best_file, build, protocol, write_inter, write_table
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.runner.quick_start import run
@@ -54,7 +54,7 @@ def test_labels_are_learned_where_there_are_any(folder: Path, model: str) -> Non
     assert config["train_neg_sample_args"]["distribution"] == "none"
     assert config["load_col"]["inter"] == [*INTER, "label"]
     assert config["load_col"]["user"] == ["user_id", "age"]
-    assert config["load_col"]["item"] == ["item_id", "brand", "price", "class", "v"]
+    assert config["load_col"]["item"] == ["item_id", "brand", "price", "class"]
     assert config["numerical_features"] == ["price"]
     assert f"{model} learns from the labels of the data (label)" in config.protocol
 
@@ -106,7 +106,8 @@ def test_decision_trees_need_labels(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(FM, "type", ModelType.DECISIONTREE)
     with pytest.raises(UserError, match=r"learns from labels.* no column 'label' .*threshold"):
         configured(folder, "FM")
-    assert configured(folder, "FM", "l")["metrics"] == ["AUC", "LogLoss"]
+    config = configured(folder, "FM", "l")
+    assert config["metrics"] == ["AUC", "LogLoss"] and config["numerical_features"] == []
 
 
 def test_ml_100k_has_recboles_threshold_and_features() -> None:
@@ -171,4 +172,29 @@ def test_all_columns_may_be_asked_for(folder: Path) -> None:
     every = {"inter": "*", "item": "*", "kg": "*", "link": "*"}
     assert configured(folder, "CKE", load_col=every)["load_col"] == every
     config = configured(folder, "FM", unload_col={"item": ["brand"]})
-    assert config["load_col"]["item"] == "*"
+    assert config["load_col"]["item"] == "*" and config["numerical_features"] == ["price"]
+    assert configured(folder, "FM", unload_col={"item": ["price"]})["numerical_features"] == []
+
+
+@pytest.mark.parametrize("load", [{"inter": INTER, "item": ["item_id", "price"]}, "None"])
+def test_loaded_numbers_are_features(folder: Path, load: Any) -> None:
+    config = configured(folder, "FM", load_col=load)
+    assert config["numerical_features"] == config["normalize_field"] == ["price"]
+    chosen = configured(folder, "FM", load_col=load, numerical_features=[])
+    assert chosen["numerical_features"] == [] and chosen["normalize_field"] is None
+    scaled = configured(folder, "FM", load_col=load, normalize_all=True)
+    assert scaled["normalize_field"] is None
+    model = build("FM", "d", config.external_config_dict).model
+    assert model.float_field_names == ["price"]
+
+
+@pytest.mark.parametrize(("dataset", "metric"), [("l", "auc"), ("d", "ndcg@9")])
+def test_a_saved_model_is_evaluated_in_its_own_protocol(
+    folder: Path, dataset: str, metric: str
+) -> None:
+    chosen = protocol(folder)
+    del chosen["load_col"]
+    first = run("FM", dataset, config_dict=chosen)["test_result"]
+    saved = str(best_file(folder / "saved", "FM"))
+    assert run("FM", dataset, config_dict={**chosen, "model_file": saved})["test_result"] == first
+    assert metric in first

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import protocol, write_dataset
+from tiny import best_file, protocol, write_dataset
 
 from recbole_mscgrec.data.catalogue import cut_lists
 from recbole_mscgrec.runner.quick_start import run
@@ -59,3 +59,11 @@ def test_a_list_of_the_whole_catalogue_holds_every_target(tmp_path: Path, model:
     write_dataset(tmp_path / "data", "four", SEQUENCES)
     result = run(model, "four", config_dict=protocol(tmp_path))["test_result"]
     assert result["recall@4"] == 1.0 and "recall@5" not in result
+
+
+def test_a_saved_model_is_asked_for_the_same_list_again(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", "four", SEQUENCES)
+    first = run("SASRec", "four", config_dict=protocol(tmp_path))
+    assert first["settings"]["topk"] == [1, 5, 10]
+    saved = protocol(tmp_path, model_file=str(best_file(tmp_path / "saved", "SASRec")))
+    assert run("SASRec", "four", config_dict=saved)["test_result"] == first["test_result"]
