@@ -10,6 +10,7 @@ from typing import Any
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.config.protocol import LABELED
 from recbole_mscgrec.data import saved_data
 from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.storage.errors import UserError
@@ -65,6 +66,14 @@ def _check_columns(config: Any, inter: Path) -> None:
         getLogger().info(config.protocol)
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
     loaded = _loaded(config, "inter", columns)
+    label = config["LABEL_FIELD"]
+    if LABELED in config["eval_args"]["mode"].values() and not config["threshold"]:
+        if label not in loaded:
+            raise UserError(
+                f"eval_args mode labeled needs labels, and of {inter} are loaded: "
+                f"{', '.join(loaded)}. Load the column {label} (LABEL_FIELD), or make labels from "
+                "another one, such as --threshold=\"{'rating': 4}\"."
+            )
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
     if config["benchmark_filename"] and list_field(config) in loaded:
         ordered = False  # each row has its history

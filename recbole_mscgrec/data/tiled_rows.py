@@ -16,6 +16,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_mscgrec.config.protocol import LABELED
 from recbole_mscgrec.data.parts import has_histories
 from recbole_mscgrec.storage.errors import UserError
 
@@ -63,6 +64,11 @@ class TiledDataset(SequentialDataset):
 
         The data are split on these rows; `build` then turns them into histories or windows.
         """
+        if LABELED in self.config["eval_args"]["mode"].values():
+            raise UserError(
+                f"eval_args mode labeled: {self.config['model']} predicts the next item, not "
+                "labels; use full, or uniN for sampled negatives."
+            )
         self._check_field("uid_field", "iid_field", "time_field")
         self._aug_presets()
         self.sort(by=[self.uid_field, self.time_field], ascending=True)

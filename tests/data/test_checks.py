@@ -8,7 +8,7 @@ from urllib.error import URLError
 
 import pytest
 from recbole.data import create_dataset
-from tiny import protocol, rule_sequences, write_dataset, write_inter
+from tiny import protocol, rule_sequences, write_dataset, write_inter, write_table
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.checks import check_data
@@ -27,6 +27,27 @@ def write_header(folder: Path, header: str) -> None:
 
 def test_good_data_pass(rule_folder: Path) -> None:
     check(rule_folder, "rule")
+
+
+VALUES = {"eval_args": {"mode": "labeled"}, "metrics": ["AUC"], "valid_metric": "AUC"}
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "TiledSASRec", "MSCGRec"])
+def test_labels_that_nobody_has(rule_folder: Path, model: str) -> None:
+    with pytest.raises(UserError, match="mode labeled needs labels, and of .* --threshold="):
+        run(model, "rule", config_dict=protocol(rule_folder, **VALUES))
+
+
+def test_labels_are_evaluated_by_models_that_predict_them(tmp_path: Path) -> None:
+    header = "user_id:token item_id:token rating:float timestamp:float"
+    rows = [f"u{n % 5} i{n % 7} {n % 2} {n}" for n in range(60)]
+    (tmp_path / "data" / "rated").mkdir(parents=True)
+    write_table(tmp_path / "data", "rated", "inter", header, rows)
+    load = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+    rated = protocol(tmp_path, **VALUES, threshold={"rating": 1}, load_col=load)
+    assert set(run("BPR", "rated", config_dict=rated)["test_result"]) == {"auc"}
+    with pytest.raises(UserError, match="TiledSASRec predicts the next item, not labels"):
+        run("TiledSASRec", "rated", config_dict=rated)
 
 
 def test_unknown_data_set_names_its_neighbours_and_where_to_put_files(rule_folder: Path) -> None:
