@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recbole.trainer import Trainer
 from recbole.utils import get_trainer
 from tiny import best_file, build, protocol, write_table
 
@@ -121,3 +124,13 @@ def test_one_of_several_processes_writes(rule_folder: Path, rank: int, written: 
     built.config["local_rank"] = rank
     trainer._save_checkpoint(0, verbose=False)
     assert Path(trainer.saved_model_file).is_file() is written
+
+
+@pytest.mark.parametrize("model", ["SASRec", "TiledSASRec", "BPR"])
+def test_recbole_finds_all_that_it_reads_of_a_checkpoint(rule_folder: Path, model: str) -> None:
+    """Without this package, as torch loads it by default."""
+    run(model, "rule", config_dict=protocol(rule_folder))
+    state = torch.load(best_file(rule_folder / "saved", model), weights_only=True)
+    read = set(re.findall(r'checkpoint(?:\[|\.get\()"(\w+)"', inspect.getsource(Trainer)))
+    assert {"config", "state_dict", "other_parameter", "optimizer", "epoch"} <= read <= set(state)
+    assert state["config"]["model"] == model
