@@ -71,7 +71,7 @@ def _named(model: Any, files: Any, settings: Any) -> str | None:
             return value
     if settings and settings.get("model"):
         return str(settings["model"])
-    named = [(parsing.read_settings(file) or {}).get("model") for file in files or ()]
+    named = [parsing.read_mapping(file).get("model") for file in files or ()]
     return next((name for name in reversed(named) if name), None)
 
 

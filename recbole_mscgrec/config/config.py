@@ -89,10 +89,7 @@ class Config(recbole.config.Config):
     def _load_config_files(self, file_list: list[str] | None) -> dict[str, Any]:
         settings: dict[str, Any] = {}
         for file in file_list or []:
-            content = parsing.read_settings(file) or {}
-            if not isinstance(content, dict):
-                raise UserError(f"{file} must hold settings, one `key: value` a line.")
-            settings |= content
+            settings |= parsing.read_mapping(file)
         return settings
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:

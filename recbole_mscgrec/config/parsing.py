@@ -15,6 +15,7 @@ import yaml
 
 from recbole_mscgrec.storage.errors import UserError
 
+_MOST_VALUES = 100_000  # in a file of settings
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
 
 # Keys with intervals such as "[5,inf)" or "(0,10]". RecBole needs them as strings, even if Python
@@ -77,9 +78,50 @@ def read_settings(file: str | Path) -> Any:
     """The content of a YAML file. Numbers such as 1e-3 are read as in RecBole.
 
     Raises:
-        UserError: the file is not YAML, or contains Python objects.
+        UserError: the file cannot be read, is not YAML, contains Python objects, or is larger than
+            settings are once its aliases are followed.
     """
     try:
-        return yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {error}") from error
+        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
+        n_values = _n_values(content, {})
+    except RecursionError as error:
+        raise UserError(
+            f"{file} is not used: it is nested too deeply, or an alias stands for itself."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}).") from error
+    # PyYAML raises other types for a date or number that is none, such as 2020-13-45.
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} is not YAML: {reason[:300]}") from error
+    if n_values > _MOST_VALUES:
+        raise UserError(
+            f"{file} is not used: its aliases stand for {n_values:.0e} values; settings have at "
+            f"most {_MOST_VALUES:,}."
+        )
+    return content
+
+
+def read_mapping(file: str | Path) -> dict[str, Any]:
+    """The settings of a YAML file; an empty file has none.
+
+    Raises:
+        UserError: see `read_settings`; or it does not hold one `key: value` a line.
+    """
+    content = read_settings(file)
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        shown = f"it is {' '.join(repr(content)[:60].split())}"
+        raise UserError(f"{file} must hold settings, one `key: value` a line; {shown}.")
+    return content
+
+
+def _n_values(content: Any, known: dict[int, int]) -> int:
+    """The number of values in lists and mappings, with those of an alias counted at each place."""
+    if not isinstance(content, (list, dict)):
+        return 1
+    if id(content) not in known:
+        parts = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_n_values(part, known) for part in parts)
+    return known[id(content)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec.config.config import Config, known_settings, unknown_setting
-from recbole_mscgrec.config.parsing import parse_values, read_settings
+from recbole_mscgrec.config.parsing import parse_values, read_mapping
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.experiments import report
@@ -108,7 +108,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
     rows, seeds = _rows(options), _seeds(options, settings)
     common: dict[str, Any] = {}
     for file in options.config_files:
-        common |= read_settings(file) or {}
+        common |= read_mapping(file)
     common |= parse_values({k: v for k, v in settings.items() if k != "seed"})
     check_reserved(common)
     kept = _settings_of_rows(rows, common, options.dataset)

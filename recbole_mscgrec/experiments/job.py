@@ -7,7 +7,6 @@ repeat it.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -24,7 +23,7 @@ import recbole_mscgrec
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.experiments.variants import Row
-from recbole_mscgrec.storage import checkpoint, files
+from recbole_mscgrec.storage import checkpoint, digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
 
 _SECONDS_TO_STOP = 10  # that a cell has to end by itself after Ctrl-C
@@ -96,14 +95,22 @@ def finished(cell: Cell) -> dict[str, Any] | None:
 
 
 def read_result(file: Path, way_out: str = "") -> dict[str, Any]:
-    """The content of a result file. Raises UserError if it is not one."""
+    """The content of a result file.
+
+    Raises:
+        UserError: it is not one, or has changed since it was written.
+    """
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-        if {"model", "dataset", "seed", "test_result"} <= set(result):
-            return result
-    except (ValueError, TypeError):
-        pass
-    raise UserError(f"{file} is not a result file. {way_out}".strip())
+        result = files.read_json(file)
+    except UserError as error:
+        raise UserError(f"{error} {way_out}".strip()) from error
+    schema.check(result, schema.RESULT, file, "a result file", way_out)
+    if digest.changed(result):
+        raise UserError(
+            f"{file} is not used: it differs from the digest that was written with it. {way_out}"
+        )
+    result.pop(digest.KEY, None)
+    return result
 
 
 def run_cell(cell: Cell) -> str | None:

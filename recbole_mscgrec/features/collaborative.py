@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.features.collaborative_source import source_of
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage import checkpoint, matching, schema
 
 Tensor = torch.Tensor
 
@@ -70,19 +70,25 @@ class _Progress:
         self.epoch = self.waited = 0
         if not file.is_file():
             return
-        try:
-            state = checkpoint.load(
-                file, next(model.parameters()).device, ("model", "best", "random")
-            )
-        except ValueError as error:
-            getLogger().warning(f"collaborative: starting again, because {error}")
+        device = next(model.parameters()).device
+        state = checkpoint.load_partial(file, device, schema.INTERRUPTED_COLLABORATIVE, self._fault)
+        if state is None:
             return
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        checkpoint.set_random_state(state["random"])
         self.best, self.best_score = state["best"], state["best_score"]
         self.epoch, self.waited = state["epoch"], state["waited"]
         getLogger().info(f"collaborative: resuming after epoch {self.epoch}, from {file}")
+
+    def _fault(self, state: dict[str, Any]) -> str:
+        """Why the state of a file does not fit; '' if it does. Restores the random state."""
+        ours = self.model.state_dict()
+        wrong = matching.unlike(state["model"], ours, "model")
+        wrong = wrong or matching.unlike(state["best"], ours, "best")
+        wrong = wrong or matching.unlike_optimizer(state["optimizer"], self.optimizer)
+        if not wrong:
+            checkpoint.set_random_state(state["random"])
+        return wrong
 
     def update(self, score: float) -> None:
         """Record the score of a finished epoch and write the file."""

@@ -11,9 +11,6 @@ RecBole's item ids.
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections import Counter
 from logging import getLogger
 from pathlib import Path
@@ -25,12 +22,13 @@ import safetensors.torch
 import torch
 
 from recbole_mscgrec.semantic_ids.code_table import MISSING
+from recbole_mscgrec.storage import arrays, files
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _LARGEST_CODEBOOK = 1 << 16  # larger numbers are item ids or hashes, not codes
 _READABLE = (".json", ".npz", ".npy", ".safetensors")
-_DAMAGED = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
+_DAMAGED = (OSError, ValueError, MemoryError, OverflowError, safetensors.SafetensorError)
 _NAMED = 3  # number of offenders that an error names
 
 
@@ -116,9 +114,12 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
         elif path.suffix == ".npz":
             tokens, rows = _from_npz(path, part, where)
         else:
-            tokens, rows = _tokens_beside(path, where), _array(path, part, where)
-    except (OSError, EOFError, *_DAMAGED) as error:
-        raise UserError(f"{where}: the file is damaged ({error}).") from error
+            tokens = _tokens_beside(path, where)
+            rows = _array(path, part, where, len(tokens))
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+    except _DAMAGED as error:
+        raise UserError(f"{where}: the file is damaged ({str(error)[:200]}).") from error
     if rows.dim() != 2 or len(rows) != len(tokens) or rows.numel() == 0:
         raise UserError(
             f"{where} must be one row for each of its {len(tokens)} tokens, (n, numbers), "
@@ -128,10 +129,7 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
 
 
 def _from_json(path: Path, where: str) -> tuple[list[str], Tensor]:
-    try:  # pairs, not a dict, which would hide duplicate items
-        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
-    except ValueError as error:
-        raise UserError(f"{where}: the file is not JSON ({error}).") from error
+    pairs = files.read_json(path, pairs=True)  # a dict would hide duplicate items
     if not isinstance(pairs, tuple) or not pairs:
         raise UserError(f"{where} must be a JSON object of item token: [numbers].")
     tokens, rows = [token for token, _ in pairs], [row for _, row in pairs]
@@ -155,46 +153,31 @@ def _is_row(row: Any, width: int) -> bool:
 
 
 def _from_npz(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
-    if not zipfile.is_zipfile(path):
-        raise zipfile.BadZipFile("it is not a .npz archive")
-    with np.load(path, allow_pickle=False) as stored:
-        lacking = {"tokens", part} - set(stored.files)
-        if lacking:
-            raise UserError(f"{where} lacks {sorted(lacking)}; it holds {sorted(stored.files)}.")
-        tokens = _unpickled(stored, "tokens", where)
-        rows = _tensor(_unpickled(stored, part, where), where)
+    stored = arrays.read_npz(path, ("tokens", part))
+    tokens = stored["tokens"]
     if tokens.dtype.kind == "S":
         tokens = np.char.decode(tokens, "utf-8")
-    return [str(token) for token in tokens.ravel().tolist()], rows
+    return [str(token) for token in tokens.ravel().tolist()], _tensor(stored[part], where)
 
 
-def _unpickled(stored: Any, name: str, where: str) -> np.ndarray:
-    try:
-        return stored[name]
-    except ValueError as error:  # an array of Python objects, whose loading could run code
-        raise UserError(
-            f"{where}: `{name}` holds Python objects; save it as np.array(..., dtype=str) or as "
-            "an array of numbers."
-        ) from error
-
-
-def _array(path: Path, part: str, where: str) -> Tensor:
+def _array(path: Path, part: str, where: str, n_tokens: int) -> Tensor:
     if path.suffix == ".npy":
-        try:
-            return _tensor(np.load(path, allow_pickle=False), where)
-        except ValueError as error:
-            raise UserError(f"{where}: the file is not an array of numbers ({error}).") from error
+        return _tensor(arrays.read_npy(path, n_tokens), where)
     with safetensors.safe_open(path, framework="pt") as stored:
         if part not in stored.keys():
             raise UserError(f"{where} lacks the tensor {part!r}; it holds {stored.keys()}.")
-        return stored.get_tensor(part)
+        rows = stored.get_tensor(part)
+    if rows.dtype == torch.bool or rows.is_complex():
+        raise UserError(f"{where} must be numbers, not {rows.dtype}.")
+    return rows
 
 
 def _tensor(array: np.ndarray, where: str) -> Tensor:
     if array.dtype.kind not in "iuf":
         raise UserError(f"{where} must be numbers, not {array.dtype}.")
     kind = np.int64 if array.dtype.kind in "iu" else np.float32
-    return torch.from_numpy(array.astype(kind))
+    with np.errstate(over="ignore"):  # infinity is refused below
+        return torch.from_numpy(array.astype(kind))
 
 
 def _tokens_beside(path: Path, where: str) -> list[str]:

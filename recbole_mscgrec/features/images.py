@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections import defaultdict
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from recbole_mscgrec.config.settings import DataFiles, ImageSettings, RunSettings
-from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.storage import cache, digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -196,22 +195,35 @@ def _check(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Two dicts: usable file -> hash of its content, unusable file -> reason. Only files that are
     new or changed since the last run are decoded."""
-    key = cache.fingerprint(folder=str(folder.resolve()), pillow=PIL.__version__)
+    key = cache.fingerprint(folder=str(folder.resolve()), pillow=PIL.__version__, format=2)
     store = Path(run.cache_dir) / f"image-check-{key}.json"
-    try:
-        known = json.loads(store.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing or damaged: check all files
-        known = {}
+    known = _known_checks(store)
     stats = {name: (folder / name).stat() for name in names}
     states = {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}
     new = [name for name in names if known.get(name, [None])[0] != states[name]]
     if new:
         found = _check_in_processes([folder / name for name in new], workers, run)
         known |= {n: [states[n], *result] for n, result in zip(new, found, strict=True)}
-        files.write_json(store, known)
+        files.write_json(store, digest.sealed({"files": known}))
     results = {name: known[name][1:] for name in names}
     digests = {name: digest for name, (digest, defect) in results.items() if not defect}
     return digests, {name: defect for name, (_, defect) in results.items() if defect}
+
+
+def _known_checks(store: Path) -> dict[str, Any]:
+    """File -> [[size, time], hash, reason], from the last run. A store that cannot be used is set
+    aside."""
+    if not store.is_file():
+        return {}
+    try:
+        content = files.read_json(store)
+        schema.check(content, schema.IMAGE_CHECK, store, "a check of images")
+        if digest.changed(content):
+            raise UserError(f"{store} differs from the digest that was written with it")
+    except UserError as error:
+        files.set_aside(store, str(error))
+        return {}
+    return content["files"]
 
 
 def _check_in_processes(paths: list[Path], workers: int, run: RunSettings) -> list[tuple[str, str]]:

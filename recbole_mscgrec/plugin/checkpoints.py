@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from recbole_mscgrec.config import run_id
+from recbole_mscgrec.storage import schema
 from recbole_mscgrec.storage.checkpoint import from_plain, load, save, to_plain
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.provenance import made_by
@@ -53,7 +54,7 @@ def install() -> None:
     original = AbstractRecommender.load_other_parameter
 
     def load_other_parameter(self: Any, para: Any) -> None:
-        original(self, from_plain(para))
+        original(self, None if para is None else from_plain(para))
 
     AbstractRecommender.load_other_parameter = load_other_parameter
 
@@ -87,7 +88,7 @@ def _weights_of(key: str) -> Any:
     def plain(path: str | None, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
         if not path:
             raise UserError(f"{key} is not set: it names the checkpoint that the model begins at.")
-        return load(path, map_location, required=("state_dict",), key=key)
+        return load(path, map_location, {"state_dict": schema.WEIGHTS}, key)
 
     return plain
 
@@ -103,13 +104,24 @@ def _load_array(path: str, **_: Any) -> np.ndarray:
         raise UserError(f"{path} must be an array of numbers: {error}") from error
 
 
+def check_other_parts(state: dict[str, Any], model: Any, name: str) -> None:
+    """Raise UserError if the checkpoint `name` holds a part that the model does not have, since
+    RecBole would set any attribute of it."""
+    strange = set(state.get("other_parameter") or {}) - set(model.other_parameter())
+    if strange:
+        raise UserError(
+            f"{name} holds {sorted(strange)[:3]}, which a {type(model).__name__} does not have: it "
+            "was not saved by this model."
+        )
+
+
 def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
     """The checkpoint of a trainer, as plain values: what RecBole's `evaluate` and
     `resume_checkpoint` read.
 
     It also holds `settings`, everything that the training depends on, including defaults and
-    presets; `chosen`, the settings that the user gave; and `made_by`, the version and commit of
-    this package.
+    presets; `chosen`, the settings that the user gave; `train_rows`, the fingerprint of the rows it
+    is trained on; and `made_by`, the version and commit of this package.
     """
     config = trainer.config
     return {
@@ -117,6 +129,7 @@ def trainer_state(trainer: Any, epoch: int) -> dict[str, Any]:
         "settings": run_id.settings_of(config) if hasattr(config, "training_keys") else {},
         "config": to_plain(trainer.config.final_config_dict),
         "chosen": to_plain(trainer.config.external_config_dict),
+        "train_rows": getattr(trainer, "train_rows", None),
         "epoch": epoch,
         "cur_step": trainer.cur_step,
         "best_valid_score": float(trainer.best_valid_score),

@@ -12,14 +12,21 @@ from typing import Any
 import torch
 from recbole.utils import ModelType, get_model
 
-from recbole_mscgrec.config.config import Settings
+from recbole_mscgrec.config.config import Settings, check_model_name
 from recbole_mscgrec.config.run_id import check_same_data
+from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
 from recbole_mscgrec.network.beam_search import Beams
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.plugin.checkpoints import check_other_parts
+from recbole_mscgrec.storage import checkpoint, matching, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
+_SETTINGS = {
+    "loss_type": schema.Maybe(str),
+    "MAX_ITEM_LIST_LENGTH": schema.Maybe(int),
+    "eval_args": dict,
+}
 
 
 class SecondModel:
@@ -39,7 +46,9 @@ class SecondModel:
     def __init__(self, file: str, weight: float, device: torch.device, dataset: Any) -> None:
         self.weight = weight
         state = checkpoint.load(file, device, key=_KEY)
+        schema.check(state["config"], _SETTINGS, f"{_KEY} ({file})", "a saved sequential model")
         trained = Settings(state["config"], device=device)
+        check_model_name(trained["model"])
         if str(trained["model"]).startswith("MSCGRec"):
             raise UserError(
                 f"{_KEY} ({file}) holds {trained['model']}: a second model must score all items at "
@@ -54,21 +63,28 @@ class SecondModel:
             )
         ours = checkpoint.to_plain(dataset.config.final_config_dict)
         name, length = "MAX_ITEM_LIST_LENGTH", ours["MAX_ITEM_LIST_LENGTH"]
-        if trained[name] < length:
+        if (trained[name] or 0) < length:
             raise UserError(
                 f"{_KEY} ({file}) was trained with {name}={trained[name]} and cannot read "
                 f"histories of {length}: train it with {name}={length}."
             )
         check_same_data(_KEY, file, trained, ours)
         self.n_items = dataset.item_num
-        self.model = kind(trained, dataset).to(device).eval().requires_grad_(False)
         try:
-            self.model.load_state_dict(state["state_dict"])
-        except RuntimeError as error:
+            self.model = kind(trained, dataset).to(device).eval().requires_grad_(False)
+        except Exception as error:  # of settings in the file, which may hold anything
             raise UserError(
-                f"{_KEY} ({file}) does not fit the {self.n_items - 1} items of this data set: use "
-                "one that was trained on the same data, load_col and filters."
+                f"{_KEY} ({file}): {trained['model']} cannot be made with the settings in this "
+                f"file ({type(error).__name__}: {str(error)[:200]})."
             ) from error
+        if wrong := matching.unlike(state["state_dict"], self.model.state_dict(), "state_dict"):
+            raise UserError(
+                f"{_KEY} ({file}) does not fit the {self.n_items - 1} items of this data set "
+                f"({wrong}): use one that was trained on the same data, load_col and filters."
+            )
+        check_same_rows(_KEY, file, state.get("train_rows") or {}, train_rows(dataset))
+        self.model.load_state_dict(state["state_dict"])
+        check_other_parts(state, self.model, f"{_KEY} ({file})")
         self.model.load_other_parameter(state.get("other_parameter"))
 
     @torch.no_grad()

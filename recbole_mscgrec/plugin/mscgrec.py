@@ -161,5 +161,5 @@ def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
     run = settings.run
     for key, file in (("model_file", run.model_file), ("initial_model", run.initial_model)):
         if file:
-            return from_checkpoint(checkpoint.load(file, key=key), train)
+            return from_checkpoint(checkpoint.load(file, key=key), train, file)
     return tokenize(settings, train)

@@ -33,8 +33,8 @@ class MSCGRecTokenizer(SequentialRecommender):
         made_with = config.final_config_dict
         if settings.run.model_file:
             state = checkpoint.load(settings.run.model_file)
-            tokens = from_checkpoint(state, dataset)
-            made_with = state["config"] | state.get("settings", {})
+            tokens = from_checkpoint(state, dataset, settings.run.model_file)
+            made_with = state["config"] | (state.get("settings") or {})
         else:
             tokens = tokenize(settings, dataset)
         self.table = tokens.table

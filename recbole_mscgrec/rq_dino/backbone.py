@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+from recbole_mscgrec.storage import schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -180,10 +181,22 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             f"image_weights ({file}) is damaged or holds more than plain tensors, which is not "
             f"loaded because it could run code ({str(error)[:200]}): convert it to .safetensors."
         ) from error
+    if not isinstance(state, dict):
+        raise UserError(
+            f"image_weights ({file}) holds one {type(state).__name__}: it must hold a dict of "
+            "weights by name."
+        )
     for name in _WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
+        if isinstance(state.get(name), dict):
             state = state[name]
-    weights = {k: v for k, v in dict(state).items() if isinstance(v, torch.Tensor)}
+    named = {k: v for k, v in state.items() if isinstance(k, str)}
+    weights = {k: v for k, v in named.items() if isinstance(v, torch.Tensor)}
+    if not weights:
+        raise UserError(
+            f"image_weights ({file}) holds no weights but {[*state][:3]}: it must hold a dict of "
+            "weights by name."
+        )
+    schema.check(weights, schema.WEIGHTS, f"image_weights ({file})", "a file of weights")
     for prefix in _PREFIXES:
         if any(name.startswith(prefix) for name in weights):
             weights = {n.removeprefix(prefix): w for n, w in weights.items() if prefix in n}

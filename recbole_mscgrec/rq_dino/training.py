@@ -22,14 +22,14 @@ from recbole_mscgrec.rq_dino.model import (
     koleo,
 )
 from recbole_mscgrec.rq_dino.quantizer import perplexities
+from recbole_mscgrec.rq_dino.schedule import cosine, parameter_groups
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.rq_dino.views import Pixels, multi_crop, plain_view
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage import checkpoint, matching, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 History = dict[str, Any]
-_STATE = ("student", "teacher", "targets", "optimizer", "epoch", "history")
 _EVEN = 0.5  # minimum perplexity of a level, as a share of its codewords
 _EPOCH_SEEDS = 1_000_003  # between the seeds of two epochs; exceeds the steps of one
 
@@ -69,7 +69,9 @@ class DinoTraining:
         self.student = student.to(self.device)
         self.teacher = teacher.to(self.device).requires_grad_(False)
         self.targets = TeacherTargets(settings).to(self.device)
-        self.optimizer = torch.optim.AdamW(_groups(self.student), lr=settings.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.student), lr=settings.learning_rate
+        )
         self.n_batches = max(1, round(len(pixels) / settings.batch_size))
         self.epoch = 0
         self.history: History = {"log_out_dim": math.log(settings.out_dim), "seconds": 0.0}
@@ -239,13 +241,24 @@ class DinoTraining:
         }
         checkpoint.save(self.partial, state)
 
+    def _fault(self, state: dict[str, Any]) -> str:
+        """Why the state of a file does not fit this training; '' if it does."""
+        for name in ("student", "teacher", "targets"):
+            if wrong := matching.unlike(state[name], getattr(self, name).state_dict(), name):
+                return wrong
+        epoch, done = state["epoch"], state["history"]["epochs"]
+        if epoch != len(done) or not 1 <= epoch <= self.settings.epochs:
+            return f"its epoch is {epoch} of {self.settings.epochs}, with {len(done)} recorded"
+        n_levels = len(self.student.quantizer.sizes)
+        fitted = bool(state["student"]["quantizer.started"])
+        if fitted and len(done[-1].get("perplexity") or ()) != n_levels:
+            return "its last epoch has no perplexity for each level"
+        return matching.unlike_optimizer(state["optimizer"], self.optimizer)
+
     def _resume(self) -> None:
-        if not self.partial.is_file():
-            return
-        try:
-            state = checkpoint.load(self.partial, self.device, _STATE)
-        except ValueError as error:
-            getLogger().warning(f"RQ-DINO: starting again, because {error}")
+        rule = schema.INTERRUPTED_RQ_DINO
+        state = checkpoint.load_partial(self.partial, self.device, rule, self._fault)
+        if state is None:
             return
         for name in ("student", "teacher", "targets", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -272,24 +285,6 @@ def encode(
         bar.update(len(batch))
     bar.close()
     return torch.cat(features)
-
-
-def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> float:
-    """A schedule: linear warm-up from 0 to `start` in `warmup` steps, then half a cosine to
-    `end`."""
-    if step < warmup:
-        return start * (step + 1) / warmup
-    share = (step - warmup) / max(total - warmup, 1)
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def _groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups with weight decay for matrices only, not for biases and norms."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "decays": True},
-        {"params": [p for p in parameters if p.dim() <= 1], "decays": False},
-    ]
 
 
 def _writer(log_dir: Path | None) -> Any:

@@ -12,7 +12,9 @@ from recbole.utils import ModelType
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.data.train_rows import train_rows
 from recbole_mscgrec.plugin import checkpoints
+from recbole_mscgrec.runner import interrupted
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 
@@ -35,6 +37,7 @@ def fit(
     """
     began, before = time.perf_counter(), dict(seconds)
     last, best = run_id.last_of(config), trainer.saved_model_file
+    trainer.train_rows = train_rows(train_data._dataset)
     if config["resume"]:
         before.update(_resume(trainer, train_data, last, config, before))
         seconds.update(before)
@@ -125,7 +128,7 @@ def _resume(
             f"resume: {last} does not exist, so no training with exactly these settings was "
             "interrupted here: repeat its settings, or leave --resume out to start again."
         )
-    state = checkpoint.load(last, config["device"])
+    state = interrupted.read(last, trainer, train_data)
     best_file = trainer.saved_model_file
     trainer.resume_checkpoint(last)
     trainer.saved_model_file = best_file
@@ -133,7 +136,7 @@ def _resume(
     checkpoint.set_random_state(state["random"], train_data)
     if "training" in state:
         trainer.load_training_state(state["training"])
-    spent = state.get("seconds", {})
+    spent = state.get("seconds") or {}
     return {stage: seconds.get(stage, 0.0) + spent[stage] for stage in spent}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
@@ -16,14 +16,20 @@ from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_u
 from recbole_mscgrec.data.catalogue import cut_lists
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
+from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit
 from recbole_mscgrec.runner.lock import alone
 from recbole_mscgrec.runner.result import peak_memory_mb, result_of
-from recbole_mscgrec.runner.saved_model import begin_at, check_fits, config_of_saved
+from recbole_mscgrec.runner.saved_model import (
+    begin_at,
+    check_fits,
+    config_of_saved,
+    warn_of_other_rows,
+)
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
-from recbole_mscgrec.storage import checkpoint, files
+from recbole_mscgrec.storage import checkpoint, digest, files
 from recbole_mscgrec.tokenizer.pipeline import timed
 
 
@@ -67,14 +73,14 @@ def load_data_and_model(
         UserError: the file is not a checkpoint of this project, or the data have other items than
             the model was trained on.
     """
-    state = checkpoint.load(model_file, required=("config", "state_dict"))
+    state = checkpoint.load(model_file)
     trained = state["config"]
     given = {**(config_dict or {}), "model_file": str(model_file)}
     config = _config(trained["model"], trained["dataset"], None, given)
     init_seed(config["seed"], config["reproducibility"])
     dataset, *loaders = _data(config)
     init_seed(config["seed"], config["reproducibility"])
-    model = _network(config, loaders[0])
+    model = _network(config, loaders[0], warn_of_other_rows)
     model.load_state_dict(state["state_dict"])
     model.load_other_parameter(state.get("other_parameter"))
     return config, model.eval(), dataset, *loaders
@@ -106,12 +112,12 @@ def _run(config: Config) -> dict[str, Any]:
 
     init_seed(config["seed"], config["reproducibility"])
     with told_to_the_user():
-        network = _network(config, train_data)
+        network = _network(config, train_data, check_same_rows)
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
     memory["model"] = peak_memory_mb()
     if config["initial_model"]:
-        begin_at(config, network)
+        begin_at(config, network, train_data._dataset)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if config["model_file"]:
         trainer.saved_model_file = config["model_file"]
@@ -135,7 +141,7 @@ def _run(config: Config) -> dict[str, Any]:
         logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
     if config["result_file"]:
-        files.write_json(config["result_file"], result)
+        files.write_json(config["result_file"], digest.sealed(result))
     return result
 
 
@@ -147,11 +153,14 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     return data, *data_preparation(config, data)  # which also applies `exclude_seen`
 
 
-def _network(config: Config, train_data: Any) -> Any:
-    """The model on its device. The weights of `model_file` are checked, but not loaded yet."""
-    network = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    if config["model_file"] and network.state_dict():  # MSCGRecTokenizer has no weights
-        check_fits(config, "model_file", network)
+def _network(config: Config, train_data: Any, compare_rows: Callable[..., None]) -> Any:
+    """The model on its device. The weights of `model_file` are checked, but not loaded yet, and its
+    train rows are compared with those of this run."""
+    train, file = train_data._dataset, config["model_file"]
+    network = get_model(config["model"])(config, train).to(config["device"])
+    if file and network.state_dict():  # MSCGRecTokenizer has no weights
+        state = check_fits(config, "model_file", network)
+        compare_rows("model_file", file, state.get("train_rows") or {}, train_rows(train))
     return network
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.removed import of_a_saved_run
 from recbole_mscgrec.config.run_id import MEASURED, cannot_change, check_same_data
+from recbole_mscgrec.data.train_rows import other_rows, train_rows
+from recbole_mscgrec.plugin.checkpoints import check_other_parts
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 
@@ -14,9 +18,10 @@ from recbole_mscgrec.storage.errors import UserError
 _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_size".split()
 
 
-def begin_at(config: Any, network: Any) -> None:
+def begin_at(config: Any, network: Any, train: Any) -> None:
     """Load the weights of `initial_model` into the network. Weights that are initialized to zero
-    (`learned_vectors`) may be absent.
+    (`learned_vectors`) may be absent. If it was trained on other rows than the train split `train`,
+    a warning says so.
 
     Raises:
         UserError: see `check_fits`; or the model was trained on other data or another split and
@@ -26,8 +31,20 @@ def begin_at(config: Any, network: Any) -> None:
     at_zero: frozenset[str] = getattr(network, "zero_at_first", frozenset)()
     state = check_fits(config, "initial_model", network, at_zero)
     check_same_data("initial_model", file, state["config"], config.final_config_dict)
+    warn_of_other_rows("initial_model", file, state.get("train_rows") or {}, train_rows(train))
     network.load_state_dict(state["state_dict"], strict=False)  # check_fits has checked the others
     network.load_other_parameter(state.get("other_parameter"))
+
+
+def warn_of_other_rows(
+    key_name: str, file: Any, trained: Mapping[str, str], ours: Mapping[str, str]
+) -> None:
+    """Warn if a saved model was trained on other rows than those of this run (see train_rows)."""
+    if text := other_rows(trained, ours):
+        getLogger().warning(
+            f"{key_name} ({file}) was trained on {text}. If those hold test targets of this run, "
+            "its test result is too good."
+        )
 
 
 def check_fits(
@@ -45,8 +62,13 @@ def check_fits(
             f"{key_name} ({config[key_name]}) holds {trained.get('model')}, not "
             f"{config['model']}: add --model={trained.get('model')}."
         )
+    check_other_parts(state, network, f"{key_name} ({config[key_name]})")
     here = {name: tensor.shape for name, tensor in ours.items()}
     there = {name: tensor.shape for name, tensor in state["state_dict"].items()}
+    kinds = {name: tensor.is_floating_point() for name, tensor in ours.items()}
+    for name, tensor in state["state_dict"].items():
+        if name in kinds and tensor.is_floating_point() != kinds[name]:
+            raise UserError(f"{key_name} ({config[key_name]}): {name} is {tensor.dtype}.")
     if here == there or {k: v for k, v in here.items() if k not in may_lack} == there:
         return state
     differ = [
@@ -80,8 +102,8 @@ def config_of_saved(config: Config) -> Config:
         raise UserError(
             "initial_model starts a training and model_file replaces one: leave one of them out."
         )
-    state = checkpoint.load(file, required=("config", "state_dict"))
-    trained = state["config"] | state.get("settings", {})
+    state = checkpoint.load(file)
+    trained = state["config"] | (state.get("settings") or {})
     model, dataset = trained.get("model"), trained.get("dataset")
     if config["model"] not in (model, "MSCGRecTokenizer"):
         raise UserError(
@@ -101,10 +123,11 @@ def config_of_saved(config: Config) -> Config:
             f"model_file ({file}) was trained with {told}, which cannot change after training: "
             f"leave {', '.join(refused)} out."
         )
-    chosen = state.get("chosen", {})
+    chosen = state.get("chosen") or {}
     saved = of_a_saved_run(state.get("settings") or chosen, file)
     typed = {key: value for key, value in saved.items() if key in keys or key in MEASURED}
-    if (typed.get("train_neg_sample_args") or {}).get("distribution") == "none":
+    sampling = typed.get("train_neg_sample_args")
+    if isinstance(sampling, dict) and sampling.get("distribution") == "none":
         del typed["train_neg_sample_args"]  # RecBole's value for no negative sampling
     typed |= {key: chosen[key] for key in _PLACES if key in chosen}
     used_up = {"initial_model": None, "resume": False, "model_file": file}

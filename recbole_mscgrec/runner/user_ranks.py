@@ -14,6 +14,7 @@ import numpy as np
 from recbole.evaluator.register import metric_information
 
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator
+from recbole_mscgrec.storage import arrays
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import written_whole
 
@@ -101,10 +102,18 @@ def load(file: str | Path) -> Ranks:
     Raises:
         UserError: it is not such a file.
     """
+    way_out = "make it again with --per_user_file."
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            return Ranks(stored["users"], stored["ranks"], int(stored["depth"]))
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{file} holds no ranks of users ({error}): make it again with --per_user_file."
-        ) from error
+        stored = arrays.read_npz(file, Ranks._fields)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}: {way_out}") from error
+    users, ranks, depth = stored["users"], stored["ranks"], stored["depth"]
+    if users.dtype.kind != "U" or ranks.dtype.kind not in "iu" or depth.dtype.kind not in "iu":
+        kinds = ", ".join(f"{name} {array.dtype}" for name, array in stored.items())
+        raise UserError(f"{file} holds no ranks of users but {kinds}: {way_out}")
+    if users.ndim != 1 or users.shape != ranks.shape or depth.shape != ():
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in stored.items())
+        raise UserError(f"{file} holds no ranks of users but {shapes}: {way_out}")
+    if len(set(users.tolist())) != len(users) or ((ranks < 0) | (ranks > depth)).any():
+        raise UserError(f"{file} has a user twice, or a rank outside 0 to {depth}: {way_out}")
+    return Ranks(users, ranks, int(depth))

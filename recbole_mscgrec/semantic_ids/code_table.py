@@ -11,6 +11,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 MISSING = -1
+LARGEST_CODEBOOK = 1 << 24  # the collision level has one codeword per item that shares a code
 FUSED = "fused"  # target modality with the codes of all modalities' concatenated vectors
 
 
@@ -63,11 +64,21 @@ class CodeTable:
 
 def validate(table: CodeTable) -> None:
     """Raise UserError if the table is not as described above, with the first offender."""
+    if table.target not in table.codes or table.codes.keys() != table.sizes.keys():
+        raise UserError(
+            f"The code table has codes of {list(table.codes)}, sizes of {list(table.sizes)} and "
+            f"the target {table.target}: these must be the same modalities, and the target one."
+        )
     for name, codes in table.codes.items():
-        sizes = torch.tensor(table.sizes[name])
-        if codes.shape[1] != len(sizes) or len(codes) != table.n_items:
+        sizes = torch.tensor(table.sizes[name], dtype=torch.long)
+        if codes.shape[1] != len(sizes) or len(codes) != table.n_items or len(sizes) == 0:
             raise UserError(
                 f"{name} codes are {tuple(codes.shape)}, not ({table.n_items}, {len(sizes)})."
+            )
+        if bool((sizes < 1).any()) or bool((sizes > LARGEST_CODEBOOK).any()):
+            raise UserError(
+                f"{name} has codebooks of {sizes.tolist()} codewords, not of 1 to "
+                f"{LARGEST_CODEBOOK:,}."
             )
         absent = (codes == MISSING).all(dim=1)
         wrong = (((codes < 0) | (codes >= sizes)).any(dim=1) & ~absent).nonzero().flatten()

@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from recbole_mscgrec.storage import digest, files, schema
 from recbole_mscgrec.storage.files import written_whole
 
 Tensor = torch.Tensor
@@ -20,26 +21,26 @@ Tensor = torch.Tensor
 
 def fingerprint(**parts: Any) -> str:
     """Hash of named inputs: tensors, arrays, files, numbers, strings, lists, dicts."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for name in sorted(parts):
-        digest.update(name.encode() + b"\0")
-        _update(digest, parts[name])
-    return digest.hexdigest()[:20]
+        total.update(name.encode() + b"\0")
+        _update(total, parts[name])
+    return total.hexdigest()[:20]
 
 
-def _update(digest: Any, part: Any) -> None:
+def _update(total: Any, part: Any) -> None:
     if isinstance(part, torch.Tensor):
         part = part.detach().cpu().numpy()
     if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
-        digest.update(f"{part.dtype}{part.shape}".encode())
-        digest.update(np.ascontiguousarray(part).tobytes())
+        total.update(f"{part.dtype}{part.shape}".encode())
+        total.update(np.ascontiguousarray(part).tobytes())
     elif isinstance(part, Path):
         with part.open("rb") as file:
             while block := file.read(1 << 20):
-                digest.update(block)
+                total.update(block)
     else:
         part = part.tolist() if isinstance(part, np.ndarray) else part
-        digest.update(json.dumps(part, sort_keys=True, default=_refuse).encode())
+        total.update(json.dumps(part, sort_keys=True, default=_refuse).encode())
 
 
 def _refuse(part: Any) -> None:
@@ -52,30 +53,46 @@ def path(folder: str | Path, stage: str, key: str) -> Path:
     return Path(folder) / f"{stage}-{key}.safetensors"
 
 
-def load(folder: str | Path, stage: str, key: str) -> dict[str, Tensor] | None:
-    """The tensors of a cached stage, or None. A damaged or foreign file is ignored with a
-    warning."""
+def load(
+    folder: str | Path, stage: str, key: str, rule: schema.Rule = schema.WEIGHTS
+) -> dict[str, Tensor] | None:
+    """The tensors of a cached stage, or None. A file that is damaged, belongs to something else or
+    does not hold what `rule` asks for is set aside with a warning."""
     file = path(folder, stage, key)
     if not file.is_file():
         return None
     try:
         with safetensors.safe_open(file, framework="pt") as stored:
-            found = (stored.metadata() or {}).get("fingerprint")
-            if found == f"{stage}-{key}":
-                getLogger().info(f"{stage}: reused from {file}")
-                return {name: stored.get_tensor(name) for name in stored.keys()}
-        reason = f"it belongs to {found}"
-    except (safetensors.SafetensorError, OSError) as error:
-        reason = f"it is damaged ({error})"
-    getLogger().warning(f"{stage}: {file} is not used, because {reason}; it is made again.")
-    return None
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        reason = _fault(metadata, tensors, f"{stage}-{key}", rule)
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = f"it is damaged ({str(error)[:200]})"
+    if reason:
+        files.set_aside(file, reason)
+        return None
+    getLogger().info(f"{stage}: reused from {file}")
+    return tensors
+
+
+def _fault(
+    metadata: dict[str, str], tensors: dict[str, Tensor], name: str, rule: schema.Rule
+) -> str:
+    """Why a file with these tensors is not the cached stage `name`; '' if it is."""
+    found, _, kept_digest = metadata.get("fingerprint", "nothing").partition(" ")
+    if found != name:
+        return f"it belongs to {found:.60}"
+    # Files of older versions have no digest.
+    if kept_digest and kept_digest != digest.digest_of(tensors):
+        return "it is damaged: its content differs from the digest that was written with it"
+    strange = sorted(set(tensors) - set(rule)) if isinstance(rule, dict) else []
+    return f"it holds {strange[0]:.60}" if strange else schema.fault(tensors, rule)
 
 
 def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
     """Cache the tensors of a stage. Raises UserError if the file cannot be written."""
+    tensors = {name: t.contiguous() for name, t in tensors.items()}
+    # One entry: safetensors writes several in random order, and equal caches are equal files.
+    metadata = {"fingerprint": f"{stage}-{key} {digest.digest_of(tensors)}"}
     with written_whole(path(folder, stage, key), "cache_dir") as temporary:
-        safetensors.torch.save_file(
-            {name: t.contiguous() for name, t in tensors.items()},
-            temporary,
-            metadata={"fingerprint": f"{stage}-{key}"},
-        )
+        safetensors.torch.save_file(tensors, temporary, metadata=metadata)

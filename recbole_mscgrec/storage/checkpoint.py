@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from recbole_mscgrec.storage import digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import written_whole
 
@@ -52,22 +54,23 @@ def from_plain(value: Any) -> Any:
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint. If the program is stopped, the old file remains. Raises UserError."""
+    """Write a checkpoint with the digest of its content. If the program is stopped, the old file
+    remains. Raises UserError."""
     with written_whole(path, "checkpoint_dir") as temporary:
-        torch.save(state, temporary)
+        torch.save({**state, digest.KEY: digest.digest_of(state)}, temporary)
 
 
 def load(
     path: str | Path,
     device: torch.device | str = "cpu",
-    required: tuple[str, ...] = ("config", "state_dict", "epoch"),
+    rule: schema.Rule = schema.SAVED_MODEL,
     key: str = "model_file",
 ) -> dict[str, Any]:
     """Read a checkpoint without running code from it. `key` is the setting that names it.
 
     Raises:
-        UserError: the file is missing or damaged, lacks a required key, or holds something other
-            than plain values.
+        UserError: the file is missing or damaged, holds something other than plain values, has
+            changed since it was written, or does not hold what `rule` asks for.
     """
     if not Path(path).is_file():
         raise UserError(f"{key} ({path}) does not exist: check the path.")
@@ -79,9 +82,34 @@ def load(
             "Checkpoints of stock RecBole hold pickled objects and are not loaded, because that "
             "could run code: train again with this command."
         ) from error
-    missing = set(required) - set(state if isinstance(state, dict) else ())
-    if missing:
-        raise UserError(f"{path} is not such a checkpoint: it lacks {', '.join(sorted(missing))}.")
+    if isinstance(state, dict) and digest.changed(state):
+        raise UserError(
+            f"{path} is damaged: its content differs from the digest that was written with it. "
+            "Restore the file from a copy, or train again."
+        )
+    schema.check(state, rule, path, "such a checkpoint")
+    state.pop(digest.KEY, None)
+    return state
+
+
+def load_partial(
+    path: Path,
+    device: torch.device | str,
+    rule: schema.Rule,
+    fault: Callable[[dict[str, Any]], str],
+) -> dict[str, Any] | None:
+    """The state of an interrupted stage, or None. `fault` says why a state does not fit, or ''. A
+    file that cannot be used is set aside with a warning, because the stage can start again."""
+    if not path.is_file():
+        return None
+    try:
+        state = load(path, device, rule)
+        reason = fault(state)
+    except UserError as error:
+        reason = str(error).partition(". Checkpoints of stock")[0]
+    if reason:
+        files.set_aside(path, reason, "the stage starts again")
+        return None
     return state
 
 
@@ -103,7 +131,18 @@ def random_state(train_data: Any = None) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
-    """Restore the result of `random_state`."""
+    """Restore the result of `random_state`.
+
+    Raises:
+        UserError: it is not such a state.
+    """
+    try:
+        _set_random_state(state, train_data)
+    except (TypeError, ValueError, RuntimeError, KeyError, OverflowError, AttributeError) as error:
+        raise UserError(f"The state of the random generators is damaged ({error}).") from error
+
+
+def _set_random_state(state: dict[str, Any], train_data: Any) -> None:
     torch.set_rng_state(state["torch"].cpu())
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))

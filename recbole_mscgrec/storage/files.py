@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,37 @@ def write_text(file: str | Path, text: str) -> None:
 def write_json(file: str | Path, content: Any) -> None:
     """Write a JSON file. Raises UserError."""
     write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(file: str | Path, pairs: bool = False) -> Any:
+    """The content of a JSON file. With `pairs`, objects are tuples of pairs, which show names that
+    occur twice.
+
+    Raises:
+        UserError: the file cannot be read, or is not JSON.
+    """
+    hook = tuple if pairs else None
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"), object_pairs_hook=hook)
+    except RecursionError as error:
+        raise UserError(f"{file} is not used: its brackets are nested too deeply.") from error
+    except ValueError as error:  # also of a wrong encoding, and of numbers of 10,000 digits
+        raise UserError(f"{file} is not JSON ({str(error)[:200]}).") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}).") from error
+
+
+def set_aside(file: str | Path, why: str, instead: str = "it is made again") -> None:
+    """Rename a file that cannot be used to NAME.unusable, with a warning that says why."""
+    file = Path(file)
+    why = why.rstrip(".").replace(f"{file} ", "it ", 1)
+    kept = file.with_name(f"{file.name}.unusable")
+    try:
+        os.replace(file, kept)
+        where = f"it is kept as {kept.name}"
+    except OSError as error:  # of a folder that cannot be written; writing the new file says so
+        where = f"it cannot be renamed ({error})"
+    getLogger().warning(f"{file} is not used, because {why}; {where}, and {instead}.")
 
 
 def read_csv(file: str | Path) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from recbole_mscgrec.features.collaborative import collaborative_vectors
 from recbole_mscgrec.features.images import ItemImages, expected_folder, find_images, n_workers
 from recbole_mscgrec.features.text import TFIDF, item_texts, text_vectors
 from recbole_mscgrec.semantic_ids.code_table import MISSING
-from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.storage import cache, files, schema
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
@@ -37,6 +37,7 @@ class Stage(NamedTuple):
 
     key: str
     make: Callable[[], Features]
+    inputs: str = ""  # fingerprint of the texts, images or given features alone
 
 
 class Absent(NamedTuple):
@@ -67,7 +68,8 @@ def _given_stage(name: str, given: CodeSettings, train: Any) -> Stage:
         codes, sizes = given_files.given_codes(given.codes_file[name], name, train)
     features = Features(vectors, present, codes, sizes)
     there = {k: v for k, v in features._asdict().items() if v is not None}
-    return Stage(cache.fingerprint(**there), lambda: features)
+    key = cache.fingerprint(**there)
+    return Stage(key, lambda: features, key)
 
 
 # --- made here ------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ def _collaborative_stage(settings: MSCGRecSettings, train: Any) -> Stage:
             *collaborative_vectors(settings.collaborative, settings.run, train, partial)
         )
 
-    return _kept(settings.run.cache_dir, "collaborative", key, make)
+    return _kept(settings.run.cache_dir, "collaborative", key, make, train.item_num)
 
 
 def _text_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
@@ -106,7 +108,12 @@ def _text_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
         files=_weights(text.encoder),
         settings=tfidf if text.encoder == TFIDF else encoder,
     )
-    return _kept(run.cache_dir, "text", key, lambda: Features(*text_vectors(texts, text, run)))
+    inputs = cache.fingerprint(texts=texts)
+
+    def make() -> Features:
+        return Features(*text_vectors(texts, text, run))
+
+    return _kept(run.cache_dir, "text", key, make, train.item_num, inputs)
 
 
 def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
@@ -126,8 +133,13 @@ def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
         precision=run.matmul_precision,
         seed=run.seed,
     )
-    make = _rq_dino if kind == RQ_DINO else _backbone
-    return _kept(run.cache_dir, "image", key, lambda: make(images, settings, train.item_num, key))
+    kind_of_features = _rq_dino if kind == RQ_DINO else _backbone
+    inputs = cache.fingerprint(images=images.digests, items=images.items)
+
+    def make() -> Features:
+        return kind_of_features(images, settings, train.item_num, key)
+
+    return _kept(run.cache_dir, "image", key, make, train.item_num, inputs)
 
 
 def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
@@ -180,11 +192,13 @@ def _backbone(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: 
 _STAGES = {"collaborative": _collaborative_stage, "text": _text_stage, "image": _image_stage}
 
 
-def _kept(folder: str, name: str, key: str, make: Callable[[], Features]) -> Stage:
+def _kept(
+    folder: str, name: str, key: str, make: Callable[[], Features], n_items: int, inputs: str = ""
+) -> Stage:
     """A stage whose features are cached: they are made once per fingerprint."""
 
     def features() -> Features:
-        stored = cache.load(folder, name, key)
+        stored = cache.load(folder, name, key, schema.features(n_items))
         if stored is not None:
             return Features(**stored)
         made = make()
@@ -192,7 +206,7 @@ def _kept(folder: str, name: str, key: str, make: Callable[[], Features]) -> Sta
         cache.save(folder, name, key, tensors)
         return made
 
-    return Stage(key, features)
+    return Stage(key, features, inputs)
 
 
 def _weights(name: str) -> dict[str, list[int]]:

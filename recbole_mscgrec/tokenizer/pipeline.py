@@ -14,13 +14,11 @@ from typing import Any
 import torch
 
 from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
-from recbole_mscgrec.features.fusion import comparable, side_by_side
-from recbole_mscgrec.semantic_ids import code_table
-from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
-from recbole_mscgrec.semantic_ids.collisions import add_collision_level, redistribute
-from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
-from recbole_mscgrec.storage import cache, files
+from recbole_mscgrec.features.fusion import comparable
+from recbole_mscgrec.semantic_ids.code_table import FUSED, CodeTable
+from recbole_mscgrec.storage import cache, files, schema
 from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.tokenizer.item_codes import assemble, fused, quantize
 from recbole_mscgrec.tokenizer.modalities import (
     Absent,
     Features,
@@ -29,7 +27,6 @@ from recbole_mscgrec.tokenizer.modalities import (
 )
 
 Tensor = torch.Tensor
-_NEIGHBOURS = 5  # number of items whose mean replaces a missing collaborative vector
 
 
 @dataclass
@@ -41,6 +38,7 @@ class Tokenization:
     seconds: dict[str, float]
     items: str  # fingerprint of the item tokens in the order of their ids
     vectors: dict[str, Tensor]  # modality -> half (N, D_m), with history_vectors
+    inputs: dict[str, str]  # modality -> fingerprint of its texts, images or given features
 
     def to_plain(self) -> dict[str, Any]:
         """The plain values for a checkpoint, which `from_checkpoint` reads."""
@@ -49,6 +47,7 @@ class Tokenization:
             "health": self.health,
             "items": self.items,
             "vectors": self.vectors,
+            "inputs": self.inputs,
         }
 
 
@@ -64,7 +63,7 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     stages, features = _make_features(settings, train, seconds)
     vectors, target = _comparable_vectors(features, codes), codes.target_modality
     if target == FUSED:
-        features[FUSED] = _fused(vectors, features)
+        features[FUSED] = fused(vectors, features)
     key = cache.fingerprint(
         features={name: stage.key for name, stage in stages.items()},
         sizes=codes.level_sizes,
@@ -74,14 +73,13 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
         seed=settings.run.seed,
     )
     with timed(seconds, "codes"):
-        stored = cache.load(cache_dir, "codes", key)
-        if stored is None:
-            stored = _quantize(features, settings, train)
-            cache.save(cache_dir, "codes", key, stored)
-        table, report = _assemble(stored, codes)
+        table, report = _stored_codes(key, settings, list(features), train.item_num) or _made_codes(
+            key, settings, features, train
+        )
         kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
     _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
-    return Tokenization(table, report, seconds, _items(train), kept)
+    inputs = {name: stage.inputs for name, stage in stages.items() if stage.inputs}
+    return Tokenization(table, report, seconds, _items(train), kept, inputs)
 
 
 @contextmanager
@@ -92,23 +90,33 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def from_checkpoint(state: dict[str, Any], train: Any) -> Tokenization:
-    """The codes that a saved model was trained with.
+def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenization:
+    """The codes that the saved model in `file`, whose content is `state`, was trained with.
 
     Raises:
-        UserError: the checkpoint holds no codes, or codes of other items.
+        UserError: the checkpoint holds no codes, damaged codes, or codes of other items.
     """
-    plain = state.get("other_parameter", {}).get("code_state")
+    plain = (state.get("other_parameter") or {}).get("code_state")
     if not plain:
-        raise UserError("The checkpoint holds no item codes: it is not a checkpoint of MSCGRec.")
+        raise UserError(f"{file} holds no item codes: it is not a checkpoint of MSCGRec.")
+    schema.check(plain, schema.CODES, file, "a checkpoint with item codes")
     if plain["items"] != _items(train):
         raise UserError(
-            f"The checkpoint was trained on other items than the {train.item_num - 1} of this data "
+            f"{file} was trained on other items than the {train.item_num - 1} of this data "
             "set: use the same data set, load_col and filters as in training."
         )
-    table = CodeTable.from_plain(plain["table"])
-    vectors = {name: v.cpu() for name, v in plain.get("vectors", {}).items()}
-    return Tokenization(table, plain["health"], {}, plain["items"], vectors)
+    try:
+        table = CodeTable.from_plain(plain["table"])
+    except UserError as error:
+        raise UserError(f"{file} is not used, because of its item codes: {error}") from error
+    vectors = {name: v.cpu() for name, v in (plain.get("vectors") or {}).items()}
+    if table.n_items != train.item_num or any(len(v) != train.item_num for v in vectors.values()):
+        raise UserError(
+            f"{file} is damaged: it holds codes or vectors of {table.n_items - 1} items, not of "
+            f"{train.item_num - 1}."
+        )
+    inputs = plain.get("inputs") or {}
+    return Tokenization(table, plain["health"], {}, plain["items"], vectors, inputs)
 
 
 def _make_features(
@@ -165,120 +173,28 @@ def _items(train: Any) -> str:
 # --- codes ----------------------------------------------------------------------------------------
 
 
-def _fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
-    """The concatenated vectors of all modalities, for the items that have any."""
-    if not vectors:
-        raise UserError(
-            "target_modality fused needs vectors, but codes_file has only codes: choose one of "
-            f"{list(features)}."
-        )
-    present = torch.stack([features[name].present for name in vectors]).any(dim=0)
-    return Features(side_by_side(vectors), present)
+def _stored_codes(
+    key: str, settings: MSCGRecSettings, modalities: list[str], n_items: int
+) -> tuple[CodeTable, dict[str, Any]] | None:
+    """The cached code table and its report; None if there is none that can be used."""
+    folder = settings.run.cache_dir
+    stored = cache.load(folder, "codes", key, schema.codes(modalities, n_items))
+    if stored is None:
+        return None
+    try:
+        return assemble(stored, settings.codes)
+    except UserError as error:
+        files.set_aside(cache.path(folder, "codes", key), str(error))
+        return None
 
 
-def _quantize(
-    features: dict[str, Features], settings: MSCGRecSettings, train: Any
-) -> dict[str, Tensor]:
-    """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
-    those of the target are completed and made unique."""
-    codes, stored = settings.codes, dict[str, Tensor]()
-    for name, feature in features.items():
-        quantizer = None
-        if feature.codes is not None and feature.sizes is not None:
-            sizes = feature.sizes
-            table = feature.codes.clone()  # the target is completed in place
-        else:
-            rows, sizes = feature.present.nonzero().flatten(), torch.tensor(codes.level_sizes)
-            iterations = codes.quantizer_iterations
-            quantizer = ResidualQuantizer(sizes.tolist(), iterations, settings.run.seed)
-            table = torch.full((train.item_num, len(sizes)), MISSING)
-            table[rows] = quantizer.fit(feature.vectors[rows])
-        stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
-        if name == codes.target_modality:
-            stored["filled"] = _complete_target(table, sizes, quantizer, features, name)
-            unique = _unique(table, quantizer, feature, codes, train)
-            stored[f"codes.{name}"] = unique
-    return stored
-
-
-def _unique(
-    table: Tensor,
-    quantizer: ResidualQuantizer | None,
-    feature: Features,
-    settings: CodeSettings,
-    train: Any,
-) -> Tensor:
-    """Unique target codes (N, L or L + 1) from those in `table` (N, L)."""
-    codes = table[1:]
-    if settings.collision == "redistribute":
-        if quantizer is None:
-            raise UserError(
-                f"collision=redistribute needs the codebooks of {settings.target_modality}, whose "
-                "codes were made elsewhere or by RQ-DINO: use collision=extra_level."
-            )
-        vectors = feature.vectors[1:].clone()
-        lacking = ~feature.present[1:]
-        vectors[lacking] = quantizer.decode(codes[lacking])
-        unique = redistribute(codes, vectors, quantizer.codebooks)
-    else:  # among items that share a code, the most frequent one in training gets 0
-        count = train.item_counter  # read once: every access counts all rows again
-        rank = torch.tensor([-count[i] for i in range(1, train.item_num)])
-        unique = add_collision_level(codes, rank)
-    return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
-
-
-def _complete_target(
-    table: Tensor,
-    sizes: Tensor,
-    quantizer: ResidualQuantizer | None,
-    features: dict[str, Features],
-    target: str,
-) -> Tensor:
-    """Give every item a target code, in place: from its neighbours in another modality, or else a
-    free leaf. Returns the numbers of items for both cases.
-
-    The code is that of the mean vector of the neighbours or, if the codes were not made by our
-    quantizer, that of the nearest item.
-    """
-    own, has_code = features[target], table[:, 0] != MISSING
-    left = lacking = (~has_code[1:]).nonzero().flatten() + 1
-    for name, other in features.items():
-        known = (has_code & other.present).nonzero().flatten()
-        mine = left[other.present[left]]
-        if name == target or len(mine) == 0 or len(known) == 0:
-            continue
-        k = min(_NEIGHBOURS if quantizer else 1, len(known))
-        distance = torch.cdist(other.vectors[mine], other.vectors[known])
-        nearest = known[distance.topk(k, largest=False).indices]  # (n, k)
-        if quantizer:
-            table[mine] = quantizer.encode(own.vectors[nearest].mean(dim=1))
-        else:
-            table[mine] = table[nearest[:, 0]]
-        left = left[~other.present[left]]
-    if len(left):
-        taken = table[1:][table[1:, 0] != MISSING]
-        leaves = code_table.free_leaves(taken, sizes.tolist(), len(left))
-        if len(leaves) == 0:  # no leaf is free: the collision level separates the items
-            leaves = taken
-        table[left] = leaves[torch.arange(len(left)) % len(leaves)]
-    return torch.tensor([len(lacking) - len(left), len(left)])
-
-
-def _assemble(
-    stored: dict[str, Tensor], settings: CodeSettings
+def _made_codes(
+    key: str, settings: MSCGRecSettings, features: dict[str, Features], train: Any
 ) -> tuple[CodeTable, dict[str, Any]]:
-    names = [n for n in (*settings.modalities, FUSED) if f"codes.{n}" in stored]
-    tables = {n: stored[f"codes.{n}"].long() for n in names}
-    sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}
-    n_content_levels = {n: len(sizes[n]) for n in names}
-    target = settings.target_modality
-    if tables[target].size(1) > len(sizes[target]):
-        sizes[target] = [*sizes[target], int(tables[target][:, -1].max()) + 1]
-    table = CodeTable(tables, sizes, target)
-    report = code_table.health(table, n_content_levels)
-    filled = stored["filled"].tolist()
-    report[target]["filled_from_neighbours"], report[target]["filled_free_leaf"] = filled
-    return table, report
+    """The code table and its report, made from the features and cached."""
+    stored = quantize(features, settings, train)
+    cache.save(settings.run.cache_dir, "codes", key, stored)
+    return assemble(stored, settings.codes)
 
 
 def _report(report: dict[str, Any], path: Path) -> None:

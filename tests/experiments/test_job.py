@@ -131,7 +131,7 @@ def test_results_of_other_settings_are_not_taken_for_this_cell(
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": "Pop"}', "3"])
 def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x_1.json").write_text(text)
-    with pytest.raises(ValueError, match="x_1.json is not a result file"):
+    with pytest.raises(ValueError, match="x_1.json is not (a result file|JSON)"):
         read_result(tmp_path / "x_1.json")
 
 
@@ -142,6 +142,10 @@ def test_a_result_without_settings_is_not_of_this_table(
     run_cell(one)
     content = json.loads(one.result_file.read_text())
     del content["settings"]
+    one.result_file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="it differs from the digest that was written with it"):
+        finished(one)
+    del content["digest"]
     one.result_file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="not a result of this table. Choose another --table_dir"):
         finished(one)

@@ -132,7 +132,7 @@ def test_damaged_partial_file_is_named_and_training_starts_anew(
     expected = vectors(rule_folder, "rule")[0]
     (rule_folder / "partial.pth").write_bytes(b"not a checkpoint")
     assert torch.equal(vectors(rule_folder, "rule")[0], expected)
-    assert "starting again" in caplog.text and "partial.pth" in caplog.text
+    assert "the stage starts again" in caplog.text and "partial.pth" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["GRU4Rec", "SASRec"])

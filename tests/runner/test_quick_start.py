@@ -16,7 +16,7 @@ from tiny import best_file, protocol, rule_sequences, settings, write_dataset
 
 import recbole_mscgrec
 from recbole_mscgrec.runner.quick_start import load_data_and_model, run
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage import checkpoint, digest
 
 README = Path(recbole_mscgrec.__file__).resolve().parent.parent / "README.md"
 NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop", "TiledSASRec", "TiledGRU4Rec"}
@@ -27,7 +27,7 @@ NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop", "TiledSASRec", "TiledGRU4Rec"}
 
 def test_result_file_holds_what_run_returns(trained: Trained) -> None:
     stored = json.loads((trained.folder / "result.json").read_text())
-    assert stored == trained.result
+    assert stored == digest.sealed(trained.result)
     expected = "model dataset seed settings best_valid_result test_result seconds peak_memory_mb"
     expected += " peak_memory_mb_after peak_gpu_memory_mb n_parameters versions code_health"
     assert set(stored) >= set(expected.split())
@@ -183,6 +183,7 @@ def test_model_file_of_another_version_is_refused(trained: Trained, tmp_path: Pa
     """The settings are the same, the names of the weights are not."""
     state = torch.load(trained.model_file, weights_only=True)
     weights = state["state_dict"]
+    del state["digest"]
     weights["network.old_name"] = weights.pop("network.start")
     torch.save(state, tmp_path / "old.pth")
     chosen = {**trained.settings, "model_file": str(tmp_path / "old.pth"), "result_file": None}
@@ -206,7 +207,7 @@ def test_saved_model_is_tested_once_more_without_a_modality(
         result["test_result"]
     )
     assert without["ndcg@10"] < result["test_result"]["ndcg@10"]
-    assert json.loads(Path(file).read_text()) == result
+    assert json.loads(Path(file).read_text()) == digest.sealed(result)
     assert "test_without" not in trained.result
 
 

@@ -21,8 +21,8 @@ from tiny import (
 from recbole_mscgrec.config.validation import level_sizes
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.tokenizer import item_codes, pipeline
 from recbole_mscgrec.tokenizer import modalities as stages_module
-from recbole_mscgrec.tokenizer import pipeline
 from recbole_mscgrec.tokenizer.modalities import Features
 from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize
 
@@ -34,7 +34,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module, name in (
         (stages_module, "collaborative_vectors"),
         (stages_module, "text_vectors"),
-        (pipeline, "_quantize"),
+        (pipeline, "quantize"),
     ):
         original = getattr(module, name)
 
@@ -46,7 +46,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-ALL = ["text_vectors", "collaborative_vectors", "_quantize"]
+ALL = ["text_vectors", "collaborative_vectors", "quantize"]
 
 
 def test_target_codes_are_unique_and_complete(rule_folder: Path) -> None:
@@ -105,15 +105,15 @@ def test_second_run_reuses_every_stage_and_says_so(
     ("changes", "again"),
     [
         ({"hidden_size": 32, "learning_rate": 0.01, "epochs": 9}, []),
-        ({"codebook_size": 5}, ["_quantize"]),
-        ({"n_levels": 3}, ["_quantize"]),
-        ({"quantizer_iterations": 3}, ["_quantize"]),
-        ({"target_modality": "text"}, ["_quantize"]),
-        ({"text_tfidf_size": 5}, ["text_vectors", "_quantize"]),
-        ({"collaborative_epochs": 1}, ["collaborative_vectors", "_quantize"]),
-        ({"collaborative_size": 6}, ["collaborative_vectors", "_quantize"]),
-        ({"MAX_ITEM_LIST_LENGTH": 5}, ["collaborative_vectors", "_quantize"]),
-        ({"matmul_precision": "medium"}, ["collaborative_vectors", "_quantize"]),
+        ({"codebook_size": 5}, ["quantize"]),
+        ({"n_levels": 3}, ["quantize"]),
+        ({"quantizer_iterations": 3}, ["quantize"]),
+        ({"target_modality": "text"}, ["quantize"]),
+        ({"text_tfidf_size": 5}, ["text_vectors", "quantize"]),
+        ({"collaborative_epochs": 1}, ["collaborative_vectors", "quantize"]),
+        ({"collaborative_size": 6}, ["collaborative_vectors", "quantize"]),
+        ({"MAX_ITEM_LIST_LENGTH": 5}, ["collaborative_vectors", "quantize"]),
+        ({"matmul_precision": "medium"}, ["collaborative_vectors", "quantize"]),
         ({"seed": 7}, ALL),
     ],
     ids=lambda value: "+".join(value) or "nothing",
@@ -132,13 +132,13 @@ def test_changed_data_remake_what_depends_on_them(rule_folder: Path, stages: lis
     del stages[:]
     write_item(rule_folder / "data", "rule", {**item_texts(), "i3": "another title"})
     tokens_of(rule_folder)
-    assert stages == ["text_vectors", "_quantize"]
+    assert stages == ["text_vectors", "quantize"]
     del stages[:]
     sequences = rule_sequences()
     sequences["u3"][0] = "i29"
     write_dataset(rule_folder / "data", "rule", sequences)
     tokens_of(rule_folder)
-    assert "collaborative_vectors" in stages and "_quantize" in stages
+    assert "collaborative_vectors" in stages and "quantize" in stages
 
 
 def test_changed_encoder_weights_are_noticed(
@@ -214,7 +214,7 @@ def test_neighbours_give_the_code_of_their_mean_vector() -> None:
     table = torch.full((14, 1), MISSING)
     table[present] = quantizer.fit(target[present])
     features = {"a": Features(target, present), "text": Features(text, seen > 0)}
-    counts = pipeline._complete_target(table, torch.tensor([2]), quantizer, features, "a")
+    counts = item_codes._complete_target(table, torch.tensor([2]), quantizer, features, "a")
     assert counts.tolist() == [1, 0]
     assert table[13] == table[12] != table[1]
 
@@ -287,10 +287,10 @@ def test_codes_of_a_checkpoint_fit_only_its_items(rule_folder: Path) -> None:
     config, train = train_split(rule_folder)
     tokens = tokenize(typed(config, train), train)
     state = {"other_parameter": {"code_state": tokens.to_plain()}}
-    again = from_checkpoint(state, train)
+    again = from_checkpoint(state, train, "m.pth")
     assert torch.equal(again.table.target_codes, tokens.table.target_codes)
     write_dataset(rule_folder / "data", "rule", rule_sequences(n_items=29))
-    with pytest.raises(ValueError, match="trained on other items than the 29"):
-        from_checkpoint(state, train_split(rule_folder)[1])
-    with pytest.raises(ValueError, match="holds no item codes: it is not a checkpoint of MSCGRec"):
-        from_checkpoint({}, train)
+    with pytest.raises(ValueError, match="m.pth was trained on other items than the 29"):
+        from_checkpoint(state, train_split(rule_folder)[1], "m.pth")
+    with pytest.raises(ValueError, match="m.pth holds no item codes: it is not a checkpoint"):
+        from_checkpoint({}, train, "m.pth")

@@ -1,0 +1,76 @@
+"""The checkpoint of an interrupted training, checked before anything of it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
+from recbole_mscgrec.storage import checkpoint, digest, matching, schema
+from recbole_mscgrec.storage.errors import UserError
+
+_KEY = "resume"
+_START_AGAIN = "leave --resume out to start again"
+
+
+def read(last: Path, trainer: Any, train_data: Any) -> dict[str, Any]:
+    """The content of `last`, which fits this trainer and its data.
+
+    Raises:
+        UserError: the file is damaged or holds another training; or the train rows, the texts,
+            images or given features, or the codes have changed since.
+    """
+    state = checkpoint.load(last, trainer.device, schema.INTERRUPTED_TRAINING, _KEY)
+    check_same_rows(_KEY, last, state.get("train_rows") or {}, train_rows(train_data._dataset))
+    _check_same_codes(last, state, trainer.model)
+    if wrong := _misfit(state, trainer):
+        raise UserError(f"{_KEY} ({last}) does not fit this training: {wrong}; {_START_AGAIN}.")
+    best = Path(trainer.saved_model_file)
+    if best.is_file():
+        checkpoint.load(best, key=_KEY)
+    elif state["best_valid_result"]:
+        raise UserError(
+            f"{_KEY}: the best model so far, {best}, is missing: restore it beside {last.name}, or "
+            f"{_START_AGAIN}."
+        )
+    return state
+
+
+def _check_same_codes(last: Path, state: dict[str, Any], model: Any) -> None:
+    """Raise UserError if the weights were trained with other item codes, or with codes from other
+    texts, images or given features."""
+    ours = model.other_parameter().get("code_state")
+    if ours is None:
+        return
+    theirs = (state.get("other_parameter") or {}).get("code_state")
+    schema.check(theirs, schema.CODES, last, "a checkpoint with item codes")
+    assert theirs is not None
+    now, before = ours["inputs"], theirs.get("inputs") or {}
+    pairs = {f"the {name} input": (before[name], now.get(name)) for name in before}
+    pairs["the item codes"] = _short(theirs["table"]), _short(ours["table"])
+    for what, (old, new) in pairs.items():
+        if old != new:
+            raise UserError(
+                f"{_KEY} ({last}): {what} had the fingerprint {old} and has {new} now: the data "
+                f"have changed since. Use the data of that training, or {_START_AGAIN}."
+            )
+
+
+def _short(table: dict[str, Any]) -> str:
+    return digest.digest_of(table)[:20]
+
+
+def _misfit(state: dict[str, Any], trainer: Any) -> str:
+    """Why the weights, the optimizer or their moving average do not fit; '' if they do."""
+    model = trainer.config["model"]
+    if state["config"]["model"] != model:
+        return f"it holds {state['config']['model']}, not {model}"
+    wrong = matching.unlike(state["state_dict"], trainer.model.state_dict(), "state_dict")
+    wrong = wrong or matching.unlike_optimizer(state["optimizer"], trainer.optimizer)
+    if wrong or not hasattr(trainer, "training_state"):
+        return wrong
+    given = (state.get("training") or {}).get("average")
+    shapes = [average.shape for average in trainer.average]
+    if given is None or [average.shape for average in given] != shapes:
+        return "its moving average of the weights is missing, or has other sizes"
+    return ""

@@ -1,0 +1,49 @@
+"""Digests of what we write: a file whose content has changed since is not used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+KEY = "digest"  # where a file carries the digest of the rest of its content
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of tensors, numbers, strings, lists and dicts, with their types. The order of a dict
+    does not matter."""
+    digest = hashlib.sha256()
+    _update(digest, value)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)}\0".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        digest.update(f"dict {len(value)}\0".encode())
+        for key in sorted(value, key=repr):
+            _update(digest, key)
+            _update(digest, value[key])
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"list {len(value)}\0".encode())
+        for part in value:
+            _update(digest, part)
+    else:
+        digest.update(f"{type(value).__name__} {value!r}\0".encode(errors="surrogatepass"))
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with the digest of the values that a JSON file of it holds."""
+    return {**content, KEY: digest_of(json.loads(json.dumps(content)))}
+
+
+def changed(content: dict[str, Any]) -> bool:
+    """Whether the content differs from its digest. Files of older versions have none."""
+    if KEY not in content:
+        return False
+    return digest_of({k: v for k, v in content.items() if k != KEY}) != content[KEY]

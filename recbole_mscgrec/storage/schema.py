@@ -1,0 +1,261 @@
+"""What each kind of file that we read must hold, in one place.
+
+A rule is one of
+
+| rule | what fits |
+|---|---|
+| a type, or several | an object of it; a whole number is a float, but a bool is no number |
+| a dict | a dict with these keys; further keys are allowed |
+| Maybe(rule) | the same, or None; in a dict, the key may be absent |
+| Each(rule) | a dict with names as keys and such values |
+| List(rule) | a list of these |
+| Row(rule, ...) | a list of as many values, each with its own rule |
+| Either(rule, ...) | what fits one of them |
+| Numbers(...) | a tensor |
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from recbole_mscgrec.storage.errors import UserError
+
+Rule = Any
+_KINDS = {"f": "floating-point", "i": "whole numbers", "b": "yes or no", "?": "any numbers"}
+
+
+class Maybe(NamedTuple):
+    """A value that may be absent or None."""
+
+    rule: Rule
+
+
+class Each(NamedTuple):
+    """A dict from names to values that all fit the rule."""
+
+    rule: Rule
+
+
+class List(NamedTuple):
+    """A list of values that all fit the rule."""
+
+    rule: Rule
+
+
+class Row:
+    """A list of as many values as rules, each of which fits its own."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+
+
+class Either:
+    """A value that fits one of several rules; the last one is named if none does."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.rules = rules
+
+
+class Numbers(NamedTuple):
+    """A tensor of a kind (f, i, b, or ? for any), without NaN and infinity.
+
+    `shape` gives its sizes, None for any size; None as a whole for any shape.
+    """
+
+    kind: str = "?"
+    shape: tuple[int | None, ...] | None = None
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+_NUMBER = (float, int)
+WEIGHTS = Each(Numbers())
+_SAVED = {
+    "config": {"model": str, "dataset": str, "eval_args": Maybe(dict)},
+    "settings": Maybe({"eval_args": Maybe(dict)}),
+    "chosen": Maybe(dict),
+    "preset": Maybe(dict),
+    "made_by": Maybe(dict),
+    "train_rows": Maybe({"rows": str, "form": str}),
+    "state_dict": WEIGHTS,
+    "other_parameter": Maybe(Each(object)),
+}
+SAVED_MODEL = {**_SAVED, "epoch": Maybe(int)}
+_RANDOM = {
+    "torch": Numbers("i", (None,)),
+    "numpy": list,
+    "python": list,
+    # The state of one generator in older files, later a list.
+    "loader": Maybe(Either(Numbers("i", (None,)), List(Numbers("i", (None,))))),
+    "cuda": Maybe(List(Numbers("i", (None,)))),
+}
+_OPTIMIZER = {"state": dict, "param_groups": List({"params": List(int)})}
+INTERRUPTED_TRAINING = {
+    **_SAVED,
+    "epoch": int,
+    "cur_step": int,
+    "best_valid_score": _NUMBER,
+    "best_valid_result": Maybe(Each(_NUMBER)),
+    "optimizer": _OPTIMIZER,
+    "random": _RANDOM,
+    "seconds": Maybe(Each(_NUMBER)),
+    "training": Maybe({"average": List(Numbers("f"))}),
+}
+INTERRUPTED_COLLABORATIVE = {
+    "model": WEIGHTS,
+    "best": WEIGHTS,
+    "optimizer": _OPTIMIZER,
+    "best_score": _NUMBER,
+    "epoch": int,
+    "waited": int,
+    "random": _RANDOM,
+}
+INTERRUPTED_RQ_DINO = {
+    "student": WEIGHTS,
+    "teacher": WEIGHTS,
+    "targets": WEIGHTS,
+    "optimizer": _OPTIMIZER,
+    "epoch": int,
+    "history": {
+        "log_out_dim": _NUMBER,
+        "seconds": _NUMBER,
+        "epochs": List({"dino_loss": _NUMBER, "perplexity": Maybe(List(_NUMBER))}),
+    },
+}
+CODES = {
+    "table": {
+        "codes": Each(Numbers("i", (None, None))),
+        "sizes": Each(List(int)),
+        "target": str,
+    },
+    "health": Each(
+        {
+            "levels": List({"codebook_size": int, "used": int, "perplexity": _NUMBER}),
+            "n_content_levels": Maybe(int),
+            "alone_share": _NUMBER,
+        }
+    ),
+    "items": str,
+    "vectors": Maybe(Each(Numbers("f", (None, None)))),
+    "inputs": Maybe(Each(str)),
+}
+IMAGE_CHECK = {"files": Each(Row(List(int), str, str))}  # size and time, hash, defect
+RESULT = {
+    "model": str,
+    "dataset": str,
+    "seed": int,
+    "test_result": Each(_NUMBER),
+    "best_valid_result": Maybe(Each(_NUMBER)),
+    "settings": Maybe(Each(object)),
+    "chosen": Maybe(Each(object)),
+    "preset": Maybe(Each(object)),
+    "made_by": Maybe({"version": Maybe(str), "commit": Maybe(str)}),
+    "seconds": Maybe(Each(_NUMBER)),
+    "peak_memory_mb": Maybe(_NUMBER),
+    "peak_memory_mb_after": Maybe(Each(_NUMBER)),
+    "peak_gpu_memory_mb": Maybe(_NUMBER),
+    "n_parameters": Maybe(int),
+    "code_health": Maybe(Each(object)),
+}
+
+
+def features(n_items: int) -> Rule:
+    """The cached features of N items in a modality."""
+    return {
+        "vectors": Numbers("f", (n_items, None)),
+        "present": Numbers("b", (n_items,)),
+        "codes": Maybe(Numbers("i", (n_items, None))),
+        "sizes": Maybe(Numbers("i", (None,))),
+        "quantized": Maybe(Numbers("f", (n_items, None))),
+    }
+
+
+def codes(modalities: list[str], n_items: int) -> Rule:
+    """The cached codes of N items in these modalities."""
+    rule: dict[str, Rule] = {"filled": Numbers("i", (2,))}
+    for name in modalities:
+        rule[f"codes.{name}"] = Numbers("i", (n_items, None))
+        rule[f"sizes.{name}"] = Numbers("i", (None,))
+    return rule
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def fault(value: Any, rule: Rule, place: str = "") -> str:
+    """What is wrong with a value: '' if it fits, else one line that names the place in the file."""
+    if isinstance(rule, Maybe):
+        return "" if value is None else fault(value, rule.rule, place)
+    if isinstance(rule, Either):
+        faults = [fault(value, each, place) for each in rule.rules]
+        return faults[-1] if all(faults) else ""
+    if isinstance(rule, Numbers):
+        return fault_of_numbers(value, rule, place)
+    if isinstance(rule, List):
+        if not isinstance(value, list):
+            return _of_type(place, "a list", value)
+        return _first(fault(v, rule.rule, f"{place}[{n}]") for n, v in enumerate(value))
+    if isinstance(rule, Row):
+        if not isinstance(value, list) or len(value) != len(rule.rules):
+            return _of_type(place, f"a list of {len(rule.rules)} values", value)
+        pairs = zip(value, rule.rules, strict=True)
+        return _first(fault(v, r, f"{place}[{n}]") for n, (v, r) in enumerate(pairs))
+    if isinstance(rule, (Each, dict)):
+        if not isinstance(value, dict):
+            return _of_type(place, "a mapping", value)
+        return _fault_of_dict(value, rule, f"{place}." if place else "")
+    types = rule if isinstance(rule, tuple) else (rule,)
+    fits = isinstance(value, types) and (not isinstance(value, bool) or not _are_numbers(types))
+    return "" if fits else _of_type(place, " or ".join(t.__name__ for t in types), value)
+
+
+def _are_numbers(types: tuple[type, ...]) -> bool:
+    return bool({int, float} & set(types)) and bool not in types
+
+
+def _fault_of_dict(value: dict, rule: Rule, place: str) -> str:
+    if isinstance(rule, Each):
+        strange = [key for key in value if not isinstance(key, str)]
+        if strange:
+            return f"{place or 'its keys'} must be names, not {strange[0]!r:.40}"
+        return _first(fault(v, rule.rule, f"{place}{k:.40}") for k, v in value.items())
+    lacking = [k for k, r in rule.items() if k not in value and not isinstance(r, Maybe)]
+    if lacking:
+        return f"it lacks {', '.join(place + key for key in sorted(lacking))}"
+    return _first(fault(value[k], r, f"{place}{k}") for k, r in rule.items() if k in value)
+
+
+def fault_of_numbers(value: Any, rule: Numbers, place: str) -> str:
+    """See `fault`."""
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return _of_type(place, "a tensor", value)
+    is_float = value.is_floating_point()
+    kind = "f" if is_float else "b" if value.dtype == torch.bool else "i"
+    if value.is_complex() or rule.kind not in ("?", kind):
+        return f"{place} must be a tensor of {_KINDS[rule.kind]}, not {value.dtype}"
+    if rule.shape is not None:
+        same = len(rule.shape) == value.dim() and all(
+            wanted in (None, size) for wanted, size in zip(rule.shape, value.shape, strict=True)
+        )
+        if not same:
+            shape = ", ".join("any" if size is None else str(size) for size in rule.shape)
+            return f"{place} has the shape {tuple(value.shape)}, not ({shape})"
+    if is_float and not bool(torch.isfinite(value).all()):
+        return f"{place} holds NaN or infinity"
+    return ""
+
+
+def _of_type(place: str, wanted: str, value: Any) -> str:
+    return f"{place or 'its content'} must be {wanted}, not {type(value).__name__}"
+
+
+def _first(faults: Any) -> str:
+    return next((text for text in faults if text), "")
+
+
+def check(value: Any, rule: Rule, file: Any, what: str, way_out: str = "") -> None:
+    """Raise UserError, which names the file, if its content is not as the rule says."""
+    if text := fault(value, rule):
+        raise UserError(f"{file} is not {what}: {text}.{way_out and f' {way_out}'}")
