@@ -10,7 +10,8 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, with different starts
-_CHUNK = 1 << 16  # rows per distance block: bounds memory at 64k x K floats
+# Rows per block. On a CPU a block of distances stays in the cache; a GPU needs large blocks.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 12, 1 << 16
 
 
 class ResidualQuantizer:
@@ -95,10 +96,10 @@ def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generato
     A codeword that loses all its items restarts at one of the vectors with the largest error, so
     every codeword is used if there are K distinct vectors.
     """
-    codebook = _plus_plus(vectors, k, generator)
+    codebook, length = _plus_plus(vectors, k, generator), _squared_length(vectors)
     previous: Tensor | None = None
     for _ in range(n_iterations):
-        code, distance = nearest(vectors, codebook)
+        code, distance = nearest(vectors, codebook, length)
         count = torch.bincount(code, minlength=k)
         dead = (count == 0).nonzero().flatten()
         if len(dead):
@@ -118,28 +119,36 @@ def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:
     return torch.where(count > 0, total / count.clamp(min=1), codebook)
 
 
-def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(
+    vectors: Tensor, codebook: Tensor, length: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Index of the nearest codeword (N,), and the squared distance to it (N,).
+
+    `length` is the squared length of the vectors (N,), computed here if it is not given.
 
     Full precision whatever `matmul_precision` is, because rounded products confuse codewords that
     are close.
     """
-    norms = codebook.square().sum(1)
-    codes, distances = [], []
-    for block in vectors.split(_CHUNK):
+    norms, doubled, rows = codebook.square().sum(1), 2 * codebook.T, _block_rows(vectors)
+    code = torch.empty(len(vectors), dtype=torch.long, device=vectors.device)
+    distance = _squared_length(vectors) if length is None else length.clone()
+    # One buffer for all blocks: memory that is allocated anew has to be mapped anew.
+    buffer = vectors.new_empty(min(rows, len(vectors)), len(codebook))
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        squared = buffer[: len(block)]  # (n, K), up to |vector|^2
         with matmul_precision(HIGHEST):
-            squared = norms - 2 * block @ codebook.T  # (n, K), up to |vector|^2
-        value, index = squared.min(dim=1)
-        codes.append(index)
-        distances.append((value + block.square().sum(1)).clamp(min=0))
-    return torch.cat(codes), torch.cat(distances)
+            torch.matmul(block, doubled, out=squared)
+        value, code[start : start + rows] = torch.sub(norms, squared, out=squared).min(dim=1)
+        distance[start : start + rows] += value
+    return code, distance.clamp_(min=0)
 
 
 def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k-means++ start: each next centre drawn in proportion to its squared distance."""
     first = int(torch.randint(len(vectors), (1,), generator=generator))
     centres = [vectors[first]]
-    distance = (vectors - centres[0]).square().sum(1)
+    distance = _squared_distance(vectors, centres[0])
     for _ in range(k - 1):
         total = distance.cumsum(0, dtype=torch.float64)
         if total[-1] > 0:
@@ -148,5 +157,26 @@ def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
         else:  # fewer distinct vectors than codewords
             index = int(torch.randint(len(vectors), (1,), generator=generator))
         centres.append(vectors[index])
-        distance = torch.minimum(distance, (vectors - centres[-1]).square().sum(1))
+        distance = torch.minimum(distance, _squared_distance(vectors, centres[-1]))
     return torch.stack(centres)
+
+
+def _squared_length(vectors: Tensor) -> Tensor:
+    """Squared length (N,) of each vector."""
+    return _squared_distance(vectors, vectors.new_zeros(vectors.shape[1]))
+
+
+def _squared_distance(vectors: Tensor, centre: Tensor) -> Tensor:
+    """Squared distance (N,) of each vector to one centre (D,), block by block as in `nearest`."""
+    rows = _block_rows(vectors)
+    distance = vectors.new_empty(len(vectors))
+    buffer = vectors.new_empty(min(rows, len(vectors)), vectors.shape[1])
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        difference = torch.sub(block, centre, out=buffer[: len(block)])
+        torch.sum(difference.square_(), 1, out=distance[start : start + rows])
+    return distance
+
+
+def _block_rows(vectors: Tensor) -> int:
+    return _BLOCK_CPU if vectors.device.type == "cpu" else _BLOCK_GPU
