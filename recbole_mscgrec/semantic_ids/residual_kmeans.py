@@ -10,8 +10,8 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, with different starts
-# Rows per block. On a CPU a block of distances stays in the cache; a GPU needs large blocks.
-_BLOCK_CPU, _BLOCK_GPU = 1 << 12, 1 << 16
+# Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
 
 
 class ResidualQuantizer:
@@ -99,39 +99,41 @@ def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generato
     codebook, length = _plus_plus(vectors, k, generator), _squared_length(vectors)
     previous: Tensor | None = None
     for _ in range(n_iterations):
-        code, distance = nearest(vectors, codebook, length)
+        total = torch.zeros_like(codebook)
+        code, distance = _assign(vectors, codebook, length, total)
         count = torch.bincount(code, minlength=k)
         dead = (count == 0).nonzero().flatten()
         if len(dead):
             worst = distance.topk(min(len(dead), len(distance))).indices
             code[worst] = dead[: len(worst)]
+            count = torch.bincount(code, minlength=k)
+            total = torch.zeros_like(codebook).index_add_(0, code, vectors)
         elif previous is not None and torch.equal(code, previous):
             break
         previous = code
-        codebook = _means(vectors, code, codebook)
+        # A codeword without vectors is unchanged.
+        used = count.unsqueeze(1)
+        codebook = torch.where(used > 0, total / used.clamp(min=1), codebook)
     return codebook
 
 
-def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:
-    """The mean of each codeword's vectors; a codeword without vectors is unchanged."""
-    count = torch.bincount(code, minlength=len(codebook)).unsqueeze(1)
-    total = torch.zeros_like(codebook).index_add_(0, code, vectors)
-    return torch.where(count > 0, total / count.clamp(min=1), codebook)
-
-
-def nearest(
-    vectors: Tensor, codebook: Tensor, length: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest codeword (N,), and the squared distance to it (N,).
-
-    `length` is the squared length of the vectors (N,), computed here if it is not given.
 
     Full precision whatever `matmul_precision` is, because rounded products confuse codewords that
     are close.
     """
+    return _assign(vectors, codebook, _squared_length(vectors))
+
+
+def _assign(
+    vectors: Tensor, codebook: Tensor, length: Tensor, total: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `nearest`. `length` is the squared length of the vectors (N,). The vectors of each
+    codeword are added to `total` (K, D) while their block is in the cache."""
     norms, doubled, rows = codebook.square().sum(1), 2 * codebook.T, _block_rows(vectors)
     code = torch.empty(len(vectors), dtype=torch.long, device=vectors.device)
-    distance = _squared_length(vectors) if length is None else length.clone()
+    distance = length.clone()
     # One buffer for all blocks: memory that is allocated anew has to be mapped anew.
     buffer = vectors.new_empty(min(rows, len(vectors)), len(codebook))
     for start in range(0, len(vectors), rows):
@@ -139,8 +141,11 @@ def nearest(
         squared = buffer[: len(block)]  # (n, K), up to |vector|^2
         with matmul_precision(HIGHEST):
             torch.matmul(block, doubled, out=squared)
-        value, code[start : start + rows] = torch.sub(norms, squared, out=squared).min(dim=1)
+        value, index = torch.sub(norms, squared, out=squared).min(dim=1)
+        code[start : start + rows] = index
         distance[start : start + rows] += value
+        if total is not None:
+            total.index_add_(0, index, block)
     return code, distance.clamp_(min=0)
 
 
