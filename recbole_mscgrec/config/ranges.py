@@ -96,15 +96,15 @@ class Rule(NamedTuple):
         return bool(self.text) or "list" not in self.types
 
     def _allows_one(self, value: Any) -> bool:
-        types = tuple(kind for name in self.types for kind in _TYPES[name][0])
+        types: Any = tuple(kind for name in self.types for kind in _TYPES[name][0])
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             return False
         if self.choices:
-            return (value.lower() if self.any_case else value) in self.choices
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            return (str(value).lower() if self.any_case else value) in self.choices
+        if not {"int", "float"}.isdisjoint(self.types):
             low = value >= self.least if self.least_allowed else value > self.least
             high = value <= self.most if self.most_allowed else value < self.most
-            return low and high and math.isfinite(value)
+            return bool(low and high and abs(value) < math.inf)
         return True
 
     def __str__(self) -> str:

@@ -8,8 +8,9 @@ from logging import getLogger
 from typing import Any
 
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_model, get_trainer, init_seed, set_color
 
+from recbole_mscgrec.compat.logs import start_logger, tensorboard_in
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import told_to_the_user
@@ -19,8 +20,10 @@ from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metri
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit
 from recbole_mscgrec.runner.lock import alone
+from recbole_mscgrec.runner.places import check_log_dir, check_places
 from recbole_mscgrec.runner.result import peak_memory_mb, result_of
 from recbole_mscgrec.runner.saved_model import begin_at, check_fits, config_of_saved
+from recbole_mscgrec.runner.stops import stopped
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.storage import checkpoint, files
 from recbole_mscgrec.tokenizer.pipeline import timed
@@ -45,7 +48,12 @@ def run(
     config = _config(model, dataset, config_file_list, config_dict)
     user_ranks.check_per_user(config)
     check_test_metrics(config)
-    with alone(config), matmul_precision(config["matmul_precision"]):
+    check_places(config)
+    with (
+        alone(config),
+        matmul_precision(config["matmul_precision"]),
+        tensorboard_in(config["log_dir"]),
+    ):
         return _run(config)
 
 
@@ -87,7 +95,8 @@ def _config(*settings: Any, **more: Any) -> Config:
 
     with told_to_the_user():
         config = with_data(made)
-        init_logger(config)
+        check_log_dir(config)
+        start_logger(config)
         check_data(config)
     return config
 
@@ -98,12 +107,12 @@ def _run(config: Config) -> dict[str, Any]:
     logger.info(config)
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
-    with timed(seconds, "data"), told_to_the_user():
+    with stopped(_nothing_trained), timed(seconds, "data"), told_to_the_user():
         _, train_data, valid_data, test_data = _data(config)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
-    with told_to_the_user():
+    with stopped(lambda: _stages_kept(config)), told_to_the_user():
         network = _network(config, train_data)
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
@@ -119,14 +128,20 @@ def _run(config: Config) -> dict[str, Any]:
         trainer.saved_model_file = str(run_id.path_of(config))
         best_valid = fit(trainer, train_data, valid_data, config, seconds)
         memory["train"] = peak_memory_mb()
-    with timed(seconds, "test"), for_testing(trainer, train_data) as evaluator:
+    best_file = trainer.saved_model_file
+    with (
+        stopped(lambda: _model_kept(config, best_file)),
+        timed(seconds, "test"),
+        for_testing(trainer, train_data) as evaluator,
+    ):
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     memory["test"] = peak_memory_mb()
     _save_ranks(evaluator, test_data, config)
 
     result = result_of(config, trainer, best_valid, test, seconds, memory)
     result.update(getattr(trainer, "remarks", dict)())
-    without = _test_without(trainer, test_data, config)
+    with stopped(lambda: _model_kept(config, best_file)):
+        without = _test_without(trainer, test_data, config)
     result.update(without)
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
     for name, metrics in without.get("test_without", {}).items():
@@ -135,6 +150,29 @@ def _run(config: Config) -> dict[str, Any]:
     if config["result_file"]:
         files.write_json(config["result_file"], result)
     return result
+
+
+def _nothing_trained() -> str:
+    return "Stopped while the data were read. Repeat the command to start again."
+
+
+def _stages_kept(config: Config) -> str:
+    if "cache_dir" not in config:
+        return "Stopped before the training began. Repeat the command to start again."
+    return (
+        "Stopped before the training of the sequence model began. Finished stages (text, images, "
+        "SASRec, codes), and the finished epochs of a stage that is trained, are kept in "
+        f"{config['cache_dir']}. Repeat the command to go on from there."
+    )
+
+
+def _model_kept(config: Config, best_file: str) -> str:
+    if config["model_file"]:
+        return f"Stopped during the test of {best_file}. Repeat the command to test it again."
+    return (
+        f"Stopped during the test. The trained model is kept in {best_file}. Repeat the command "
+        f"with --resume=True, or with --model_file={best_file}, to test it."
+    )
 
 
 def _data(config: Config) -> tuple[Any, Any, Any, Any]:

@@ -159,7 +159,7 @@ def encoder_settings(
     cpu = torch.device("cpu")
     return (
         TextSettings(str(folder), 8, batch_size, max_length, None, False),
-        RunSettings(0, True, cpu, False, "highest", "cache", "saved", None, None),
+        RunSettings(0, True, cpu, False, "highest", "cache", "saved", ".", None, None),
     )
 
 
