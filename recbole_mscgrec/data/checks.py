@@ -6,9 +6,11 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import psutil
 from recbole.utils import ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.data.tiled_rows import TiledDataset
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -44,6 +46,28 @@ def check_data(config: Any) -> None:
         raise UserError(
             f"load_col reads {loaded} of {inter} but not {time!r} (TIME_FIELD), "
             "which orders the sequences: add it to load_col."
+        )
+
+
+def check_memory(config: Any, data: Any) -> None:
+    """Check that the histories of the data set fit into memory: at least one row per user with
+    tiled rows, one per target otherwise, each with MAX_ITEM_LIST_LENGTH item ids.
+
+    Raises:
+        UserError: they need more memory than is available.
+    """
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return
+    prefixes = "train_rows" in config and config["train_rows"] == "prefix"
+    tiled = isinstance(data, TiledDataset) and not prefixes
+    n_rows = data.user_num - 1 if tiled else data.inter_num - data.user_num + 1
+    length = config["MAX_ITEM_LIST_LENGTH"]
+    needed, free = 8 * n_rows * length, psutil.virtual_memory().available  # int64
+    if needed > free:
+        raise UserError(
+            f"MAX_ITEM_LIST_LENGTH ({length}): {n_rows:,} histories of this length need "
+            f"{needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are available: "
+            "lower it."
         )
 
 

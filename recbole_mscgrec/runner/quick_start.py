@@ -14,7 +14,7 @@ from recbole_mscgrec.compat.logs import start_logger, tensorboard_in
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import told_to_the_user
-from recbole_mscgrec.data.checks import check_data
+from recbole_mscgrec.data.checks import check_data, check_memory
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
@@ -179,6 +179,7 @@ def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
     data = create_dataset(config)
     getLogger().info(data)
+    check_memory(config, data)
     return data, *data_preparation(config, data)  # which also applies `exclude_seen`
 
 

@@ -13,6 +13,7 @@ from tiny import protocol, rule_sequences, write_dataset, write_inter
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.storage.errors import UserError
 
 
 def check(folder: Path, dataset: str = "d", **changes: object) -> None:
@@ -118,3 +119,10 @@ def test_three_interactions_each_are_a_train_and_a_test_target(tmp_path: Path) -
     assert targets == [f"i{int(u[1:]) + 2}" for u in users]
     learned = [token[i] for i in train.inter_feat["item_id_target_list"][:, 0].tolist()]
     assert sorted(learned) == sorted(f"i{u + 1}" for u in range(20))
+
+
+@pytest.mark.parametrize(("model", "rows"), [("MSCGRec", "40 histories"), ("SASRec", "histories")])
+def test_memory_is_estimated_before_it_is_taken(rule_folder: Path, model: str, rows: str) -> None:
+    chosen = protocol(rule_folder, MAX_ITEM_LIST_LENGTH=10**10)
+    with pytest.raises(UserError, match=rf"MAX_ITEM_LIST_LENGTH \(10000000000\): .*{rows}.*GiB"):
+        run(model, "rule", config_dict=chosen)
