@@ -13,16 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recbole_mscgrec.experiments import grid
-from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
+# The modules that import RecBole and torch are imported inside the functions: that takes seconds,
+# in which Ctrl-C must end the program like at any other time.
 _SETTING = re.compile(r"--\w+=")
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
+_NO_MEMORY = (
+    "There is not enough memory for these settings: lower the sizes of the model, "
+    "MAX_ITEM_LIST_LENGTH, train_batch_size or eval_batch_size. --debug shows where."
+)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Split the command line into model, dataset, config files and `--key=value` settings."""
+    from recbole_mscgrec.experiments import grid
+
     parser = argparse.ArgumentParser(
         description="Run MSCGRec or any RecBole model; every setting is --key=value.",
         allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
@@ -75,6 +81,13 @@ def ended_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory could not be allocated; torch and numpy raise several types."""
+    text = str(error).lower()
+    known = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
+    return isinstance(error, MemoryError) or any(words in text for words in known)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of run_recbole_mscgrec.py.
 
@@ -82,27 +95,35 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0; 1 after an error, or if a row of a table lacks a result; 130 after
         Ctrl-C.
     """
-    known, settings = parse(sys.argv[1:] if argv is None else argv)
+    given, debug = sys.argv[1:] if argv is None else argv, False
     # Warnings caused by RecBole's own code; users cannot act on them.
     warnings.filterwarnings("ignore", module=r"recbole\.")
     # RecBole's Config reads sys.argv itself; here it gets the settings as config_dict instead.
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
         with ended_like_ctrl_c():
+            known, settings = parse(given)
+            debug = known.debug
+            from recbole_mscgrec.experiments import grid
+            from recbole_mscgrec.runner.quick_start import run
+
             if grid.asked_for(known):
                 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
                 table = grid.run(known, dict(settings))
                 return 1 if grid.any_failed(table) else 0
             run(known.model, known.dataset, known.config_files, dict(settings))
     except UserError as error:
-        if known.debug:
+        if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print(stop or "Stopped.", file=sys.stderr)
+        print(str(stop) or "Stopped.", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if _out_of_memory(error) and not debug:
+            print(f"error: {_NO_MEMORY} ({str(error)[:200]})", file=sys.stderr)
+            return 1
         print(_BUG, file=sys.stderr)
         traceback.print_exc()
         return 1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import arguments, interrupt, protocol, settings
 
+import recbole_mscgrec
 from recbole_mscgrec.cli import ended_like_ctrl_c, main, parse
 from recbole_mscgrec.plugin.mscgrec import MSCGRec
 from recbole_mscgrec.runner.quick_start import run
@@ -71,13 +74,12 @@ def test_command_line_equals_run(rule_folder: Path) -> None:
     [
         ({"beam_size": 5}, "beam_size (5) must be at least max(topk) (10)"),
         ({"beem_size": 5}, "beem_size is not a setting"),
-        ({"hidden_size": "x"}, "hidden_size must be"),
+        ({"hidden_size": "x"}, "hidden_size ('x') must be a whole number"),
         ({"codebook_size": 99}, "codebook_size (99)"),
         ({"text_columns": "['nope']"}, "['nope']"),
         ({"data_path": "elsewhere"}, "elsewhere"),
         ({"modalities": "['smell']"}, "smell"),
         ({"n_heads": 3}, "n_heads (3)"),
-        ({"resume": True}, "resume"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -105,6 +107,32 @@ def test_interruption_ends_with_status_130_and_how_to_go_on(
     argv = ["--model=MSCGRec", "--dataset=rule", *arguments(settings(rule_folder, epochs=4))]
     assert main(argv) == 130
     assert "--resume=True" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_import_is_no_traceback(tmp_path: Path) -> None:
+    """torch is the slowest import: here it presses Ctrl-C itself."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(recbole_mscgrec.__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, "-m", "recbole_mscgrec", "--dataset=rule"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (130, "Stopped.\n")
+
+
+def test_too_little_memory_is_one_line(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def calculate_loss(self: MSCGRec, interaction: object) -> None:
+        np.empty(1 << 50)
+
+    monkeypatch.setattr(MSCGRec, "calculate_loss", calculate_loss)
+    assert main(["--dataset=rule", *arguments(settings(rule_folder))]) == 1
+    error = capsys.readouterr().err
+    assert "error: There is not enough memory" in error and "Traceback" not in error
 
 
 def test_the_signal_of_batch_systems_is_taken_for_ctrl_c() -> None:

@@ -53,7 +53,7 @@ def _make_our_config_of(models: frozenset[str]) -> None:
         asked = cls is _STOCK and (model or config_file_list or config_dict)
         ours = asked and _named(model, config_file_list, config_dict) in models
         if ours:  # imported here, as our Config's module may be what imports RecBole now
-            from recbole_mscgrec.config.recbole_config import RecBoleConfig
+            from recbole_mscgrec.compat.recbole_config import RecBoleConfig
 
             return object.__new__(RecBoleConfig)
         return object.__new__(cls)

@@ -8,6 +8,7 @@ command line.
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ import recbole
 import recbole.config
 from recbole.utils import ModelType, argument_list
 
-from recbole_mscgrec.config import data_fields, model_needs, parsing, run_id
+from recbole_mscgrec.config import data_fields, model_needs, parsing, ranges, run_id
 from recbole_mscgrec.config.protocol import (
     check_one_process,
     check_protocol,
@@ -120,6 +121,7 @@ class Config(recbole.config.Config):
                 self._update_internal_config_dict(str(path))
         # RecBole's files for a kind of models name columns of other files than .inter.
         self.internal_config_dict["load_col"] = load_col | self.internal_config_dict["load_col"]
+        self._rules = ranges.rules_of(p for p in (folder / "overall.yaml", ours) if p.is_file())
         of_model = [parsing.read_settings(path) or {} for path in (theirs, ours) if path.is_file()]
         self.training_keys = run_id.training_keys(key for keys in of_model for key in keys)
         self._known |= set(self.internal_config_dict)
@@ -133,6 +135,7 @@ class Config(recbole.config.Config):
         self._check_external_keys(model)
 
     def _set_default_parameters(self) -> None:
+        ranges.check(self.final_config_dict, self._rules)
         self._folder = Path(self.final_config_dict["data_path"]) / self.dataset
         if self.dataset == "ml-100k":  # RecBole reads it from its own folder
             self._folder = _RECBOLE_PROPERTIES.parent / "dataset_example" / self.dataset
@@ -191,7 +194,8 @@ class Config(recbole.config.Config):
             check_not_removed(key)
             if key not in self._known:
                 raise unknown_setting(key, self._known, model)
-            check_type(key, value, self.internal_config_dict.get(key))
+            if key not in self._rules or not self._rules[key].decides():
+                check_type(key, value, self.internal_config_dict.get(key))
 
 
 class Settings(dict):
@@ -219,7 +223,9 @@ def check_model_name(name: str) -> None:
     for family in families:
         module = f"recbole.model.{family}_recommender"
         try:
-            if importlib.util.find_spec(f"{module}.{name.lower()}") is not None:
+            if importlib.util.find_spec(f"{module}.{name.lower()}") is None:
+                continue
+            if hasattr(importlib.import_module(f"{module}.{name.lower()}"), name):
                 return
         except ModuleNotFoundError:  # a family whose own requirements are not installed
             if name in _EXTERNAL:
@@ -230,7 +236,8 @@ def check_model_name(name: str) -> None:
     )
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")} | set(_YAML_OF)
     if name not in known:
-        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+        near = [other for other in sorted(known) if other.lower() == name.lower()]
+        near = near or difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "see RecBole's list of models."
         raise UserError(f"model {name!r} is not known: {hint}")
 

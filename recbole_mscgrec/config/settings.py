@@ -44,6 +44,7 @@ class RunSettings:
     matmul_precision: str
     cache_dir: str
     checkpoint_dir: str
+    log_dir: str
     model_file: str | None  # evaluate it instead of training
     initial_model: str | None  # start training from its weights and codes
 

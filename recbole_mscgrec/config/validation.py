@@ -1,25 +1,14 @@
-"""Checks the values of MSCGRec's settings and their combinations, before anything is read or
-trained."""
+"""Checks the combinations of MSCGRec's settings, before anything is read or trained. The values of
+single settings are checked in ranges.py."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec.network.relative_bias import check_buckets
 from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
-
-CHOICES = {
-    "loss_type": ("CE",),
-    "encoder": ("attention", "gru"),
-    "encoder_attention": ("item_causal", "bidirectional"),
-    "history_tokens": ("item", "code"),
-    "train_rows": ("tiled", "prefix"),
-    "decoder": ("item_aware", "t5"),
-    "collaborative_source": ("SASRec", "GRU4Rec"),
-    "collision": ("extra_level", "redistribute"),
-    "image_tokenizer": ("rq_dino", "features"),
-}
 
 # A value of a key, the value of another key that it needs, and the reason.
 _NEEDS = (
@@ -71,11 +60,6 @@ def check(config: Any, n_items: int) -> None:
             f"codebook_size ({max(sizes)}) must not exceed the number of items ({n_items}): "
             "lower codebook_size."
         )
-    beam_size = config["beam_size"]
-    if beam_size is not None and (isinstance(beam_size, bool) or not isinstance(beam_size, int)):
-        raise UserError(f"beam_size ({beam_size!r}) must be a whole number.")
-    if config["image_workers"] < 0:
-        raise UserError(f"image_workers ({config['image_workers']}) must not be negative.")
 
 
 def level_sizes(n_levels: int, codebook_size: Any) -> tuple[int, ...]:
@@ -101,6 +85,12 @@ def _check_modalities(config: Any) -> None:
             "modality needs a file: --vectors_file=\"{'NAME': 'vectors.npz'}\" or codes_file."
         )
     for key, mapping in files.items():
+        strange = [name for name, file in mapping.items() if not isinstance(file, (str, Path))]
+        if strange:
+            raise UserError(
+                f"{key} ({mapping}) must name a file for {strange[0]}: "
+                f"--{key}=\"{{'{strange[0]}': 'vectors.npz'}}\"."
+            )
         stray = sorted(set(mapping) - set(names) - set(OWN_STAGES))
         if stray:
             raise UserError(f"{key} names {stray}, which is not in modalities ({names}): add it.")
@@ -110,16 +100,6 @@ def _check_modalities(config: Any) -> None:
 
 
 def _check_switches(config: Any) -> None:
-    for key, choices in CHOICES.items():
-        if config[key] not in choices:
-            raise UserError(f"{key} ({config[key]!r}) must be one of {', '.join(choices)}.")
     for key, value, other, needed, reason in _NEEDS:
         if config[key] == value and config[other] != needed:
             raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
-    for key in ("modality_mask_prob", "neighbour_prob", "ema_decay"):
-        value = config[key]
-        if not (isinstance(value, (int, float)) and 0 <= value < 1):
-            raise UserError(f"{key} ({value!r}) must be at least 0 and below 1.")
-    weight = config["rescore_weight"]
-    if not (isinstance(weight, (int, float)) and 0 <= weight <= 1):
-        raise UserError(f"rescore_weight ({weight!r}) must be from 0 to 1.")

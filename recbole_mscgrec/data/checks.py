@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import psutil
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
 from recbole_mscgrec.config.protocol import LABELED
+from recbole_mscgrec.config.ranges import check_interval
 from recbole_mscgrec.data import saved_data
 from recbole_mscgrec.data.parts import list_field
+from recbole_mscgrec.data.tiled_rows import TiledDataset
 from recbole_mscgrec.storage.errors import UserError
-
-_INTERVAL = re.compile(r"[\[(]([^,]+),([^,]+)[\])]")
 
 
 def check_data(config: Any) -> None:
@@ -27,7 +27,6 @@ def check_data(config: Any) -> None:
     """
     saved_data.check(config)
     _check_split(config)
-    _check_intervals(config)
     for suffix in config["unload_col"] or {}:
         if (config["load_col"] or {}).get(suffix, "*") != "*":
             raise UserError(
@@ -123,31 +122,11 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
                 )
     for field, chosen in (config["val_interval"] or {}).items():
         if types[field].startswith("float"):
-            _check_interval(f"val_interval of {field}", chosen)
+            check_interval(f"val_interval of {field}", chosen)
         elif not isinstance(chosen, (list, tuple)):
             raise UserError(
                 f"val_interval of {field} ({chosen!r}): the column is of type {types[field]}, and "
                 "its values are given as a list, such as ['a', 'b']."
-            )
-
-
-def _check_intervals(config: Any) -> None:
-    for key in ("user_inter_num_interval", "item_inter_num_interval"):
-        if config[key] is not None:
-            _check_interval(key, config[key])
-
-
-def _check_interval(name: str, chosen: Any) -> None:
-    for part in str(chosen).split(";"):
-        match = _INTERVAL.fullmatch(part.strip())
-        try:
-            low, high = (float(end) for end in match.groups()) if match else (1.0, 0.0)
-        except ValueError:
-            low, high = 1.0, 0.0
-        if not low <= high:
-            raise UserError(
-                f"{name} ({chosen}) must be an interval such as [5,inf) or (0,1], or several with "
-                "';' between them: [0,1];[3,4)."
             )
 
 
@@ -157,6 +136,28 @@ def _check_split(config: Any) -> None:
         raise UserError(
             "eval_args with LS: valid_only leaves no interaction to test, and a run ends with a "
             "test: use valid_and_test, or test_only."
+        )
+
+
+def check_memory(config: Any, data: Any) -> None:
+    """Check that the histories of the data set fit into memory: at least one row per user with
+    tiled rows, one per target otherwise, each with MAX_ITEM_LIST_LENGTH item ids.
+
+    Raises:
+        UserError: they need more memory than is available.
+    """
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return
+    prefixes = "train_rows" in config and config["train_rows"] == "prefix"
+    tiled = isinstance(data, TiledDataset) and not prefixes
+    n_rows = data.user_num - 1 if tiled else data.inter_num - data.user_num + 1
+    length = config["MAX_ITEM_LIST_LENGTH"]
+    needed, free = 8 * n_rows * length, psutil.virtual_memory().available  # int64
+    if needed > free:
+        raise UserError(
+            f"MAX_ITEM_LIST_LENGTH ({length}): {n_rows:,} histories of this length need "
+            f"{needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are available: "
+            "lower it."
         )
 
 

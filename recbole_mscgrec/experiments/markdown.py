@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -141,4 +142,6 @@ def _lines(head: list[str], lines: Iterable[list[str]]) -> str:
 
 
 def _one_line(cell: str) -> str:
-    return " ".join(cell.replace("|", "\\|").split())
+    """A cell as plain text: row names and errors must not become markup."""
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(cell.split()))
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))

@@ -3,6 +3,11 @@ encoder."""
 
 from __future__ import annotations
 
+import difflib
+import os
+import socket
+import urllib.parse
+import urllib.request
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +26,13 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 TFIDF = "tfidf"
+_KNOWN_ENCODERS = (
+    "sentence-transformers/all-MiniLM-L6-v2 sentence-transformers/all-mpnet-base-v2"
+    " sentence-transformers/sentence-t5-base intfloat/e5-small-v2 intfloat/e5-base-v2"
+    " BAAI/bge-small-en-v1.5 BAAI/bge-base-en-v1.5 bert-base-uncased distilbert-base-uncased"
+    " roberta-base tfidf"
+).split()
+_SECONDS_TO_CONNECT = 3
 
 
 class ItemFile(NamedTuple):
@@ -174,17 +186,36 @@ def encoder_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> T
     return torch.nn.functional.normalize(torch.cat(vectors), dim=-1)
 
 
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached: directly within some seconds, or through a proxy."""
+    address = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if urllib.request.getproxies():
+        return True
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), _SECONDS_TO_CONNECT).close()
+    except OSError:
+        return False
+    return True
+
+
 def _load_encoder(name: str) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
+    # The hub is asked several times with pauses, which takes minutes without a network.
+    local = Path(name).is_dir() or not _hub_answers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
         if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have no padding token
             tokenizer.pad_token = tokenizer.eos_token
-        model = AutoModel.from_pretrained(name)
+        model = AutoModel.from_pretrained(name, local_files_only=local)
     except Exception as error:  # hub, network and format errors have many types
+        near = difflib.get_close_matches(name, _KNOWN_ENCODERS, n=3, cutoff=0.3)
         raise UserError(
-            f"text_encoder {name!r} cannot be loaded ({type(error).__name__}: {str(error)[:200]}). "
-            "Use --text_encoder=tfidf, which needs no download, or the folder of a model on disk."
+            f"text_encoder {name!r} cannot be loaded"
+            f"{', and the hub cannot be reached' if local and not Path(name).is_dir() else ''} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Use "
+            "--text_encoder=tfidf, which needs no download, the folder of a model on disk, or a "
+            f"model of the hub such as {', '.join(near or _KNOWN_ENCODERS[:2])}."
         ) from error
     return tokenizer, getattr(model, "encoder", model) if model.config.is_encoder_decoder else model

@@ -3,6 +3,7 @@ linear map that is trained instead if the backbone is frozen."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,12 @@ def _explain(settings: RQDinoSettings, error: Exception) -> str:
     if settings.backbone not in timm.list_models():
         name = settings.backbone.partition(".")[0]
         if name not in timm.list_models():
-            near = timm.list_models(f"*{name[:5]}*")[:5]
-            return f"image_backbone {settings.backbone!r} is not a model of timm; some are {near}."
+            near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.3)
+            near = near or ["vit_tiny_patch16_224", "resnet18"]
+            return (
+                f"image_backbone {settings.backbone!r} is not a model of timm; the nearest names "
+                f"are {', '.join(near)}."
+            )
     if settings.weights == HUB:
         return (
             f"image_weights=hub: the pretrained {settings.backbone} is not available {reason}. The "

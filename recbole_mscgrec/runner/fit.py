@@ -23,7 +23,7 @@ def fit(
     trainer: Any, train_data: Any, valid_data: Any, config: Config, seconds: dict[str, float]
 ) -> dict[str, float] | None:
     """Train. With `resume`, continue an interrupted run of these settings after its last finished
-    epoch.
+    epoch, or start with the first epoch if none was finished.
 
     Adds the seconds of training to `seconds`, including those of the interrupted run.
 
@@ -31,14 +31,18 @@ def fit(
         The metrics of the best validation.
 
     Raises:
-        UserError: with `resume`, no such run was interrupted.
         UserError: the training loss is not a number.
         KeyboardInterrupt: with a message that says how to resume.
     """
     began, before = time.perf_counter(), dict(seconds)
     last, best = run_id.last_of(config), trainer.saved_model_file
     trainer.train_rows = train_rows(train_data._dataset)
-    if config["resume"]:
+    if config["resume"] and not last.is_file():
+        trainer.logger.warning(
+            f"resume: no epoch of a training with exactly these settings was finished here ({last} "
+            "does not exist), so it starts with the first epoch."
+        )
+    elif config["resume"]:
         before.update(_resume(trainer, train_data, last, config, before))
         seconds.update(before)
         if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
@@ -123,11 +127,6 @@ def _resume(
     trainer: Any, train_data: Any, last: Path, config: Config, seconds: dict[str, float]
 ) -> dict[str, float]:
     """Restore the trainer from `last`. Returns the seconds of each stage, summed over both runs."""
-    if not last.is_file():
-        raise UserError(
-            f"resume: {last} does not exist, so no training with exactly these settings was "
-            "interrupted here: repeat its settings, or leave --resume out to start again."
-        )
     state = interrupted.read(last, trainer, train_data)
     best_file = trainer.saved_model_file
     trainer.resume_checkpoint(last)
@@ -142,7 +141,10 @@ def _resume(
 
 def _how_to_go_on(last: Path, best: str) -> str:
     if not last.is_file():
-        return "Training stopped before its first epoch was finished."
+        return (
+            "Training stopped before its first epoch was finished. Finished stages are kept: "
+            "repeat the command to start the training again."
+        )
     return (
         f"Training stopped; its last finished epoch is in {last}. Repeat the command with "
         f"--resume=True to go on, or with --model_file={best} to evaluate the best model so far."

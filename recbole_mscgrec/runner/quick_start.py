@@ -8,19 +8,21 @@ from logging import getLogger
 from typing import Any
 
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_model, get_trainer, init_seed, set_color
 
+from recbole_mscgrec.compat.logs import start_logger, tensorboard_in
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.data.catalogue import cut_lists
-from recbole_mscgrec.data.checks import check_data
+from recbole_mscgrec.data.checks import check_data, check_memory
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit
 from recbole_mscgrec.runner.lock import alone
+from recbole_mscgrec.runner.places import check_log_dir, check_places
 from recbole_mscgrec.runner.result import peak_memory_mb, result_of
 from recbole_mscgrec.runner.saved_model import (
     begin_at,
@@ -28,6 +30,7 @@ from recbole_mscgrec.runner.saved_model import (
     config_of_saved,
     warn_of_other_rows,
 )
+from recbole_mscgrec.runner.stops import stopped
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.storage import checkpoint, digest, files
 from recbole_mscgrec.tokenizer.pipeline import timed
@@ -53,7 +56,12 @@ def run(
         config = _config(model, dataset, config_file_list, config_dict)
         user_ranks.check_per_user(config)
         check_test_metrics(config)
-        with alone(config), matmul_precision(config["matmul_precision"]):
+        check_places(config)
+        with (
+            alone(config),
+            matmul_precision(config["matmul_precision"]),
+            tensorboard_in(config["log_dir"]),
+        ):
             return _run(config)
 
 
@@ -95,7 +103,8 @@ def _config(*settings: Any, **more: Any) -> Config:
 
     with told_to_the_user():
         config = with_data(made)
-        init_logger(config)
+        check_log_dir(config)
+        start_logger(config)
         check_data(config)
     return config
 
@@ -106,12 +115,12 @@ def _run(config: Config) -> dict[str, Any]:
     logger.info(config)
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
-    with timed(seconds, "data"), told_to_the_user():
+    with stopped(_nothing_trained), timed(seconds, "data"), told_to_the_user():
         _, train_data, valid_data, test_data = _data(config)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
-    with told_to_the_user():
+    with stopped(lambda: _stages_kept(config)), told_to_the_user():
         network = _network(config, train_data, check_same_rows)
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
@@ -127,14 +136,20 @@ def _run(config: Config) -> dict[str, Any]:
         trainer.saved_model_file = str(run_id.path_of(config))
         best_valid = fit(trainer, train_data, valid_data, config, seconds)
         memory["train"] = peak_memory_mb()
-    with timed(seconds, "test"), for_testing(trainer, train_data) as evaluator:
+    best_file = trainer.saved_model_file
+    with (
+        stopped(lambda: _model_kept(config, best_file)),
+        timed(seconds, "test"),
+        for_testing(trainer, train_data) as evaluator,
+    ):
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     memory["test"] = peak_memory_mb()
     _save_ranks(evaluator, test_data, config)
 
     result = result_of(config, trainer, best_valid, test, seconds, memory)
     result.update(getattr(trainer, "remarks", dict)())
-    without = _test_without(trainer, test_data, config)
+    with stopped(lambda: _model_kept(config, best_file)):
+        without = _test_without(trainer, test_data, config)
     result.update(without)
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
     for name, metrics in without.get("test_without", {}).items():
@@ -145,11 +160,35 @@ def _run(config: Config) -> dict[str, Any]:
     return result
 
 
+def _nothing_trained() -> str:
+    return "Stopped while the data were read. Repeat the command to start again."
+
+
+def _stages_kept(config: Config) -> str:
+    if "cache_dir" not in config:
+        return "Stopped before the training began. Repeat the command to start again."
+    return (
+        "Stopped before the training of the sequence model began. Finished stages (text, images, "
+        "SASRec, codes), and the finished epochs of a stage that is trained, are kept in "
+        f"{config['cache_dir']}. Repeat the command to go on from there."
+    )
+
+
+def _model_kept(config: Config, best_file: str) -> str:
+    if config["model_file"]:
+        return f"Stopped during the test of {best_file}. Repeat the command to test it again."
+    return (
+        f"Stopped during the test. The trained model is kept in {best_file}. Repeat the command "
+        f"with --resume=True, or with --model_file={best_file}, to test it."
+    )
+
+
 def _data(config: Config) -> tuple[Any, Any, Any, Any]:
     """The data set, and the loaders of its train, valid and test split."""
     data = create_dataset(config)
     getLogger().info(data)
     cut_lists(config, data.item_num - 1, data.user_num - 1)
+    check_memory(config, data)
     return data, *data_preparation(config, data)  # which also applies `exclude_seen`
 
 

@@ -10,7 +10,8 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, with different starts
-_CHUNK = 1 << 16  # rows per distance block: bounds memory at 64k x K floats
+# Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
 
 
 class ResidualQuantizer:
@@ -95,27 +96,25 @@ def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generato
     A codeword that loses all its items restarts at one of the vectors with the largest error, so
     every codeword is used if there are K distinct vectors.
     """
-    codebook = _plus_plus(vectors, k, generator)
+    codebook, length = _plus_plus(vectors, k, generator), _squared_length(vectors)
     previous: Tensor | None = None
     for _ in range(n_iterations):
-        code, distance = nearest(vectors, codebook)
+        total = torch.zeros_like(codebook)
+        code, distance = _assign(vectors, codebook, length, total)
         count = torch.bincount(code, minlength=k)
         dead = (count == 0).nonzero().flatten()
         if len(dead):
             worst = distance.topk(min(len(dead), len(distance))).indices
             code[worst] = dead[: len(worst)]
+            count = torch.bincount(code, minlength=k)
+            total = torch.zeros_like(codebook).index_add_(0, code, vectors)
         elif previous is not None and torch.equal(code, previous):
             break
         previous = code
-        codebook = _means(vectors, code, codebook)
+        # A codeword without vectors is unchanged.
+        used = count.unsqueeze(1)
+        codebook = torch.where(used > 0, total / used.clamp(min=1), codebook)
     return codebook
-
-
-def _means(vectors: Tensor, code: Tensor, codebook: Tensor) -> Tensor:
-    """The mean of each codeword's vectors; a codeword without vectors is unchanged."""
-    count = torch.bincount(code, minlength=len(codebook)).unsqueeze(1)
-    total = torch.zeros_like(codebook).index_add_(0, code, vectors)
-    return torch.where(count > 0, total / count.clamp(min=1), codebook)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,22 +123,37 @@ def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     Full precision whatever `matmul_precision` is, because rounded products confuse codewords that
     are close.
     """
-    norms = codebook.square().sum(1)
-    codes, distances = [], []
-    for block in vectors.split(_CHUNK):
+    return _assign(vectors, codebook, _squared_length(vectors))
+
+
+def _assign(
+    vectors: Tensor, codebook: Tensor, length: Tensor, total: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `nearest`. `length` is the squared length of the vectors (N,). The vectors of each
+    codeword are added to `total` (K, D) while their block is in the cache."""
+    norms, doubled, rows = codebook.square().sum(1), 2 * codebook.T, _block_rows(vectors)
+    code = torch.empty(len(vectors), dtype=torch.long, device=vectors.device)
+    distance = length.clone()
+    # One buffer for all blocks: memory that is allocated anew has to be mapped anew.
+    buffer = vectors.new_empty(min(rows, len(vectors)), len(codebook))
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        squared = buffer[: len(block)]  # (n, K), up to |vector|^2
         with matmul_precision(HIGHEST):
-            squared = norms - 2 * block @ codebook.T  # (n, K), up to |vector|^2
-        value, index = squared.min(dim=1)
-        codes.append(index)
-        distances.append((value + block.square().sum(1)).clamp(min=0))
-    return torch.cat(codes), torch.cat(distances)
+            torch.matmul(block, doubled, out=squared)
+        value, index = torch.sub(norms, squared, out=squared).min(dim=1)
+        code[start : start + rows] = index
+        distance[start : start + rows] += value
+        if total is not None:
+            total.index_add_(0, index, block)
+    return code, distance.clamp_(min=0)
 
 
 def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k-means++ start: each next centre drawn in proportion to its squared distance."""
     first = int(torch.randint(len(vectors), (1,), generator=generator))
     centres = [vectors[first]]
-    distance = (vectors - centres[0]).square().sum(1)
+    distance = _squared_distance(vectors, centres[0])
     for _ in range(k - 1):
         total = distance.cumsum(0, dtype=torch.float64)
         if total[-1] > 0:
@@ -148,5 +162,26 @@ def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
         else:  # fewer distinct vectors than codewords
             index = int(torch.randint(len(vectors), (1,), generator=generator))
         centres.append(vectors[index])
-        distance = torch.minimum(distance, (vectors - centres[-1]).square().sum(1))
+        distance = torch.minimum(distance, _squared_distance(vectors, centres[-1]))
     return torch.stack(centres)
+
+
+def _squared_length(vectors: Tensor) -> Tensor:
+    """Squared length (N,) of each vector."""
+    return _squared_distance(vectors, vectors.new_zeros(vectors.shape[1]))
+
+
+def _squared_distance(vectors: Tensor, centre: Tensor) -> Tensor:
+    """Squared distance (N,) of each vector to one centre (D,), block by block as in `nearest`."""
+    rows = _block_rows(vectors)
+    distance = vectors.new_empty(len(vectors))
+    buffer = vectors.new_empty(min(rows, len(vectors)), vectors.shape[1])
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        difference = torch.sub(block, centre, out=buffer[: len(block)])
+        torch.sum(difference.square_(), 1, out=distance[start : start + rows])
+    return distance
+
+
+def _block_rows(vectors: Tensor) -> int:
+    return _BLOCK_CPU if vectors.device.type == "cpu" else _BLOCK_GPU

@@ -155,7 +155,7 @@ def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: s
         seed=run.seed,
         device=run.device,
         partial=file.with_suffix(".partial.pth"),
-        log_dir=Path("log_tensorboard") / f"RQ-DINO-{settings.files.name}-{key}",
+        log_dir=Path(run.log_dir, "log_tensorboard") / f"RQ-DINO-{settings.files.name}-{key}",
         show_progress=run.show_progress,
         n_workers=n_workers(settings.images),
     )

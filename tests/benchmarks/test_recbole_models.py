@@ -28,21 +28,25 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 BAR = "SASRec GRU4Rec BERT4Rec LightGCN SASRecF FDSA FM DeepFM CKE S3Rec".split()
 # Models with repairs of their own, and such as have several stages.
 REPAIRED = "KSR RaCT KD_DAGFM SASRecCPR NGCF GCMC SpectralCF".split()
+SINCE_1_2_1 = {"AsymKNN", "GRU4RecCPR", "SASRecCPR"}
 
 
 @pytest.mark.parametrize("model", [*BAR, *REPAIRED])
 def test_a_model_runs_for_one_epoch(
     model: str, script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    found = dict(script.models())
+    if model not in found and model in SINCE_1_2_1:
+        pytest.skip("RecBole 1.2.0 does not have it")
     script.write_data(tmp_path / "data")
-    family = dict(script.models())[model]
+    family = found[model]
     assert script.run(model, family, tmp_path / "data", MAX_ITEM_LIST_LENGTH=5) == "runs"
     assert "Logging error" not in capsys.readouterr().err
 
 
 def test_every_model_is_found_once(script: Any) -> None:
     found = dict(script.models())
-    assert len(found) == len(list(script.models())) == 94
+    assert len(found) == len(list(script.models())) == 94 - len(SINCE_1_2_1 - set(found))
     assert set(BAR) | {"NCL", "Pop", "LightGBM", "DIN", "xDeepFM"} < set(found)
     assert (found["FM"], found["S3Rec"], found["XGBoost"]) == (
         "context-aware",
@@ -78,7 +82,8 @@ def test_the_page_in_results_is_that_of_its_file(script: Any, monkeypatch: Any) 
     with (script.RESULTS / "recbole_models.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     outcomes = [script.Outcome(**{**row, "seconds": float(row["seconds"])}) for row in rows]
-    assert {o.model for o in outcomes} == dict(script.models()).keys()
+    found = dict(script.models()).keys()
+    assert {o.model for o in outcomes} == found | SINCE_1_2_1
     assert not [o for o in outcomes if o.outcome.startswith("fails")]
     text = (script.RESULTS / "recbole-models.md").read_text(encoding="utf-8")
     assert text == script.page(outcomes)

@@ -70,7 +70,7 @@ def test_every_way_to_write_a_header(tmp_path: Path, written: str) -> None:
 
 def test_an_encoding_that_does_not_exist_is_named(tmp_path: Path) -> None:
     write(tmp_path, "user_id:token\titem_id:token\tdate:float")
-    with pytest.raises(UserError, match=r"encoding \(utf-99\) is not the name"):
+    with pytest.raises(UserError, match=r"encoding \('utf-99'\) must be one that Python knows"):
         Config("SASRec", "d", config_dict=protocol(tmp_path, encoding="utf-99"))
 
 

@@ -21,11 +21,17 @@ from recbole_mscgrec.runner.quick_start import run
         ({"loss_type": "BPR"}, "loss_type .'BPR'. must be one of CE"),
         ({"decoder": "gpt"}, "decoder .'gpt'. must be one of item_aware, t5"),
         ({"collaborative_source": "NARM"}, "collaborative_source .'NARM'. must be one of SASRec"),
-        ({"modality_mask_prob": 1.0}, "modality_mask_prob .1.0. must be at least 0 and below 1"),
-        ({"modality_mask_prob": None}, "modality_mask_prob .None. must be at least 0 and below 1"),
-        ({"neighbour_prob": -0.1}, "neighbour_prob .-0.1. must be at least 0 and below 1"),
-        ({"ema_decay": 1.0}, "ema_decay .1.0. must be at least 0 and below 1"),
-        ({"rescore_weight": 1.5}, "rescore_weight .1.5. must be from 0 to 1"),
+        (
+            {"modality_mask_prob": 1.0},
+            "modality_mask_prob .1.0. must be a number, at least 0",
+        ),
+        ({"modality_mask_prob": None}, "modality_mask_prob .None. must be a number, at least 0"),
+        (
+            {"neighbour_prob": -0.1},
+            "neighbour_prob .-0.1. must be a number, at least 0",
+        ),
+        ({"ema_decay": 1.0}, "ema_decay .1.0. must be a number, at least 0"),
+        ({"rescore_weight": 1.5}, "rescore_weight .1.5. must be a number, from 0 to 1"),
         (
             {"history_vectors": True, "history_tokens": "code"},
             "history_vectors=True needs history_tokens=item, not code",

@@ -117,10 +117,13 @@ RATED = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
         ({"load_col": None, "unload_col": {"inter": ["item_id"]}}, r"'item_id' \(ITEM_ID_FIELD\)"),
         ({"load_col": None, "unload_col": {"inter": ["timestamp"]}}, r"orders.*unload_col"),
         ({"eval_args": {"split": {"LS": "valid_only"}, "order": "TO"}}, "LS: valid_only leaves no"),
-        ({"user_inter_num_interval": "5"}, r"user_inter_num_interval \(5\) must be an interval"),
-        ({"item_inter_num_interval": "[5,3]"}, r"item_inter_num_interval \(\[5,3\]\) must be"),
-        ({"val_interval": {"rating": "3"}, "load_col": None}, r"val_interval of rating \(3\) must"),
-        ({"val_interval": {"rating": "[a,b]"}, "load_col": None}, r"rating \(\[a,b\]\) must be"),
+        ({"user_inter_num_interval": "5"}, r"user_inter_num_interval \('5'\) must be an interval"),
+        ({"item_inter_num_interval": "[5,3]"}, r"item_inter_num_interval \('\[5,3\]'\) must be"),
+        (
+            {"val_interval": {"rating": "3"}, "load_col": None},
+            r"val_interval of rating \('3'\) must",
+        ),
+        ({"val_interval": {"rating": "[a,b]"}, "load_col": None}, r"rating \('\[a,b\]'\) must be"),
         (
             {"val_interval": {"item_id": "[1,2]"}},
             r"val_interval of item_id .* such as \['a', 'b'\]",
@@ -195,3 +198,10 @@ def test_three_interactions_each_are_a_train_and_a_test_target(tmp_path: Path) -
     assert targets == [f"i{int(u[1:]) + 2}" for u in users]
     learned = [token[i] for i in train.inter_feat["item_id_target_list"][:, 0].tolist()]
     assert sorted(learned) == sorted(f"i{u + 1}" for u in range(20))
+
+
+@pytest.mark.parametrize(("model", "rows"), [("MSCGRec", "40 histories"), ("SASRec", "histories")])
+def test_memory_is_estimated_before_it_is_taken(rule_folder: Path, model: str, rows: str) -> None:
+    chosen = protocol(rule_folder, MAX_ITEM_LIST_LENGTH=10**10)
+    with pytest.raises(UserError, match=rf"MAX_ITEM_LIST_LENGTH \(10000000000\): .*{rows}.*GiB"):
+        run(model, "rule", config_dict=chosen)

@@ -72,3 +72,10 @@ def test_other_list_lengths_are_shown_where_the_usual_ones_were_not_measured() -
     text = markdown(table([short]))
     assert parsed(text, "# rule")[0]["test ndcg@3"] == "0.5000"
     assert parsed(text, "## Diversity")[0]["giniindex@3"] == "0.7500"
+
+
+def test_names_of_rows_are_text_and_never_markup() -> None:
+    name = "<script>*a* [x](http://y) `b`</script>"
+    text = markdown(table([Measured(name, "BPR", name, {}, {}, {1: name})]))
+    assert text.count(r"&lt;script>\*a\* \[x\](http://y) \`b\`&lt;/script>") == 4
+    assert "<script" not in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 from recbole.data import create_dataset
 from tiny import item_texts as title_texts
-from tiny import train_split, typed, write_dataset, write_item
+from tiny import rule_sequences, tokens_of, train_split, typed, write_dataset, write_item
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.settings import RunSettings, TextSettings
+from recbole_mscgrec.features import text
 from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors, tfidf_vectors
+from recbole_mscgrec.storage.errors import UserError
 
 
 def texts_of(config: Config, data: Any) -> list[str]:
@@ -179,7 +182,7 @@ def encoder_settings(
     cpu = torch.device("cpu")
     return (
         TextSettings(str(folder), 8, batch_size, max_length, None, False),
-        RunSettings(0, True, cpu, False, "highest", "cache", "saved", None, None),
+        RunSettings(0, True, cpu, False, "highest", "cache", "saved", ".", None, None),
     )
 
 
@@ -227,7 +230,7 @@ def test_encoder_that_cannot_be_loaded_names_the_ways_out(
     ):
         encoder_vectors(["a"], *encoder_settings(tmp_path))  # a folder without a model
 
-    def no_network(name: str) -> None:
+    def no_network(name: str, **options: object) -> None:
         raise OSError("We couldn't connect to 'https://huggingface.co'")
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", no_network)
@@ -245,3 +248,21 @@ def test_mini_lm_knows_what_texts_mean() -> None:
     similarity = vectors @ vectors.T
     assert vectors.shape == (3, 384)
     assert similarity[0, 1] > similarity[0, 2] + 0.2
+
+
+def test_without_a_network_an_unknown_encoder_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Port 9 of this machine stands for a hub that does not answer."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(text.urllib.request, "getproxies", dict)
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=r"'all-MiniLM-L6' .*hub cannot be reached.*all-MiniLM-L6-"):
+        text._load_encoder("all-MiniLM-L6")
+    assert time.perf_counter() - began < 20  # the import of transformers is in it
+
+
+def test_an_item_file_without_rows_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", "rule", rule_sequences(), {})
+    with pytest.raises(UserError, match=r"rule.item holds a header and no row"):
+        tokens_of(tmp_path)

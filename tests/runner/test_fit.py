@@ -104,13 +104,23 @@ def test_resuming_a_finished_training_evaluates_its_best_model(
     assert again["best_valid_result"] == first["best_valid_result"]
 
 
-def test_nothing_to_resume_is_an_error_with_the_way_out(rule_folder: Path) -> None:
-    run("MSCGRec", "rule", config_dict=settings(rule_folder))
-    with pytest.raises(ValueError, match="resume: .*last.pth does not exist.*repeat its settings"):
-        run("MSCGRec", "rule", config_dict=settings(rule_folder, resume=True, learning_rate=0.5))
-
-
 def test_a_loss_that_is_no_number_is_told(rule_folder: Path) -> None:
     chosen = protocol(rule_folder, learning_rate=1e20, epochs=5, learner="sgd")
     with pytest.raises(ValueError, match=r"loss of SASRec is not a number: lower learning_rate"):
         run("SASRec", "rule", config_dict=chosen)
+
+
+def test_resume_before_the_first_finished_epoch_uses_what_is_there(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(rule_folder, epochs=2)
+    expected = run("MSCGRec", "rule", config_dict={**chosen, "checkpoint_dir": "elsewhere"})
+    with monkeypatch.context() as patch:
+        interrupt(patch, MSCGRec, 1)
+        with pytest.raises(KeyboardInterrupt, match="before its first epoch.*stages are kept"):
+            run("MSCGRec", "rule", config_dict=chosen)
+    made = {file: file.stat().st_mtime_ns for file in (rule_folder / "cache").iterdir()}
+    result = run("MSCGRec", "rule", config_dict={**chosen, "resume": True})
+    assert result["test_result"] == expected["test_result"]
+    stages = [file for file in made if file.suffix == ".safetensors"]
+    assert len(stages) >= 3 and all(file.stat().st_mtime_ns == made[file] for file in stages)

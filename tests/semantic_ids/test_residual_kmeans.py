@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_mscgrec.semantic_ids import residual_kmeans
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer, k_means, nearest
 
@@ -116,6 +117,20 @@ def test_nearest_by_a_plain_loop() -> None:
         by_hand = [float((vector - word).square().sum()) for word in codebook]
         assert code == by_hand.index(min(by_hand))
         assert distance == pytest.approx(min(by_hand), abs=1e-5)
+
+
+def test_the_size_of_a_block_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """13 rows a block leave a last block of 5; without blocks the formula is one expression."""
+    vectors = torch.randn(200, 24, generator=torch.Generator().manual_seed(2))
+    whole = ResidualQuantizer([16, 8]).fit(vectors)
+    codebook = vectors[:9]
+    squared = codebook.square().sum(1) - 2 * vectors @ codebook.T
+    value, code = squared.min(dim=1)
+    monkeypatch.setattr(residual_kmeans, "_BLOCK_CPU", 13)
+    codes, distances = nearest(vectors, codebook)
+    assert torch.equal(codes, code)
+    torch.testing.assert_close(distances, (value + vectors.square().sum(1)).clamp(min=0))
+    assert torch.equal(ResidualQuantizer([16, 8]).fit(vectors), whole)
 
 
 def test_nearest_multiplies_exactly_whatever_the_precision_of_the_run() -> None:

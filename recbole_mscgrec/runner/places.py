@@ -1,0 +1,87 @@
+"""All folders that a run writes are tried before anything is trained, and files that killed
+processes left there are removed."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from recbole_mscgrec.storage.errors import UserError
+
+_LEFT_OVER = re.compile(r".+\.(\d+)\.tmp")
+_PROBE = bytes(1 << 12)  # on a full disk an empty file can still be made
+
+
+def check_places(config: Any) -> None:
+    """Make the folders that this run writes, and check that files can be written there.
+
+    Raises:
+        UserError: one cannot be written, with the setting that names it.
+    """
+    for key, folder in _folders(config):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(_PROBE)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"Cannot write in {folder} ({key}): {error.strerror or error}. Make it writable, "
+                f"free space there, or set {key} to another place."
+            ) from error
+        _remove_left_over(folder)
+    for key in ("result_file", "per_user_file"):
+        if config[key] and Path(config[key]).is_dir():
+            raise UserError(f"{key} ({config[key]}) is a folder: name a file in it.")
+
+
+def check_log_dir(config: Any) -> None:
+    """Make the folders of RecBole's log. RecBole makes them too, but fails if another process is
+    faster.
+
+    Raises:
+        UserError: they cannot be made.
+    """
+    folder = Path(config["log_dir"])
+    try:
+        (folder / "log" / config["model"]).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / "log" / config["model"]):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the log in {folder.resolve()} (log_dir): {error.strerror or error}. Set "
+            "log_dir to another folder."
+        ) from error
+
+
+def _folders(config: Any) -> Iterator[tuple[str, Path]]:
+    """The settings that name folders or files which this run writes, and these folders."""
+    ours = str(config["model"]).startswith("MSCGRec")
+    if not config["model_file"]:
+        yield "checkpoint_dir", Path(config["checkpoint_dir"])
+    if ours and not config["model_file"] and not config["initial_model"]:  # else codes are there
+        yield "cache_dir", Path(config["cache_dir"])
+    if config["model"] == "MSCGRecTokenizer" and config["codes_dir"]:
+        yield "codes_dir", Path(config["codes_dir"])
+    for key in ("result_file", "per_user_file"):
+        if config[key]:
+            yield key, Path(config[key]).resolve().parent
+    yield "log_dir", Path(config["log_dir"], "log_tensorboard")
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: NAME.PID.tmp, see
+    storage/files.py."""
+    for file in folder.glob("*.tmp"):
+        found = _LEFT_OVER.fullmatch(file.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            with suppress(OSError):
+                file.unlink()
