@@ -31,10 +31,16 @@ def header_of(file: Path, separator: str, encoding: str | None) -> dict[str, str
     """Column name -> type of an atomic file, in the order of the file.
 
     Raises:
-        UserError: a column has no type.
+        UserError: a column has no type, or the file has another encoding.
     """
-    with file.open(encoding=encoding or "utf-8") as stream:
-        header = stream.readline().rstrip("\r\n")
+    try:
+        with file.open(encoding=encoding or "utf-8") as stream:
+            header = stream.readline().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} is not a text in {encoding or 'utf-8'} ({error.reason} at byte "
+            f"{error.start}): set encoding to that of the file, such as latin-1."
+        ) from error
     columns = dict(column.rpartition(":")[::2] for column in header.split(separator))
     if "" in columns:
         raise UserError(

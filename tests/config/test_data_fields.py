@@ -10,6 +10,7 @@ from tiny import protocol
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.data_fields import NAMES, find_fields, header_of
+from recbole_mscgrec.storage.errors import UserError
 
 DEFAULT = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"}
 
@@ -72,3 +73,11 @@ def test_what_the_user_names_is_not_replaced(tmp_path: Path) -> None:
     write(tmp_path, "user_id:token\tproduct_id:token\tdate:float")
     config = Config("SASRec", "d", config_dict=protocol(tmp_path, ITEM_ID_FIELD="thing"))
     assert (config["ITEM_ID_FIELD"], config["TIME_FIELD"]) == ("thing", "date")
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "d.inter"
+    file.write_bytes("größe:token\titem_id:token\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"d.inter is not a text in utf-8 .* byte 2\): set encod"):
+        header_of(file, "\t", None)
+    assert list(header_of(file, "\t", "latin-1")) == ["größe", "item_id"]
