@@ -2,8 +2,8 @@
 
     python docs/generate_settings.py
 
-A setting is a line `key: default  # (type) meaning`; a comment line after a blank line begins a
-group, and what follows its colon is a remark on the group.
+A setting is a line `key: default  # (type, rule) meaning`; a comment line after a blank line begins
+a group, and what follows its colon is a remark on the group.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ defaults, then the files below, then your files, then `config_dict` or the comma
 own settings (`seed`, `gpu_id`, `MAX_ITEM_LIST_LENGTH`, ...) work as in RecBole.
 
 Values are parsed, never evaluated. An unknown key is refused with the nearest known name, a value
-of the wrong type with the right type.
+of another type or out of the range in the column "type" with this rule. The rules also hold for
+RecBole's own settings (`epochs`, `learner`, `eval_step`, ...).
 """
 
 # Title and first sentence of each file's section; other files of properties/model/ follow by name.

@@ -51,6 +51,7 @@ RECBOLE = {
 }
 # Keys for which None means "off".
 _MAY_BE_UNSET = frozenset({"clip_grad_norm", "exclude_seen"})
+_CLIP = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 _INTERVAL_KEYS = (
     "user_inter_num_interval item_inter_num_interval entity_kg_num_interval"
     " relation_kg_num_interval"
@@ -161,6 +162,12 @@ def check(settings: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
             raise UserError(f"{key} ({settings[key]!r}) must be {rule}.")
     for key in _INTERVAL_KEYS:
         check_interval(key, settings.get(key))
+    clip = settings.get("clip_grad_norm") or {}
+    if clip and (set(clip) - _CLIP or not isinstance(clip.get("max_norm"), numbers.Real)):
+        raise UserError(
+            f"clip_grad_norm ({clip}) must have max_norm, a number, and may have "
+            f"{', '.join(sorted(_CLIP - {'max_norm'}))} of torch's clip_grad_norm_."
+        )
     encoding = settings.get("encoding")
     try:
         codecs.lookup(encoding or "utf-8")

@@ -53,6 +53,11 @@ def check(config: Any, n_items: int) -> None:
     _check_switches(config)
     _check_modalities(config)
     check_buckets(config["n_distance_buckets"], config["max_distance"])
+    size, n_heads = config["collaborative_size"], config["collaborative_n_heads"]
+    if config["collaborative_source"] == "SASRec" and size % n_heads:
+        raise UserError(
+            f"collaborative_n_heads ({n_heads}) must divide collaborative_size ({size})."
+        )
     sizes = level_sizes(config["n_levels"], config["codebook_size"])
     made_here = set(config["modalities"]) - set(config["codes_file"] or ())
     if max(sizes) > n_items and made_here:

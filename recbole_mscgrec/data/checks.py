@@ -152,7 +152,8 @@ def check_memory(config: Any, data: Any) -> None:
     tiled = isinstance(data, TiledDataset) and not prefixes
     n_rows = data.user_num - 1 if tiled else data.inter_num - data.user_num + 1
     length = config["MAX_ITEM_LIST_LENGTH"]
-    needed, free = 8 * n_rows * length, psutil.virtual_memory().available  # int64
+    parts = 4 if tiled else 1  # histories and targets of training, histories of the other splits
+    needed, free = 8 * parts * n_rows * length, psutil.virtual_memory().available  # int64
     if needed > free:
         raise UserError(
             f"MAX_ITEM_LIST_LENGTH ({length}): {n_rows:,} histories of this length need "

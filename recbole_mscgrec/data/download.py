@@ -51,7 +51,12 @@ def fetch(folder: Path, name: str) -> bool:
             raise UserError(
                 f"{_where(folder, name)} Downloading it from {address} failed: {error}."
             ) from error
-        os.replace(unpacked, folder)
+        try:
+            os.replace(unpacked, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+            getLogger().info(f"Another process downloaded {name} meanwhile.")
     getLogger().info(f"Downloaded {name} into {folder}.")
     return True
 

@@ -64,12 +64,15 @@ def check_log_dir(config: Any) -> None:
 
 def _folders(config: Any) -> Iterator[tuple[str, Path]]:
     """The settings that name folders or files which this run writes, and these folders."""
-    ours = str(config["model"]).startswith("MSCGRec")
-    if not config["model_file"]:
-        yield "checkpoint_dir", Path(config["checkpoint_dir"])
-    if ours and not config["model_file"] and not config["initial_model"]:  # else codes are there
+    checkpoints = Path(config["checkpoint_dir"])
+    pages = config["model"] == "MSCGRecTokenizer"
+    trains = not config["model_file"]  # testing a saved model writes neither checkpoints nor stages
+    # RecBole's trainer makes the folder in any case.
+    if trains or not checkpoints.is_dir() or (pages and not config["codes_dir"]):
+        yield "checkpoint_dir", checkpoints
+    if trains and not config["initial_model"] and str(config["model"]).startswith("MSCGRec"):
         yield "cache_dir", Path(config["cache_dir"])
-    if config["model"] == "MSCGRecTokenizer" and config["codes_dir"]:
+    if pages and config["codes_dir"]:
         yield "codes_dir", Path(config["codes_dir"])
     for key in ("result_file", "per_user_file"):
         if config[key]:

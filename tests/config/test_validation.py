@@ -16,6 +16,7 @@ from recbole_mscgrec.runner.quick_start import run
             {"encoder_attention": "both"},
             "encoder_attention .'both'. must be one of item_causal, bi",
         ),
+        ({"collaborative_n_heads": 3}, "collaborative_n_heads .3. must divide .* .8."),
         ({"encoder_attention": "bidirectional"}, "needs train_rows=prefix, not tiled: .*targets"),
         ({"code_bias": True}, "code_bias=True needs history_tokens=code, not item"),
         ({"loss_type": "BPR"}, "loss_type .'BPR'. must be one of CE"),

@@ -152,3 +152,19 @@ def test_a_misspelt_name_is_offered_the_nearest(tmp_path: Path, name: str, offer
     (tmp_path / "data" / "mine").mkdir(parents=True)
     with pytest.raises(ValueError, match=rf"{name!r} is not in .*Did you mean .*{offered}"):
         fetch(tmp_path / "data" / name, name)
+
+
+def test_two_processes_that_download_the_same_data_set_both_go_on(
+    tmp_path: Path, server: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(server, "/Amazon_Beauty.zip", archive(tmp_path / "m", "amazon-beauty", "Amazon_Beauty"))
+    folder, unpack = tmp_path / "data" / "amazon-beauty", download._unpack
+
+    def slower(*args: object) -> None:
+        unpack(*args)
+        folder.mkdir(parents=True)
+        (folder / "amazon-beauty.inter").write_text("of the other process")
+
+    monkeypatch.setattr(download, "_unpack", slower)
+    assert fetch(folder, "amazon-beauty")
+    assert (folder / "amazon-beauty.inter").read_text() == "of the other process"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Trained
 from tiny import protocol, settings
 
 from recbole_mscgrec.runner import quick_start
@@ -63,3 +64,16 @@ def test_temporary_files_of_dead_processes_are_removed(rule_folder: Path) -> Non
     for folder in places:
         left = sorted(file.name for file in folder.glob("*.tmp"))
         assert left == [f"a.pth.{os.getpid()}.tmp", "mine.tmp"]
+
+
+def test_testing_a_saved_model_needs_no_cache_and_no_checkpoint_folder(
+    rule_folder: Path, trained: Trained
+) -> None:
+    (rule_folder / "blocked").write_text("")
+    chosen = {
+        "data_path": str(rule_folder / "data"),
+        "model_file": str(trained.model_file),
+        "cache_dir": "blocked/cache",
+    }
+    result = run("MSCGRec", "rule", config_dict=chosen)
+    assert result["test_result"] == trained.result["test_result"]
