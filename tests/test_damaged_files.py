@@ -38,6 +38,7 @@ from tiny import (
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.parsing import read_mapping
 from recbole_mscgrec.experiments.job import read_result
+from recbole_mscgrec.experiments.markdown import markdown
 from recbole_mscgrec.experiments.report import read_rows, table
 from recbole_mscgrec.experiments.variants import read_rows as read_ablation
 from recbole_mscgrec.features import images
@@ -569,7 +570,7 @@ def test_results(trained: Trained, tmp_path: Path) -> None:
 
     def read() -> None:
         read_result(file)
-        table(read_rows([str(file)]))
+        markdown(table(read_rows([str(file)])))
 
     found = tried(file, json_file(digest.sealed(trained.result)), read)
     assert found.used > 20 and found.refused > 200

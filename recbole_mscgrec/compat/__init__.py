@@ -9,7 +9,13 @@ from __future__ import annotations
 
 def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
-    from recbole_mscgrec.compat import evaluation, models, reading, settings
+    from recbole_mscgrec.compat import evaluation, models, pickles, reading, settings
 
-    for part in (models, settings, reading, evaluation):  # models first, for the names of numpy
+    for part in (
+        models,
+        settings,
+        reading,
+        evaluation,
+        pickles,
+    ):  # models first, for the names of numpy
         part.apply()
