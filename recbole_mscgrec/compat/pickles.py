@@ -1,5 +1,5 @@
-"""RecBole's saved data sets and loaders are pickles, and loading one can run code. RecBole loads any
-that lies in the checkpoint folder; here only one that the user asked for is loaded."""
+"""RecBole's saved data sets and loaders are pickles, and loading one can run code. RecBole loads
+any that lies in the checkpoint folder; here only one that the user asked for is loaded."""
 
 from __future__ import annotations
 
