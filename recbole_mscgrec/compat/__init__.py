@@ -11,5 +11,5 @@ def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
     from recbole_mscgrec.compat import evaluation, models, reading, settings
 
-    for part in (models, settings, reading, evaluation):  # models first, for the names of numpy
+    for part in (models, settings, reading, evaluation):  # models first: the names of numpy
         part.apply()

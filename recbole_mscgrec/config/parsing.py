@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
+from recbole_mscgrec.storage.nesting import n_values
 
 _MOST_VALUES = 100_000  # in a file of settings
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
@@ -83,7 +84,7 @@ def read_settings(file: str | Path) -> Any:
     """
     try:
         content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
-        n_values = _n_values(content, {})
+        size = n_values(content)
     except RecursionError as error:
         raise UserError(
             f"{file} is not used: it is nested too deeply, or an alias stands for itself."
@@ -92,11 +93,10 @@ def read_settings(file: str | Path) -> Any:
         raise UserError(f"{file} cannot be read ({error}).") from error
     # PyYAML raises other types for a date or number that is none, such as 2020-13-45.
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} is not YAML: {reason[:300]}") from error
-    if n_values > _MOST_VALUES:
+        raise UserError(f"{file} is not YAML: {one_line(error, 300)}") from error
+    if size > _MOST_VALUES:
         raise UserError(
-            f"{file} is not used: its aliases stand for {n_values:.0e} values; settings have at "
+            f"{file} is not used: its aliases stand for {size:.0e} values; settings have at "
             f"most {_MOST_VALUES:,}."
         )
     return content
@@ -115,13 +115,3 @@ def read_mapping(file: str | Path) -> dict[str, Any]:
         shown = f"it is {' '.join(repr(content)[:60].split())}"
         raise UserError(f"{file} must hold settings, one `key: value` a line; {shown}.")
     return content
-
-
-def _n_values(content: Any, known: dict[int, int]) -> int:
-    """The number of values in lists and mappings, with those of an alias counted at each place."""
-    if not isinstance(content, (list, dict)):
-        return 1
-    if id(content) not in known:
-        parts = content.values() if isinstance(content, dict) else content
-        known[id(content)] = 1 + sum(_n_values(part, known) for part in parts)
-    return known[id(content)]

@@ -107,7 +107,7 @@ def read_result(file: Path, way_out: str = "") -> dict[str, Any]:
     schema.check(result, schema.RESULT, file, "a result file", way_out)
     if digest.changed(result):
         raise UserError(
-            f"{file} is not used: it differs from the digest that was written with it. {way_out}"
+            f"{file} is not used: it differs from the checksum that was written with it. {way_out}"
         )
     result.pop(digest.KEY, None)
     return result

@@ -80,9 +80,9 @@ def _cost(rows: list[dict]) -> str:
     lines = []
     for row in rows:
         seconds = {stage: value["mean"] for stage, value in row["seconds"].items()}
-        cells = [row["name"], f"{row['n_parameters']:,}", f"{sum(seconds.values()):.0f}"]
+        cells = [row["name"], _whole(row["n_parameters"], ","), f"{sum(seconds.values()):.0f}"]
         cells += [f"{seconds[s]:.1f}" if s in seconds else "" for s in stages]
-        cells.append(f"{row['peak_memory_mb']:.0f}")
+        cells.append(_whole(row["peak_memory_mb"]))
         cells += [_whole(row["peak_memory_mb_after"].get(mark)) for mark in marks]
         lines.append([*cells, f"{row['peak_gpu_memory_mb']:.0f}"] if on_gpu else cells)
     text = (
@@ -132,8 +132,8 @@ def _spread(value: dict[str, Any] | None) -> str:
     return f"{value['mean']:.4f}{sd}"
 
 
-def _whole(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}"
+def _whole(value: float | None, separator: str = "") -> str:
+    return "" if value is None else f"{value:{separator}.0f}"
 
 
 def _lines(head: list[str], lines: Iterable[list[str]]) -> str:

@@ -75,10 +75,10 @@ def _summary(row: Measured) -> dict[str, Any]:
         "valid": _spreads(results, "best_valid_result"),
         "test": _spreads(results, "test_result"),
         "seconds": _spreads(results, "seconds"),
-        "peak_memory_mb": max((r["peak_memory_mb"] for r in results), default=None),
+        "peak_memory_mb": _largest(results, "peak_memory_mb"),
         "peak_memory_mb_after": _highest(results),
         "peak_gpu_memory_mb": max((r.get("peak_gpu_memory_mb") or 0 for r in results), default=0),
-        "n_parameters": max((r["n_parameters"] for r in results), default=None),
+        "n_parameters": _largest(results, "n_parameters"),
         "errors": {str(seed): error for seed, error in row.errors.items()},
     }
 
@@ -99,6 +99,10 @@ def _spreads(results: list[dict], key: str) -> dict[str, dict[str, Any]]:
 def _spread(values: list[float]) -> dict[str, Any]:
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}
+
+
+def _largest(results: list[dict], key: str) -> float | None:
+    return max((r[key] for r in results if r.get(key) is not None), default=None)
 
 
 def _highest(results: list[dict]) -> dict[str, float]:

@@ -124,4 +124,7 @@ def _check_rows(rows: list[Row], place: str) -> None:
     for row in rows:
         if not row.slug:
             raise UserError(f"{place}: the name {row.name!r} holds no letter or digit.")
-        check_model_name(row.model)
+        try:
+            check_model_name(row.model)
+        except UserError as error:
+            raise UserError(f"{place}: row {row.name:.60}: {error}") from error

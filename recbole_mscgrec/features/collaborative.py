@@ -86,6 +86,8 @@ class _Progress:
         wrong = matching.unlike(state["model"], ours, "model")
         wrong = wrong or matching.unlike(state["best"], ours, "best")
         wrong = wrong or matching.unlike_optimizer(state["optimizer"], self.optimizer)
+        if not wrong and not 0 <= state["waited"] <= state["epoch"] > 0:
+            wrong = f"it waited {state['waited']} of {state['epoch']} epochs"
         if not wrong:
             checkpoint.set_random_state(state["random"])
         return wrong

@@ -23,7 +23,7 @@ import torch
 
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.storage import arrays, files
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 
 Tensor = torch.Tensor
 _LARGEST_CODEBOOK = 1 << 16  # larger numbers are item ids or hashes, not codes
@@ -119,7 +119,7 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
     except _DAMAGED as error:
-        raise UserError(f"{where}: the file is damaged ({str(error)[:200]}).") from error
+        raise UserError(f"{where}: the file is damaged ({one_line(error)}).") from error
     if rows.dim() != 2 or len(rows) != len(tokens) or rows.numel() == 0:
         raise UserError(
             f"{where} must be one row for each of its {len(tokens)} tokens, (n, numbers), "

@@ -219,7 +219,7 @@ def _known_checks(store: Path) -> dict[str, Any]:
         content = files.read_json(store)
         schema.check(content, schema.IMAGE_CHECK, store, "a check of images")
         if digest.changed(content):
-            raise UserError(f"{store} differs from the digest that was written with it")
+            raise UserError(f"{store} differs from the checksum that was written with it")
     except UserError as error:
         files.set_aside(store, str(error))
         return {}

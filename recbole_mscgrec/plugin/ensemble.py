@@ -18,7 +18,7 @@ from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.plugin.checkpoints import check_other_parts
 from recbole_mscgrec.storage import checkpoint, matching, schema
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 
 Tensor = torch.Tensor
 _KEY = "rescore_model"
@@ -75,7 +75,7 @@ class SecondModel:
         except Exception as error:  # of settings in the file, which may hold anything
             raise UserError(
                 f"{_KEY} ({file}): {trained['model']} cannot be made with the settings in this "
-                f"file ({type(error).__name__}: {str(error)[:200]})."
+                f"file ({type(error).__name__}: {one_line(error)})."
             ) from error
         if wrong := matching.unlike(state["state_dict"], self.model.state_dict(), "state_dict"):
             raise UserError(

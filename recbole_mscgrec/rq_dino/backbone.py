@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
-from recbole_mscgrec.storage import schema
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage import checkpoint, schema
+from recbole_mscgrec.storage.errors import UserError, one_line
 
 Tensor = torch.Tensor
 HUB = "hub"
@@ -119,7 +119,7 @@ def _create(settings: RQDinoSettings, options: dict[str, Any]) -> Any:
 
 
 def _explain(settings: RQDinoSettings, error: Exception) -> str:
-    reason = f"({type(error).__name__}: {str(error)[:200]})"
+    reason = f"({type(error).__name__}: {one_line(error)})"
     if settings.backbone not in timm.list_models():
         name = settings.backbone.partition(".")[0]
         if name not in timm.list_models():
@@ -155,7 +155,7 @@ def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
         except Exception as error:
             raise UserError(
                 f"image_backbone {settings.backbone!r} does not accept {key} ({size}) "
-                f"({str(error)[:200]}): a multiple of its patch size fits; without local crops "
+                f"({one_line(error)}): a multiple of its patch size fits; without local crops "
                 "(image_n_local_crops=0) only image_size counts."
             ) from error
         if features.dim() != 2 or features.size(1) < 2:
@@ -184,13 +184,14 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many types for a damaged or pickled file
         raise UserError(
             f"image_weights ({file}) is damaged or holds more than plain tensors, which is not "
-            f"loaded because it could run code ({str(error)[:200]}): convert it to .safetensors."
+            f"loaded because it could run code ({one_line(error)}): convert it to .safetensors."
         ) from error
     if not isinstance(state, dict):
         raise UserError(
             f"image_weights ({file}) holds one {type(state).__name__}: it must hold a dict of "
             "weights by name."
         )
+    checkpoint.check_size(state, f"image_weights ({file})")
     for name in _WRAPPERS:
         if isinstance(state.get(name), dict):
             state = state[name]

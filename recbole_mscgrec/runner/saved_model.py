@@ -12,7 +12,7 @@ from recbole_mscgrec.config.run_id import MEASURED, cannot_change, check_same_da
 from recbole_mscgrec.data.train_rows import other_rows, train_rows
 from recbole_mscgrec.plugin.checkpoints import check_other_parts
 from recbole_mscgrec.storage import checkpoint
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 
 # Folders and machine of the run: also taken from the checkpoint, unless given now.
 _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_size".split()
@@ -131,6 +131,14 @@ def config_of_saved(config: Config) -> Config:
         del typed["train_neg_sample_args"]  # RecBole's value for no negative sampling
     typed |= {key: chosen[key] for key in _PLACES if key in chosen}
     used_up = {"initial_model": None, "resume": False, "model_file": file}
-    evaluated = Config(config["model"], dataset, typed={**typed, **given, **used_up})
+    try:
+        evaluated = Config(config["model"], dataset, typed={**typed, **given, **used_up})
+    except UserError as error:
+        raise UserError(f"{error} (with the settings in {file})") from error
+    except Exception as error:  # the file may hold anything in the place of a setting
+        raise UserError(
+            f"model_file ({file}) holds settings that cannot be used ({type(error).__name__}: "
+            f"{one_line(error)}): restore the file from a copy, or train again."
+        ) from error
     evaluated.chosen_keys = frozenset(chosen) | frozenset(given)
     return evaluated

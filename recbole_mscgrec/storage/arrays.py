@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 
-_DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    SyntaxError,
-    NotImplementedError,  # a method of compression that zipfile does not know
-    RuntimeError,  # an encrypted archive
-    RecursionError,
-    MemoryError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _LONGEST_NAME = 1 << 12  # bytes of a string in an array
 
 
@@ -45,8 +29,8 @@ def read_npy(file: str | Path, n_rows: int | None = None) -> np.ndarray:
             return np.lib.format.read_array(stream, allow_pickle=False)
     except UserError as error:
         raise UserError(f"{file} is not used: {error}.") from None
-    except _DAMAGED as error:
-        raise UserError(f"{file} is damaged or no .npy file ({str(error)[:200]}).") from error
+    except Exception as error:  # numpy and zipfile raise many types for a damaged file
+        raise UserError(f"{file} is damaged or no .npy file ({one_line(error)}).") from error
 
 
 def read_npz(file: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -74,8 +58,8 @@ def read_npz(file: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
                     stream.read()  # to the end, where zipfile compares the checksum
     except UserError as error:
         raise UserError(f"{file} is not used: {error}.") from None
-    except _DAMAGED as error:
-        raise UserError(f"{file} is damaged or no .npz archive ({str(error)[:200]}).") from error
+    except Exception as error:  # numpy and zipfile raise many types for a damaged file
+        raise UserError(f"{file} is damaged or no .npz archive ({one_line(error)}).") from error
     return arrays
 
 

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from recbole_mscgrec.storage import digest, files, schema
+from recbole_mscgrec.storage.errors import one_line
 from recbole_mscgrec.storage.files import written_whole
 
 Tensor = torch.Tensor
@@ -67,7 +68,7 @@ def load(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
         reason = _fault(metadata, tensors, f"{stage}-{key}", rule)
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = f"it is damaged ({str(error)[:200]})"
+        reason = f"it is damaged ({one_line(error)})"
     if reason:
         files.set_aside(file, reason)
         return None
@@ -84,7 +85,7 @@ def _fault(
         return f"it belongs to {found:.60}"
     # Files of older versions have no digest.
     if kept_digest and kept_digest != digest.digest_of(tensors):
-        return "it is damaged: its content differs from the digest that was written with it"
+        return "it is damaged: its content differs from the checksum that was written with it"
     strange = sorted(set(tensors) - set(rule)) if isinstance(rule, dict) else []
     return f"it holds {strange[0]:.60}" if strange else schema.fault(tensors, rule)
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from recbole_mscgrec.storage import digest, files, schema
+from recbole_mscgrec.storage import digest, files, nesting, schema
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import written_whole
 
+_MOST_VALUES = 10_000_000  # in the lists and dicts of a checkpoint
 _ARRAY, _SPARSE = "__numpy__", "__csr__"
 
 
@@ -82,14 +84,51 @@ def load(
             "Checkpoints of stock RecBole hold pickled objects and are not loaded, because that "
             "could run code: train again with this command."
         ) from error
-    if isinstance(state, dict) and digest.changed(state):
+    schema.check(state, dict, path, "such a checkpoint")
+    check_size(state, path)
+    if digest.changed(state) or (digest.KEY not in state and not _is_whole(path)):
         raise UserError(
-            f"{path} is damaged: its content differs from the digest that was written with it. "
+            f"{path} is damaged: its content differs from the checksum that was written with it. "
             "Restore the file from a copy, or train again."
         )
     schema.check(state, rule, path, "such a checkpoint")
     state.pop(digest.KEY, None)
     return state
+
+
+def _is_whole(path: str | Path) -> bool:
+    """Whether the checksums that torch writes are right. Files of older versions have no others."""
+    if not zipfile.is_zipfile(path):
+        return True  # torch's format before 2020 has none
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # zipfile raises many types for a damaged archive
+        return False
+
+
+def check_size(state: dict[str, Any], path: Any) -> None:
+    """Raise UserError if a small file stands for content that does not fit into memory."""
+    try:
+        if nesting.n_values(state) > _MOST_VALUES or any(map(_is_spread, _tensors(state))):
+            raise UserError(f"{path} is not used: its content is far larger than the file.")
+    except RecursionError as error:
+        raise UserError(f"{path} is not used: its content is nested too deeply.") from error
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _is_spread(tensor: torch.Tensor) -> bool:
+    """Whether numbers of the tensor share memory, as those of a row that is repeated do."""
+    if tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def load_partial(
@@ -138,7 +177,7 @@ def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
     """
     try:
         _set_random_state(state, train_data)
-    except (TypeError, ValueError, RuntimeError, KeyError, OverflowError, AttributeError) as error:
+    except Exception as error:  # torch, numpy and Python raise many types
         raise UserError(f"The state of the random generators is damaged ({error}).") from error
 
 

@@ -9,3 +9,8 @@ class UserError(ValueError):
 
     Any other exception is a bug in this package or in RecBole and keeps its traceback.
     """
+
+
+def one_line(error: object, length: int = 200) -> str:
+    """The text of an exception from elsewhere, cut to one line for a UserError."""
+    return " ".join(str(error).split())[:length]

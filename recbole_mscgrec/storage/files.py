@@ -11,7 +11,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def read_json(file: str | Path, pairs: bool = False) -> Any:
     except RecursionError as error:
         raise UserError(f"{file} is not used: its brackets are nested too deeply.") from error
     except ValueError as error:  # also of a wrong encoding, and of numbers of 10,000 digits
-        raise UserError(f"{file} is not JSON ({str(error)[:200]}).") from error
+        raise UserError(f"{file} is not JSON ({one_line(error)}).") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error}).") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -32,13 +33,19 @@ def unlike_optimizer(theirs: dict[str, Any], ours: torch.optim.Optimizer) -> str
     for given, group in zip(theirs["param_groups"], groups, strict=True):
         if given["params"] != group["params"]:
             return "optimizer.param_groups belong to other weights"
+        for name in given.keys() & _MAY_VARY:
+            if not isinstance(given[name], (bool, int, float, type(None))):
+                return f"optimizer.param_groups: {name} is {given[name]!r:.40}"
         for name in group.keys() - _MAY_VARY:
             if _kind(given.get(name)) != _kind(group[name]):
                 return f"optimizer.param_groups: {name} is {given.get(name)!r:.40}"
+    names = _names_of_state(ours)
     weights = [weight for group in ours.param_groups for weight in group["params"]]
     for n, state in theirs["state"].items():
         if not isinstance(n, int) or not 0 <= n < len(weights) or not isinstance(state, dict):
             return f"optimizer.state has a strange entry {n!r:.40}"
+        if state and not names <= state.keys():
+            return f"optimizer.state.{n} lacks {', '.join(sorted(names - state.keys()))}"
         if text := _fault_of_state(state, weights[n].shape, f"optimizer.state.{n}"):
             return text
     return ""
@@ -48,6 +55,21 @@ def unlike_optimizer(theirs: dict[str, Any], ours: torch.optim.Optimizer) -> str
 _MAY_VARY = frozenset(
     "foreach fused capturable differentiable maximize decoupled_weight_decay initial_lr".split()
 )
+
+
+def _names_of_state(optimizer: torch.optim.Optimizer) -> set[str]:
+    """What an optimizer of this class and these settings keeps for each weight."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.zeros(1)
+    accepted = inspect.signature(type(optimizer).__init__).parameters
+    options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    probe = type(optimizer)([weight], **options)
+    try:
+        probe.step()
+    except RuntimeError:  # SparseAdam takes sparse gradients only
+        weight.grad = torch.zeros(1).to_sparse()
+        probe.step()
+    return set(probe.state[weight])
 
 
 def _kind(value: Any) -> Any:
@@ -60,7 +82,7 @@ def _kind(value: Any) -> Any:
 def _fault_of_state(state: dict, shape: torch.Size, place: str) -> str:
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
-            if _kind(value) != "number" and value is not None:
+            if _kind(value) != "number" and (value is not None or name != "momentum_buffer"):
                 return f"{place}.{name} is {value!r:.40}"
         elif value.dim() and value.shape != shape:
             return f"{place}.{name} has the shape {tuple(value.shape)}, not {tuple(shape)}"

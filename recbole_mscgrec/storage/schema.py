@@ -8,9 +8,11 @@ A rule is one of
 | a dict | a dict with these keys; further keys are allowed |
 | Maybe(rule) | the same, or None; in a dict, the key may be absent |
 | Each(rule) | a dict with names as keys and such values |
+| Both(rule, rule) | what fits two rules |
 | List(rule) | a list of these |
 | Row(rule, ...) | a list of as many values, each with its own rule |
 | Either(rule, ...) | what fits one of them |
+| Plain | text, numbers, None, and lists and dicts of these |
 | Numbers(...) | a tensor |
 """
 
@@ -38,6 +40,13 @@ class Each(NamedTuple):
     rule: Rule
 
 
+class Both(NamedTuple):
+    """A value that fits two rules."""
+
+    one: Rule
+    other: Rule
+
+
 class List(NamedTuple):
     """A list of values that all fit the rule."""
 
@@ -58,6 +67,10 @@ class Either:
         self.rules = rules
 
 
+class Plain:
+    """Text, numbers, yes or no, None, and lists and dicts of these, as settings are."""
+
+
 class Numbers(NamedTuple):
     """A tensor of a kind (f, i, b, or ? for any), without NaN and infinity.
 
@@ -73,10 +86,9 @@ class Numbers(NamedTuple):
 _NUMBER = (float, int)
 WEIGHTS = Each(Numbers())
 _SAVED = {
-    "config": {"model": str, "dataset": str, "eval_args": Maybe(dict)},
-    "settings": Maybe({"eval_args": Maybe(dict)}),
-    "chosen": Maybe(dict),
-    "preset": Maybe(dict),
+    "config": Both({"model": str, "dataset": str, "eval_args": Maybe(dict)}, Each(Plain)),
+    "settings": Maybe(Both({"eval_args": Maybe(dict)}, Each(Plain))),
+    "chosen": Maybe(Each(Plain)),
     "made_by": Maybe(dict),
     "train_rows": Maybe({"rows": str, "form": str}),
     "state_dict": WEIGHTS,
@@ -191,6 +203,10 @@ def fault(value: Any, rule: Rule, place: str = "") -> str:
     if isinstance(rule, Either):
         faults = [fault(value, each, place) for each in rule.rules]
         return faults[-1] if all(faults) else ""
+    if isinstance(rule, Both):
+        return fault(value, rule.one, place) or fault(value, rule.other, place)
+    if rule is Plain:
+        return _fault_of_plain(value, place)
     if isinstance(rule, Numbers):
         return fault_of_numbers(value, rule, place)
     if isinstance(rule, List):
@@ -209,6 +225,15 @@ def fault(value: Any, rule: Rule, place: str = "") -> str:
     types = rule if isinstance(rule, tuple) else (rule,)
     fits = isinstance(value, types) and (not isinstance(value, bool) or not _are_numbers(types))
     return "" if fits else _of_type(place, " or ".join(t.__name__ for t in types), value)
+
+
+def _fault_of_plain(value: Any, place: str) -> str:
+    if isinstance(value, dict):
+        return _first(_fault_of_plain(part, f"{place}.{key!s:.40}") for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return _first(_fault_of_plain(part, f"{place}[{n}]") for n, part in enumerate(value))
+    fits = value is None or isinstance(value, (str, int, float))
+    return "" if fits else _of_type(place, "text or a number", value)
 
 
 def _are_numbers(types: tuple[type, ...]) -> bool:

@@ -143,7 +143,7 @@ def test_a_result_without_settings_is_not_of_this_table(
     content = json.loads(one.result_file.read_text())
     del content["settings"]
     one.result_file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="it differs from the digest that was written with it"):
+    with pytest.raises(ValueError, match="it differs from the checksum that was written with it"):
         finished(one)
     del content["digest"]
     one.result_file.write_text(json.dumps(content))
