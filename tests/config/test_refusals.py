@@ -8,9 +8,9 @@ import pytest
 from recbole.data.interaction import Interaction
 from tiny import arguments, protocol
 
-from recbole_mscgrec import cli
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.config.refusals import told_to_the_user
+from recbole_mscgrec.runner import quick_start
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
@@ -55,13 +55,13 @@ def test_one_line_for_the_user_and_a_traceback_with_debug(
     assert "Traceback" not in capsys.readouterr().err
     assert main([*argv, "--debug"]) == 1
     errors = capsys.readouterr().err
-    assert "Traceback" in errors and errors.splitlines()[-1].startswith("error: epochs must be")
+    assert "Traceback" in errors and errors.splitlines()[-1].startswith("error: epochs ('x') must")
 
 
 def test_a_bug_keeps_its_traceback_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "run", lambda *args: {}["gone"])
+    monkeypatch.setattr(quick_start, "run", lambda *args: {}["gone"])
     assert main(["--model=Pop"]) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("This is a bug of recbole-mscgrec or of RecBole. Please report it")

@@ -243,7 +243,7 @@ def test_the_default_folder_is_found_again_and_is_of_these_settings(rule_folder:
         (["--seed_list=1,2", "--seed=3"], "seed and seed_list are both given"),
         (["--model_list=Pop", "--codebook_size=5"], "codebook_size is not a setting"),
         (["--model_list=MSCGRec,Pop", "--beem_size=5"], "did you mean beam_size?"),
-        (["--model_list=Pop", "--epochs=many"], "Pop: epochs must be int"),
+        (["--model_list=Pop", "--epochs=many"], "Pop: epochs ('many') must be a whole number"),
         (["--model_list=Pop", "--resume=True"], "resume cannot be set for a table"),
         (["--model_list=Pop", "--result_file=x"], "result_file cannot be set for a table"),
         (["--model_list=Pop", "--data_path=gone"], "gone"),

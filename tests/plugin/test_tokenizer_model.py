@@ -75,9 +75,9 @@ def test_shows_the_codes_of_a_saved_model(trained: Trained) -> None:
 def test_a_folder_that_cannot_be_written_is_refused_before_training(rule_folder: Path) -> None:
     (rule_folder / "file").write_text("")
     chosen = settings(rule_folder, codes_dir=str(rule_folder / "file" / "codes"))
-    with pytest.raises(ValueError, match=r"codes_dir \(.*file/codes\) cannot be written"):
+    with pytest.raises(ValueError, match=r"Cannot write in .*file/codes \(codes_dir\)"):
         run("MSCGRecTokenizer", "rule", config_dict=chosen)
-    assert not (rule_folder / "cache").exists()
+    assert not list((rule_folder / "cache").glob("*"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
