@@ -66,11 +66,12 @@ def _folders(config: Any) -> Iterator[tuple[str, Path]]:
     """The settings that name folders or files which this run writes, and these folders."""
     checkpoints = Path(config["checkpoint_dir"])
     pages = config["model"] == "MSCGRecTokenizer"
-    trains = not config["model_file"]  # testing a saved model writes neither checkpoints nor stages
+    trains = not config["model_file"]
     # RecBole's trainer makes the folder in any case.
     if trains or not checkpoints.is_dir() or (pages and not config["codes_dir"]):
         yield "checkpoint_dir", checkpoints
-    if trains and not config["initial_model"] and str(config["model"]).startswith("MSCGRec"):
+    # A saved model has its codes; otherwise the stages that make them are cached.
+    if "cache_dir" in config and trains and not config["initial_model"]:
         yield "cache_dir", Path(config["cache_dir"])
     if pages and config["codes_dir"]:
         yield "codes_dir", Path(config["codes_dir"])

@@ -58,9 +58,7 @@ def test_one_line_for_the_user_and_a_traceback_with_debug(
     assert "Traceback" not in capsys.readouterr().err
     assert main([*argv, "--debug"]) == 1
     errors = capsys.readouterr().err
-    assert "Traceback" in errors and errors.splitlines()[-1].startswith(
-        "error: epochs ('x') must be"
-    )
+    assert "Traceback" in errors and errors.splitlines()[-1].startswith("error: epochs ('x') must")
 
 
 def test_a_bug_keeps_its_traceback_and_says_so(

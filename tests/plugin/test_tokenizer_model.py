@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(rule_folder:
     chosen = settings(rule_folder, codes_dir=str(rule_folder / "file" / "codes"))
     with pytest.raises(ValueError, match=r"Cannot write in .*file/codes \(codes_dir\)"):
         run("MSCGRecTokenizer", "rule", config_dict=chosen)
-    assert not list((rule_folder / "cache").iterdir())
+    assert not list((rule_folder / "cache").glob("*"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
