@@ -4,7 +4,6 @@ any that lies in the checkpoint folder; here only one that the user asked for is
 from __future__ import annotations
 
 import importlib
-import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -21,21 +20,23 @@ _ASKED = {
 def apply() -> None:
     """Refuse pickles that nobody asked for; safe to call again."""
     package, module = (importlib.import_module(f"recbole.data{part}") for part in ("", ".utils"))
-    if not hasattr(getattr(module, "pickle", None), "Unpickler"):
+    theirs: Any = getattr(module, "pickle", None)
+    if not hasattr(theirs, "Unpickler"):
         return  # done already, or RecBole no longer uses pickle
-    guard = _Guard()
+    guard = _Guard(theirs)
     for name, keys in _ASKED.items():
         guarded = guard.around(getattr(module, name), keys)
         for where in (package, module):
             if hasattr(where, name):
                 setattr(where, name, guarded)
-    module.pickle = SimpleNamespace(load=guard.load, dump=pickle.dump)  # type: ignore[attr-defined]
+    module.pickle = SimpleNamespace(load=guard.load, dump=theirs.dump)  # type: ignore[attr-defined]
 
 
 class _Guard:
     """Knows whether the settings of the function that is running ask for a pickle."""
 
-    def __init__(self) -> None:
+    def __init__(self, original: Any) -> None:
+        self.original = original
         self.keys: tuple[str, ...] = ()
         self.asked = False
 
@@ -58,4 +59,4 @@ class _Guard:
                 f"{file.name} is a pickle of RecBole, which is not loaded because that could run "
                 f"code: move it away or, if you made it yourself, set {self.keys[0]} to it."
             )
-        return pickle.load(file)
+        return self.original.load(file)
