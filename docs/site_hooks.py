@@ -1,4 +1,5 @@
-"""The site also holds the pages at the root of the repository: results, CONTRIBUTING, CHANGELOG.
+"""The site also holds the pages at the root of the repository: results, CONTRIBUTING, SECURITY,
+CHANGELOG.
 
 Links in the sources are those of the repository, so that they work there; here they become links
 within the site.
@@ -14,7 +15,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 PROJECT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("results/*.md", "results/*.png", "CONTRIBUTING.md", "CHANGELOG.md")
+OUTSIDE = ("results/*.md", "results/*.png", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 _LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)([^)\s]*\))")
 
 

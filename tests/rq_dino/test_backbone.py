@@ -95,6 +95,29 @@ def test_what_cannot_be_made(changes: dict[str, Any], message: str) -> None:
         make_backbone(dino_settings(**changes))
 
 
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, torch.ones(3), [1], None, {3: 4}])
+def test_a_file_without_weights_is_named_and_the_hub_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", asked.append)
+    file = tmp_path / "a.pth"
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"image_weights \(.*a.pth\) holds"):
+        make_backbone(dino_settings(weights=str(file)))
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"image_weights \(.*a.pth\) is damaged"):
+        make_backbone(dino_settings(weights=str(file)))
+    assert not asked
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    file, name = tmp_path / "a.pth", "blocks.1.mlp.fc1.weight"
+    torch.save({**weights, name: weights[name] * torch.nan}, file)
+    with pytest.raises(ValueError, match=rf"a.pth.*{name} holds NaN or infinity"):
+        make_backbone(dino_settings(weights=str(file)))
+
+
 def test_weights_of_another_model(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"conv.weight": torch.zeros(3)}, file)
