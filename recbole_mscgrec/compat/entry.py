@@ -104,6 +104,7 @@ class _AroundQuickStart(MetaPathFinder):
         self._functions = functions
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module's own spec, with a loader that runs it beside ray or the placeholder."""
         if name != _QUICK_START:
             return None
         sys.meta_path.remove(self)

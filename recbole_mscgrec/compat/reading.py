@@ -51,6 +51,8 @@ class _AtomicPandas:
     def read_csv(
         self, path: str, delimiter: str, usecols: list[str], encoding: str | None, **kwargs: Any
     ) -> Any:
+        """The named columns of an atomic file as RecBole expects them: numbers, texts, and NaN for
+        missing tokens."""
         kinds = dict(column.rpartition(":")[::2] for column in usecols)
         file = read_atomic_file(Path(path), delimiter, encoding, list(kinds))
         frame = file.frame
