@@ -65,6 +65,11 @@ def _check_columns(config: Any, inter: Path) -> None:
         getLogger().info(config.protocol)
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
     loaded = _loaded(config, "inter", columns)
+    strange = sorted({*(config["unload_col"] or {}).get("inter", [])} - {*columns})
+    if strange:
+        raise UserError(
+            f"unload_col names {', '.join(strange)} of {inter}, which has {', '.join(columns)}."
+        )
     label = config["LABEL_FIELD"]
     if LABELED in config["eval_args"]["mode"].values() and not config["threshold"]:
         if label not in loaded:

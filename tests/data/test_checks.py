@@ -29,6 +29,11 @@ def test_good_data_pass(rule_folder: Path) -> None:
     check(rule_folder, "rule")
 
 
+def test_a_column_that_is_not_there_cannot_be_left_out(rule_folder: Path) -> None:
+    with pytest.raises(UserError, match="unload_col names foo of .*rule.inter, which has user_id"):
+        check(rule_folder, "rule", unload_col={"inter": ["foo"]}, load_col=None)
+
+
 VALUES = {"eval_args": {"mode": "labeled"}, "metrics": ["AUC"], "valid_metric": "AUC"}
 
 
