@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import OrderedDict
 from logging import getLogger
 from pathlib import Path
@@ -14,7 +13,6 @@ from recbole.trainer import Trainer
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.storage import checkpoint, files
-from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer import code_page
 from recbole_mscgrec.tokenizer.item_cards import Cards, item_cards
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
@@ -52,14 +50,7 @@ def codes_folder(settings: MSCGRecSettings) -> Path:
     """
     default = Path(settings.run.checkpoint_dir) / "codes" / settings.files.name
     folder = Path(settings.pages.dir or default)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"0")
-    except OSError as error:
-        raise UserError(
-            f"codes_dir ({folder}) cannot be written: {error}. Set it to another folder."
-        ) from error
+    files.check_folder(folder, "codes_dir")
     return folder
 
 

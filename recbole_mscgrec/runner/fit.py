@@ -61,15 +61,28 @@ def fit(
             state["training"] = trainer.training_state()
         checkpoint.save(last, state)
 
+    try:
+        _train(trainer, train_data, valid_data, config, keep)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
+    if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
+        _keep_pretrained(trainer, best)
+    seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
+    return trainer.best_valid_result
+
+
+def _train(
+    trainer: Any, train_data: Any, valid_data: Any, config: Config, keep: Callable[[int], None]
+) -> None:
+    """RecBole's fit, which calls `keep` after every epoch, except for decision trees: these keep no
+    state between epochs. Raises UserError if the training loss is not a number."""
     show = {"show_progress": config["show_progress"]}
     try:
-        if config["MODEL_TYPE"] == ModelType.DECISIONTREE:  # no state between epochs, no callback
+        if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
             trainer.fit(train_data, valid_data, **show)
         else:
             with every_epoch(trainer, keep) as callback:
                 trainer.fit(train_data, valid_data, callback_fn=callback, **show)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
     except ValueError as error:
         if str(error) != "Training loss is nan":
             raise
@@ -77,10 +90,6 @@ def fit(
             f"The training loss of {config['model']} is not a number: lower learning_rate "
             f"({config['learning_rate']}), or the histories are too short for this model."
         ) from error
-    if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
-        _keep_pretrained(trainer, best)
-    seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
-    return trainer.best_valid_result
 
 
 @contextmanager
@@ -127,7 +136,7 @@ def _resume(
     trainer: Any, train_data: Any, last: Path, config: Config, seconds: dict[str, float]
 ) -> dict[str, float]:
     """Restore the trainer from `last`. Returns the seconds of each stage, summed over both runs."""
-    state = interrupted.read(last, trainer, train_data)
+    state = interrupted.read(last, trainer)
     best_file = trainer.saved_model_file
     trainer.resume_checkpoint(last)
     trainer.saved_model_file = best_file

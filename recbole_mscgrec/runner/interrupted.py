@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
+from recbole_mscgrec.data.train_rows import check_same_rows
 from recbole_mscgrec.storage import checkpoint, digest, matching, schema
 from recbole_mscgrec.storage.errors import UserError
 
@@ -13,15 +13,15 @@ _KEY = "resume"
 _START_AGAIN = "leave --resume out to start again"
 
 
-def read(last: Path, trainer: Any, train_data: Any) -> dict[str, Any]:
-    """The content of `last`, which fits this trainer and its data.
+def read(last: Path, trainer: Any) -> dict[str, Any]:
+    """The content of `last`, which fits this trainer and its `train_rows`.
 
     Raises:
         UserError: the file is damaged or holds another training; or the train rows, the texts,
             images or given features, or the codes have changed since.
     """
     state = checkpoint.load(last, trainer.device, schema.INTERRUPTED_TRAINING, _KEY)
-    check_same_rows(_KEY, last, state.get("train_rows") or {}, train_rows(train_data._dataset))
+    check_same_rows(_KEY, last, state.get("train_rows") or {}, trainer.train_rows)
     _check_same_codes(last, state, trainer.model)
     if wrong := _misfit(state, trainer):
         raise UserError(f"{_KEY} ({last}) does not fit this training: {wrong}; {_START_AGAIN}.")

@@ -3,9 +3,7 @@ processes left there are removed."""
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +11,10 @@ from typing import Any
 
 import psutil
 
+from recbole_mscgrec.storage import files
 from recbole_mscgrec.storage.errors import UserError
 
 _LEFT_OVER = re.compile(r".+\.(\d+)\.tmp")
-_PROBE = bytes(1 << 12)  # on a full disk an empty file can still be made
 
 
 def check_places(config: Any) -> None:
@@ -26,17 +24,7 @@ def check_places(config: Any) -> None:
         UserError: one cannot be written, with the setting that names it.
     """
     for key, folder in _folders(config):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(_PROBE)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(
-                f"Cannot write in {folder} ({key}): {error.strerror or error}. Make it writable, "
-                f"free space there, or set {key} to another place."
-            ) from error
+        files.check_folder(folder, key)
         _remove_left_over(folder)
     for key in ("result_file", "per_user_file"):
         if config[key] and Path(config[key]).is_dir():
@@ -50,16 +38,7 @@ def check_log_dir(config: Any) -> None:
     Raises:
         UserError: they cannot be made.
     """
-    folder = Path(config["log_dir"])
-    try:
-        (folder / "log" / config["model"]).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder / "log" / config["model"]):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"Cannot write the log in {folder.resolve()} (log_dir): {error.strerror or error}. Set "
-            "log_dir to another folder."
-        ) from error
+    files.check_folder(Path(config["log_dir"], "log", config["model"]), "log_dir")
 
 
 def _folders(config: Any) -> Iterator[tuple[str, Path]]:

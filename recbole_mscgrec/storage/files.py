@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from logging import getLogger
@@ -12,6 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec.storage.errors import UserError, one_line
+
+_PROBE = bytes(1 << 12)  # on a full disk an empty file can still be made
+
+
+def check_folder(folder: Path, setting: str) -> None:
+    """Make a folder if it is not there, and check that files can be written in it.
+
+    Raises:
+        UserError: they cannot, with the setting that names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"Cannot write in {folder} ({setting}): {error.strerror or error}. Make it writable, "
+            f"free space there, or set {setting} to another place."
+        ) from error
 
 
 @contextmanager

@@ -17,6 +17,26 @@ from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage import checkpoint
 
 
+def run_interrupted_and_resumed(
+    patch: pytest.MonkeyPatch, folder: Path, model: type, call: int, chosen: dict
+) -> tuple[dict, dict, dict]:
+    """Results of a run without an interruption and of one that stopped at a call of the model's
+    loss and was resumed. Their last epochs hold the same weights: also the former's checkpoint."""
+    name = model.__name__
+    expected = run(name, "rule", config_dict={**chosen, "checkpoint_dir": str(folder / "a")})
+    with patch.context() as inside:
+        interrupt(inside, model, call)
+        with pytest.raises(KeyboardInterrupt, match=r"last finished epoch.*--resume=True"):
+            run(name, "rule", config_dict=chosen)
+    result = run(name, "rule", config_dict={**chosen, "resume": True})
+    assert result["test_result"] == expected["test_result"]
+    one, two = (checkpoint.load(next((folder / f).glob("*.last.pth"))) for f in ("a", "saved"))
+    assert one["epoch"] == two["epoch"]
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][key]), key
+    return expected, result, one
+
+
 @pytest.mark.parametrize(
     ("model", "call"),
     [(MSCGRec, 8), (MSCGRec, 14), (TiledSASRec, 5), (SASRec, 4), (GRU4Rec, 3)],
@@ -26,24 +46,14 @@ def test_resumed_training_equals_an_uninterrupted_one(
     rule_folder: Path, monkeypatch: pytest.MonkeyPatch, model: type, call: int
 ) -> None:
     """The stop comes in the second epoch or later, after some of its batches."""
-    name = model.__name__
     sizes = settings if model is MSCGRec else protocol
     chosen = sizes(rule_folder, epochs=6, learning_rate=0.01)
     if model is not MSCGRec:
         chosen |= {"train_batch_size": 20 if model is TiledSASRec else 150}
-    expected = run(name, "rule", config_dict={**chosen, "checkpoint_dir": str(rule_folder / "a")})
-    with monkeypatch.context() as patch:
-        interrupt(patch, model, call)
-        with pytest.raises(KeyboardInterrupt, match=r"last finished epoch.*--resume=True"):
-            run(name, "rule", config_dict=chosen)
-    result = run(name, "rule", config_dict={**chosen, "resume": True})
-    assert result["test_result"] == expected["test_result"]
+    arguments = (monkeypatch, rule_folder, model, call, chosen)
+    expected, result, last = run_interrupted_and_resumed(*arguments)
     assert result["best_valid_result"] == expected["best_valid_result"]
-    last = [next((rule_folder / f).glob("*.last.pth")) for f in ("a", "saved")]
-    one, two = (torch.load(file, weights_only=True) for file in last)
-    assert one["epoch"] == two["epoch"] == 5
-    for key, value in one["state_dict"].items():
-        assert torch.equal(value, two["state_dict"][key]), key
+    assert last["epoch"] == 5
 
 
 @pytest.mark.parametrize("eval_step", [0, 3])
@@ -56,18 +66,8 @@ def test_epochs_without_a_validation_can_be_resumed(
     chosen = sizes(rule_folder, epochs=5, learning_rate=0.01, eval_step=eval_step)
     if model is SASRec:
         chosen["train_batch_size"] = 150
-    name, other = model.__name__, {"checkpoint_dir": str(rule_folder / "a")}
-    expected = run(name, "rule", config_dict={**chosen, **other})
-    with monkeypatch.context() as patch:
-        interrupt(patch, model, call)
-        with pytest.raises(KeyboardInterrupt, match=r"last finished epoch.*--resume=True"):
-            run(name, "rule", config_dict=chosen)
-    result = run(name, "rule", config_dict={**chosen, "resume": True})
-    assert result["test_result"] == expected["test_result"]
-    one, two = (checkpoint.load(next((rule_folder / f).glob("*.last.pth"))) for f in ("a", "saved"))
-    assert one["epoch"] == two["epoch"] == 4
-    for key, value in one["state_dict"].items():
-        assert torch.equal(value, two["state_dict"][key]), key
+    *_, last = run_interrupted_and_resumed(monkeypatch, rule_folder, model, call, chosen)
+    assert last["epoch"] == 4
 
 
 def test_best_model_so_far_can_be_evaluated_after_an_interruption(
