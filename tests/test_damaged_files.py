@@ -37,6 +37,7 @@ from tiny import (
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.parsing import read_mapping
+from recbole_mscgrec.data.train_rows import train_rows
 from recbole_mscgrec.experiments.job import read_result
 from recbole_mscgrec.experiments.markdown import markdown
 from recbole_mscgrec.experiments.report import read_rows, table
@@ -402,13 +403,14 @@ def test_interrupted_trainings(trained: Trained, model: Built, tmp_path: Path) -
     file = tmp_path / "model.last.pth"
     trainer = get_trainer(model.config["MODEL_TYPE"], "MSCGRec")(model.config, model.model)
     trainer.saved_model_file = str(trained.model_file)
+    trainer.train_rows = train_rows(model.train._dataset)
     whole = trained.model_file.with_suffix(".last.pth")
     model.model.other_parameter()["code_state"] |= torch.load(whole)["other_parameter"][
         "code_state"
     ]
 
     def read() -> None:
-        state = interrupted.read(file, trainer, model.train)
+        state = interrupted.read(file, trainer)
         try:
             trainer.resume_checkpoint(file)
             checkpoint.set_random_state(state["random"], model.train)
