@@ -1,8 +1,9 @@
-"""The command line: one run, or a table of runs."""
+"""The command line: one run, a table of runs, or one of the commands beside training."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import re
 import signal
@@ -18,6 +19,8 @@ from recbole_mscgrec.storage.errors import UserError
 # The modules that import RecBole and torch are imported inside the functions: that takes seconds,
 # in which Ctrl-C must end the program like at any other time.
 _SETTING = re.compile(r"--\w+=")
+# The first words of a command line -> the module whose `main(arguments)` returns the exit status.
+COMMANDS: dict[str, str] = {}
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 _NO_MEMORY = (
     "There is not enough memory for these settings: lower the sizes of the model, "
@@ -88,8 +91,17 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in known)
 
 
+def command_of(argv: list[str]) -> tuple[str, list[str]] | None:
+    """The module of the command that the arguments begin with, and the other arguments; None for a
+    run."""
+    for n_words in (2, 1):
+        if module := COMMANDS.get(" ".join(argv[:n_words])):
+            return module, argv[n_words:]
+    return None
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of run_recbole_mscgrec.py.
+    """Entry point of run_recbole_mscgrec.py and of the command recbole-mscgrec.
 
     Returns:
         The exit status: 0; 1 after an error, or if a row of a table lacks a result; 130 after
@@ -102,6 +114,12 @@ def main(argv: list[str] | None = None) -> int:
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
         with ended_like_ctrl_c():
+            if command := command_of(given):
+                debug = "--debug" in given
+                module, arguments = command
+                arguments = [a for a in arguments if a != "--debug"]
+                status: int = importlib.import_module(module).main(arguments)
+                return status
             known, settings = parse(given)
             debug = known.debug
             from recbole_mscgrec.experiments import grid
