@@ -8,7 +8,6 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from recbole.utils import set_color
@@ -19,6 +18,7 @@ from recbole_mscgrec.config.settings import DataFiles, RunSettings, TextSettings
 from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
 from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
 from recbole_mscgrec.features.text_encoder import encode, load_encoder
+from recbole_mscgrec.features.tfidf import fit_tfidf
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -141,34 +141,12 @@ def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tupl
         return torch.zeros(len(texts), 1), present
     given = [texts[i] for i in rows]
     if text.encoder == TFIDF:
-        encoded = tfidf_vectors(given, text.tfidf_size, run.seed)
+        encoded = fit_tfidf(given, text.tfidf_size, run.seed)[1]
     else:
         encoded = encoder_vectors(given, text, run)
     vectors = torch.zeros(len(texts), encoded.size(1))
     vectors[rows] = encoded
     return vectors, present
-
-
-def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
-    """TF-IDF of words, reduced to width `size` by truncated SVD, unit length."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import normalize
-
-    try:
-        matrix = TfidfVectorizer(
-            sublinear_tf=True, stop_words="english", max_df=0.5 if len(texts) > 20 else 1.0
-        ).fit_transform(texts)
-    except ValueError as error:
-        raise UserError(
-            f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check "
-            "text_columns, or leave text out of `modalities`."
-        ) from error
-    size = min(size, min(matrix.shape) - 1)
-    if size < 1:
-        return torch.from_numpy(matrix.toarray().astype(np.float32))
-    reduced = TruncatedSVD(size, random_state=seed).fit_transform(matrix)
-    return torch.from_numpy(normalize(reduced).astype(np.float32))
 
 
 def encoder_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> Tensor:

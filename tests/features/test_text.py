@@ -16,7 +16,7 @@ from tiny import rule_sequences, tokens_of, train_split, typed, write_dataset, w
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.settings import RunSettings, TextSettings
-from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors, tfidf_vectors
+from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -114,23 +114,6 @@ def test_unknown_column_and_foreign_file_are_named(rule_folder: Path) -> None:
     config, data = train_split(rule_folder)
     with pytest.raises(ValueError, match=r"describes 5 items and none.*'B000'.*'i0'"):
         texts_of(config, data)
-
-
-def test_tfidf_puts_like_texts_together() -> None:
-    texts = ["red apple", "green apple", "fast car", "slow car", "red apple"]
-    vectors = tfidf_vectors(texts, 4, 0)
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
-    torch.testing.assert_close(vectors[0], vectors[4])
-    similarity = vectors @ vectors.T
-    assert similarity[0, 1] > similarity[0, 2] + 0.1
-    assert torch.equal(vectors, tfidf_vectors(texts, 4, 0))
-    assert vectors.dtype == torch.float32 and vectors.shape == (5, 4)
-
-
-def test_tfidf_of_few_or_wordless_texts() -> None:
-    assert tfidf_vectors(["only text"], 64, 0).shape[0] == 1
-    with pytest.raises(ValueError, match="no usable word in 2 item texts.*text_columns"):
-        tfidf_vectors(["?", "!"], 4, 0)
 
 
 @pytest.fixture(scope="module")
