@@ -37,9 +37,7 @@ def test_a_known_text_gets_its_vector_from_the_kept_arrays(n_texts: int) -> None
     assert torch.equal(kept.vectors(texts[-1:]), vectors[-1:])
 
 
-def test_a_new_text_is_near_the_texts_with_its_words_and_unknown_words_count_nothing() -> (
-    None
-):
+def test_a_new_text_is_near_the_texts_with_its_words_and_unknown_words_count_nothing() -> None:
     tfidf, vectors = fit_tfidf(list(item_texts().values()), 8, 0)
     near, alike, nothing = tfidf.vectors(["new fives2", "fives2", "new"])
     torch.testing.assert_close(near, alike)
