@@ -62,14 +62,15 @@ def texts_of(text: TextSettings, items: ItemFile) -> dict[str, str]:
     Raises:
         UserError: see `item_texts`.
     """
-    columns, tokens = _columns(text, items), items.frame[items.key]
+    columns, tokens = columns_of(text, items), items.frame[items.key]
     if not columns:
         return dict.fromkeys(tokens, "")
     joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
     return dict(zip(tokens, joined, strict=True))
 
 
-def _columns(text: TextSettings, items: ItemFile) -> list[str]:
+def columns_of(text: TextSettings, items: ItemFile) -> list[str]:
+    """The text columns of an .item file: see `item_texts`."""
     there = list(items.types)
     if text.columns is None:
         columns = text_columns_of(items.frame, items.types, items.key)
