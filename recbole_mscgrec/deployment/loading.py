@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,12 @@ class TrainingData:
             )
         return found
 
-    def posters(self, tokens: list[str]) -> dict[str, str]:
-        """JPEG images in base64 of those items that have an image."""
+    def posters(self, tokens: list[str], image_dir: str | None = None) -> dict[str, str]:
+        """JPEG images in base64 of those items that have one in `image_dir` (default: that of the
+        training). Raises UserError if the folder does not exist or has no image of an item."""
         settings = self.settings
-        images = find_images(settings.images, settings.files, settings.run, self._train)
+        chosen = replace(settings.images, dir=image_dir) if image_dir else settings.images
+        images = find_images(chosen, settings.files, settings.run, self._train)
         if images is None:
             return {}
         ids = self._train.field2token_id[self._train.iid_field]

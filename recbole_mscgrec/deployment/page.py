@@ -15,18 +15,22 @@ _LAST_ITEMS = 24  # of a history that are shown
 _MOST_SHARED = 2  # history items named for a recommendation
 
 
-def write_page(file: Path, found: list[Answer], model: TrainedModel) -> None:
-    """Write the page. Raises UserError if the file cannot be written."""
-    files.check_folder(file.resolve().parent, "--html")
-    files.write_text(file, render(page_data(found, model)))
+def write_page(
+    file: Path, found: list[Answer], model: TrainedModel, image_dir: str | None = None
+) -> None:
+    """Write the page. Raises UserError if the file cannot be written, or if `image_dir`, for the
+    posters, has no image of an item."""
+    files.write_text(file, render(page_data(found, model, image_dir)))
 
 
-def page_data(found: list[Answer], model: TrainedModel) -> dict[str, Any]:
+def page_data(
+    found: list[Answer], model: TrainedModel, image_dir: str | None = None
+) -> dict[str, Any]:
     """The data of the page as plain values: dataset, generation, n_items, max_history and, for each
     answer, its name, the last items of its history and the recommended items."""
     tokens = [t for each in found for t in each.asked.history[-_LAST_ITEMS:]]
     tokens += [item.item for each in found for item in each.items]
-    posters = model.data.posters(tokens) if model.has_data else {}
+    posters = model.data.posters(tokens, image_dir) if model.has_data else {}
 
     def card(token: str) -> dict[str, Any]:
         code = ".".join(map(str, model.recommender.code_of(token)))

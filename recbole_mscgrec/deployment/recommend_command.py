@@ -15,6 +15,7 @@ from recbole_mscgrec.deployment.asked import Asked
 from recbole_mscgrec.deployment.loading import TrainedModel
 from recbole_mscgrec.deployment.page import write_page
 from recbole_mscgrec.serving.recommender import POPULAR
+from recbole_mscgrec.storage import files
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, help="a .csv, .jsonl or .parquet file")
     made.add_argument("--html", type=Path, help="a page with histories, posters and results")
+    made.add_argument("--image_dir", help="posters of the page; default: that of the training")
     made.add_argument("--batch_size", type=int, default=1024, help="histories per batch")
     made.add_argument("--no_progress", action="store_true", help="no progress bar")
     return made
@@ -63,6 +65,8 @@ def main(arguments: list[str]) -> int:
         raise UserError("--all_users needs --out FILE.csv, .jsonl or .parquet.")
     if options.all_users and options.html:
         raise UserError("--html is for single users and histories: use --user with it.")
+    if options.html:
+        files.check_folder(options.html.resolve().parent, "--html")
     if options.batch_size < 1:
         raise UserError(f"--batch_size ({options.batch_size}) must be at least 1.")
     if options.out:
@@ -86,10 +90,11 @@ def main(arguments: list[str]) -> int:
         return 0
     found = answer(list(asked))
     for each in found:
-        print(f"{each.asked.name}:" if len(found) > 1 else "", end="\n" if len(found) > 1 else "")
+        if len(found) > 1:
+            print(f"{each.asked.name}:")
         print(answers.table(each, model, options.explain))
     if options.html:
-        write_page(options.html, found, model)
+        write_page(options.html, found, model, options.image_dir)
         print(f"Page: {options.html.resolve().as_uri()}")
     return 0
 
@@ -173,5 +178,5 @@ def _write(
     )
     print(f"Recommendations for {n} histories: {options.out}")
     if options.html:
-        write_page(options.html, kept, model)
+        write_page(options.html, kept, model, options.image_dir)
         print(f"Page: {options.html.resolve().as_uri()}")
