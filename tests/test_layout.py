@@ -13,7 +13,7 @@ PACKAGE = Path(recbole_mscgrec.__file__).resolve().parent
 # Bottom to top. A package imports from itself and from those before it.
 FLOORS = (
     "storage semantic_ids rq_dino network serving config data compat features tokenizer plugin"
-    " runner deployment experiments"
+    " runner new_items deployment experiments"
 ).split()
 METHOD = (
     "storage",

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
-from recbole_mscgrec.deployment.kept_encoders import Kept, kept_encoders
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.new_items.kept_encoders import Kept, kept_encoders
 from recbole_mscgrec.plugin.mscgrec import MSCGRec
 from recbole_mscgrec.runner.quick_start import load_data_and_model
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
@@ -83,14 +83,18 @@ def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Exp
 
 def _loaded(model_file: str, config_dict: dict[str, Any] | None) -> tuple[Any, MSCGRec, Any]:
     """Config, model and train split."""
+    of_mscgrec(model_file)
+    config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
+    return config, model, train_data._dataset
+
+
+def of_mscgrec(model_file: str) -> None:
+    """Raise UserError if a file is no checkpoint of MSCGRec."""
     kind = checkpoint.load(model_file)["config"]["model"]
     if kind != "MSCGRec":
         raise UserError(
-            f"{model_file} holds {kind}: only models of MSCGRec can be exported and answer "
-            "without RecBole."
+            f"{model_file} holds {kind}: only MSCGRec recommends by item token and can be exported."
         )
-    config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
-    return config, model, train_data._dataset
 
 
 def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:

@@ -14,8 +14,8 @@ _CELLS_AT_ONCE = 1 << 24  # distances of a block
 
 
 def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | None) -> Tensor:
-    """Rows (n, k) of the k vectors nearest to each of `vectors` (n, D) among `known` (N, D), nearest
-    first; k is at most N.
+    """Rows (n, k) of the k vectors among `known` (N, D) nearest to each of `vectors` (n, D),
+    nearest first; k is at most N.
 
     With more than 50,000 known vectors the search is approximate, as in an inverted file: the
     known vectors are grouped by their nearest codeword (K, D) of `codebook`, and only the groups
@@ -49,8 +49,8 @@ def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | Non
 
 
 def _among(vectors: Tensor, known: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances up to a constant of the vector, (n, k), and rows (n, k) of the nearest among
-    the given rows (m,) of `known`."""
+    """Squared distances, up to a constant of each vector, and rows of the k nearest among the given
+    rows (m,) of `known`: (n, k) both."""
     chosen = known[rows].float()
     length = chosen.square().sum(1)
     distances, places = [], []

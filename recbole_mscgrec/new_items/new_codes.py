@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from recbole_mscgrec.deployment.item_encoders import ItemEncoders, Vectors
-from recbole_mscgrec.deployment.kept_encoders import quantizer_of
-from recbole_mscgrec.deployment.nearest import nearest_known
+from recbole_mscgrec.new_items.item_encoders import ItemEncoders, Vectors
+from recbole_mscgrec.new_items.kept_encoders import quantizer_of
+from recbole_mscgrec.new_items.nearest import nearest_known
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
 from recbole_mscgrec.semantic_ids.new_items import codes_near, codes_of_vectors
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
@@ -54,7 +54,9 @@ def new_codes(
         quantizer = _quantizer(encoders, table, name)
         if name in found and quantizer:
             rows = found[name].present
-            codes[name][rows, : len(quantizer.codebooks)] = quantizer.encode(found[name].vectors[rows])
+            codes[name][rows, : len(quantizer.codebooks)] = quantizer.encode(
+                found[name].vectors[rows]
+            )
     codes[table.target] = target
     return NewCodes(codes, comparable)
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
-from recbole_mscgrec.deployment.new_codes import NewCodes
+from recbole_mscgrec.new_items.kept_encoders import ENCODERS, FEATURES
+from recbole_mscgrec.new_items.new_codes import NewCodes
 from recbole_mscgrec.runner.lock import claimed
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 from recbole_mscgrec.serving import export_folder
+from recbole_mscgrec.serving.export_files import read_manifest
 from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.storage import provenance
 from recbole_mscgrec.storage.errors import UserError
@@ -45,12 +47,12 @@ def opened(folder: Path) -> Iterator[Export]:
 
 
 def with_items(export: Export, tokens: list[str], titles: list[str], made: NewCodes) -> Export:
-    """The next generation, with n new items at its end. Codes, weights and vectors of the items that
-    are there stay as they are."""
+    """The export with n new items at its end. Codes, weights and vectors of the items that are
+    there stay as they are."""
     n, before = len(tokens), export.table
     codes = {name: torch.cat([known, made.codes[name]]) for name, known in before.codes.items()}
     table = CodeTable(codes, before.sizes, before.target)
-    generation, all_titles = export.generation + 1, None
+    all_titles = None
     if export.titles is not None or any(titles):
         all_titles = [*(export.titles or [""] * len(export.items)), *titles]
     return replace(
@@ -61,20 +63,19 @@ def with_items(export: Export, tokens: list[str], titles: list[str], made: NewCo
         titles=all_titles,
         popularity=_extended(export.popularity, n, 0),
         removed=_extended(export.removed, n, 0),
-        added_in=_extended(export.added_in, n, generation),
+        added_in=_extended(export.added_in, n, export.generation + 1),
         vectors={
             name: torch.cat([known, made.vectors[name].to(known.dtype)])
             for name, known in export.vectors.items()
         },
-        generation=generation,
     )
 
 
 def with_removed(export: Export, ids: Tensor, removed: bool) -> Export:
-    """The next generation, in which items (n,) are removed or back again."""
+    """The export with items (n,) removed or back again."""
     mask = export.removed.clone()
     mask[ids] = removed
-    return replace(export, removed=mask, generation=export.generation + 1)
+    return replace(export, removed=mask)
 
 
 def grown_weights(
@@ -99,28 +100,30 @@ def grown_weights(
     return grown
 
 
-def write(folder: Path, export: Export, what: str, options: list[str], **counts: int) -> None:
-    """Write the next generation beside the old one, which is replaced when the new one is whole.
+def write(folder: Path, export: Export, what: str, command: str, **counts: int) -> Export:
+    """Write an export as the next generation, which replaces the old one when it is whole.
 
     Args:
-        what: the command.
-        options: its options, for the manifest.
+        what: the name of the command.
+        command: the whole command, for the manifest.
         counts: how many items it has added, removed, ...
     """
     entry: dict[str, Any] = {
-        "generation": export.generation,
+        "generation": export.generation + 1,
         "what": what,
         **counts,
         "n_items": len(export.items) - int(export.removed.sum()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["recbole-mscgrec", what, *options]),
+        "command": command,
         **provenance.made_by(),
     }
-    unchanged = {"encoders", "features"} & set(export_folder.names_of(folder))
+    history = [*export.history, entry]
+    export = replace(export, history=history, generation=export.generation + 1)
+    unchanged = {ENCODERS, FEATURES} & set(read_manifest(folder)["files"])
     if _ITEM_VECTORS not in export.weights:
         unchanged.add("model")
-    export = replace(export, history=[*export.history, entry])
     export_folder.write(folder, export, unchanged=unchanged)
+    return export
 
 
 def _extended(rows: Tensor, n: int, fill: int) -> Tensor:

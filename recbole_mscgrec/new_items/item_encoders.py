@@ -13,12 +13,12 @@ import torch
 
 from recbole_mscgrec.config.settings import DataFiles, ImageSettings, RunSettings, TextSettings
 from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
-from recbole_mscgrec.deployment.kept_encoders import ENCODERS, GIVEN, IMAGE, TEXT
 from recbole_mscgrec.features.given_files import given_vectors
 from recbole_mscgrec.features.images import find_images
 from recbole_mscgrec.features.text import TFIDF, ItemFile, encoder_vectors, texts_of
 from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.features.tfidf import Tfidf
+from recbole_mscgrec.new_items.kept_encoders import ENCODERS, GIVEN, IMAGE, TEXT
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.storage.errors import UserError
@@ -118,8 +118,8 @@ class ItemEncoders:
         tensors = export_folder.read_further(folder, ENCODERS)
         if not export.new_items or tensors is None:
             raise UserError(
-                f"{folder} keeps no encoders, so no item can be added to it: export the model again "
-                "without --without_new_items."
+                f"{folder} keeps no encoders, so no item can be added to it: export the model "
+                "again without --without_new_items."
             )
         self.plan, self.tensors = export.new_items, tensors
 
@@ -202,7 +202,8 @@ class ItemEncoders:
         with tempfile.TemporaryDirectory() as cache:
             chosen = ImageSettings(str(folder), "", _WORKERS, settings)
             images = find_images(chosen, files, _run_settings(cache), items)
-        vectors, present = torch.zeros(len(items.tokens), self.plan["widths"]["image"]), _none(items)
+        present = _none(items)
+        vectors = torch.zeros(len(present), self.plan["widths"]["image"])
         if images:
             rows = images.items - 1
             vectors[rows], present[rows] = encoder.vectors(images), True
