@@ -37,6 +37,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
     parser = argparse.ArgumentParser(
         description="Run MSCGRec or any RecBole model; every setting is --key=value.",
+        epilog=f"Commands: {', '.join(COMMANDS)}. COMMAND --help shows the options of one.",
         allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
     )
     parser.add_argument("--model", "-m", default=grid.DEFAULT_MODEL, help="name of the model")
