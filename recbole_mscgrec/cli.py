@@ -22,6 +22,7 @@ _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
 COMMANDS: dict[str, str] = {
     "prepare images": "recbole_mscgrec.item_content.prepare_images",
+    "prepare text": "recbole_mscgrec.item_content.prepare_text",
 }
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 _NO_MEMORY = (
