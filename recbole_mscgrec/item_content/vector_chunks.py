@@ -122,6 +122,7 @@ class Chunks:
         metadata = {_MADE: json.dumps(made, sort_keys=True)}
         with written_whole(self.out, "--out") as temporary:
             safetensors.torch.save_file({"vectors": vectors}, temporary, metadata=metadata)
+            temporary.chmod(_tokens_file(self.out).stat().st_mode)  # safetensors: owner only
 
     def _file(self, k: int) -> Path:
         return cache.path(self.folder, f"chunk-{k:06}", self._keys[k])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import safetensors.torch
 import torch
 from tiny import WORDS, settings, train_split, write_encoder, write_item
 
+import recbole_mscgrec
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.features.given_files import given_vectors
 from recbole_mscgrec.features.text_encoder import load_encoder
-from recbole_mscgrec.item_content import prepare_text, vector_chunks
+from recbole_mscgrec.item_content import prepare_images, prepare_text, vector_chunks
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
@@ -237,3 +240,21 @@ def test_items_without_any_text(
     write_item(folder / "data", "rule", {"i1": "", "i2": ""})
     assert prepare(models["bert"]) == 1
     assert "holds no text in any of its columns" in capsys.readouterr().err
+
+
+def test_the_commands_and_defaults_of_the_page_are_true() -> None:
+    page = Path(recbole_mscgrec.__file__).parents[1] / "docs" / "fetch.md"
+    parsers = {"images": prepare_images._parser(), "text": prepare_text._parser()}
+    text, n_commands = page.read_text(encoding="utf-8"), 0
+    for line in text.splitlines():
+        words = shlex.split(line) if line.startswith("recbole-mscgrec prepare") else []
+        if words:
+            parsers[words[2]].parse_args(words[3:])
+            n_commands += 1
+    assert n_commands == 6
+    images, _, texts = text.partition("## Text vectors")
+    for parser, part in ((parsers["images"], images), (parsers["text"], texts)):
+        for option, default in re.findall(r"^\| `--(\w+)` \| ([\w.,]+) \|", part, flags=re.M):
+            value = parser.get_default(option)
+            told = value or "none" if isinstance(value, str) else f"{value:,}".replace(".0", "")
+            assert default == told, option

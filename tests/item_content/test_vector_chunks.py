@@ -47,6 +47,7 @@ def test_chunks_end_in_one_file_in_the_order_of_the_texts(tmp_path: Path) -> Non
     made.save(1, rows(1))
     assert made.join() and made.is_done() and made.join()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["v.safetensors", "v.tokens.txt"]
+    assert len({p.stat().st_mode for p in tmp_path.iterdir()}) == 1  # readable by the same people
     assert (tmp_path / "v.tokens.txt").read_text().split() == TEXTS.tokens
     with safetensors.safe_open(tmp_path / "v.safetensors", framework="pt") as stored:
         assert stored.get_tensor("vectors")[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2]
