@@ -21,6 +21,8 @@ from recbole_mscgrec.storage.errors import UserError
 _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
 COMMANDS = {
+    "prepare images": "recbole_mscgrec.item_content.prepare_images",
+    "prepare text": "recbole_mscgrec.item_content.prepare_text",
     "export": "recbole_mscgrec.deployment.export_command",
     "recommend": "recbole_mscgrec.deployment.recommend_command",
 }
