@@ -30,8 +30,8 @@ from typing import NamedTuple
 import torch
 
 from recbole_mscgrec.cli import main as command
-from recbole_mscgrec.features.tfidf import fit_tfidf
 from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.features.tfidf import fit_tfidf
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.recommender import Recommender, mixed
 
