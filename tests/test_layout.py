@@ -12,8 +12,8 @@ import recbole_mscgrec
 PACKAGE = Path(recbole_mscgrec.__file__).resolve().parent
 # Bottom to top. A package imports from itself and from those before it.
 FLOORS = (
-    "storage semantic_ids rq_dino network config data compat features tokenizer plugin runner"
-    " experiments"
+    "storage semantic_ids rq_dino network config data raw_data compat features tokenizer plugin"
+    " runner experiments"
 ).split()
 METHOD = ("storage", "semantic_ids", "rq_dino", "network")  # know neither RecBole nor its Config
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
