@@ -127,7 +127,7 @@ class Times:
             return self._date(str(value))
         if isinstance(value, int):
             return self._number(value, value)
-        text = value.strip() if isinstance(value, str) else repr(value)
+        text = str(value).strip()
         try:
             return self._number(int(text), value)
         except BadLine:
@@ -201,4 +201,4 @@ def _nanoseconds(date: datetime) -> int:
     date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
     since = date - datetime(1970, 1, 1, tzinfo=timezone.utc)
     whole: int = since.days * 86_400 + since.seconds
-    return (whole * 10**6 + since.microseconds) * 1000
+    return (whole * 10**6 + since.microseconds) * 1000 + getattr(since, "nanoseconds", 0)

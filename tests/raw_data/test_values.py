@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -87,6 +87,8 @@ def test_addresses() -> None:
         ("auto", "2020-05-05 16:08:48.5+02:00", 1588687728 * S + S // 2),
         ("auto", "2020-05-05", 1588636800 * S),
         ("auto", datetime(2020, 5, 5, 14, 8, 48), 1588687728 * S),
+        ("auto", date(2020, 5, 5), 1588636800 * S),
+        ("auto", Decimal("1588687728.5"), 1588687728 * S + S // 2),
         ("auto", datetime(2020, 5, 5, 16, tzinfo=timezone(timedelta(hours=2))), 1588687200 * S),
     ],
 )
