@@ -20,7 +20,7 @@ from recbole_mscgrec.raw_data import amazon, movielens, tables
 from recbole_mscgrec.raw_data.card import state_in, write_card
 from recbole_mscgrec.raw_data.filters import Filters, kept_rows
 from recbole_mscgrec.raw_data.records import BadLines, Source
-from recbole_mscgrec.raw_data.spool import opened, spool
+from recbole_mscgrec.raw_data.spool import Spool, spool
 from recbole_mscgrec.raw_data.values import Cleaner
 from recbole_mscgrec.raw_data.writing import write_interactions, write_items
 from recbole_mscgrec.storage.errors import UserError
@@ -175,10 +175,10 @@ def _stages(
     """Each stage leaves a file in `work` when it is done, and is not repeated then."""
     bad = BadLines(options.max_bad_lines)
     spool(source, work, bad)
-    read = opened(work)
+    read = Spool(work)
 
     def filtered() -> dict[str, Any]:
-        order, steps = kept_rows(read.rows, filters)
+        order, steps = kept_rows(read, filters)
         with written_whole(work / "order.npy") as temporary, temporary.open("wb") as out:
             np.save(out, order)
         return {"steps": steps}

@@ -6,13 +6,13 @@ All steps work on arrays, a part of the users at a time where they sort.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from recbole_mscgrec.storage.errors import UserError
 
-_PART = 1 << 22  # rows that are sorted at a time
+_PART = 1 << 20  # rows that are sorted at a time
 
 
 class Filters(NamedTuple):
@@ -33,36 +33,44 @@ class Step(NamedTuple):
     items: int
 
 
-def kept_rows(rows: np.ndarray, filters: Filters) -> tuple[np.ndarray, list[Step]]:
+class Columns(Protocol):
+    """The rows of the first stage, of which one column at a time is in memory."""
+
+    def column(self, name: str) -> np.ndarray: ...
+
+
+def kept_rows(rows: Columns, filters: Filters) -> tuple[np.ndarray, list[Step]]:
     """Numbers of the rows that are kept, users in the order of their first row and the rows of a
     user in the order of time, and what was there after each step.
 
     Raises:
         UserError: nothing is left.
     """
-    users, n_users = codes_of(np.array(rows["user"]))
-    items, n_items = codes_of(np.array(rows["item"]))
-    kept = np.arange(len(rows), dtype=np.int64)
+    users, n_users = codes_of(rows.column("user"))
+    items, _ = codes_of(rows.column("item"))
+    times = rows.column("time")
+    kept = _numbers(len(users))
     steps = [_step("read", users, items)]
 
     def keep(name: str, chosen: np.ndarray) -> None:
-        nonlocal users, items, kept
-        users, items, kept = users[chosen], items[chosen], kept[chosen]
+        nonlocal users, items, times, kept
+        users, items = users[chosen], items[chosen]
+        times, kept = times[chosen], kept[chosen]
         steps.append(_step(name, users, items))
         if not len(kept):
             raise UserError(_nothing_left(steps))
 
     if filters.min_rating is not None:
-        enough = np.array(rows["rating"]) >= filters.min_rating
-        keep(f"rating of at least {filters.min_rating:g}", np.flatnonzero(enough))
+        enough = rows.column("rating") >= filters.min_rating
+        keep(f"rating of at least {filters.min_rating:g}", enough)
     if filters.repeats == "first":
-        first = _first_of_pairs(users, items, np.array(rows["time"])[kept], n_users)
-        keep("first interaction of each user with an item", np.flatnonzero(first))
+        first = _first_of_pairs(users, items, times, n_users)
+        keep("first interaction of each user with an item", first)
     least = filters.min_user_interactions, filters.min_item_interactions
     if max(least) > 1:
         name = f"at least {least[0]} interactions per user and {least[1]} per item"
         keep(name, k_core(users, items, *least))
-    return kept[_in_order(users, np.array(rows["time"])[kept], n_users)], steps
+    return kept[_in_order(users, times, n_users)], steps
 
 
 def k_core(
@@ -75,7 +83,7 @@ def k_core(
         users: (n,) codes from 0.
         items: (n,) codes from 0.
     """
-    kept = np.arange(len(users))
+    kept = _numbers(len(users))
     while len(kept):
         of_user = np.bincount(users) >= min_user_interactions
         of_item = np.bincount(items) >= min_item_interactions
@@ -100,6 +108,10 @@ def codes_of(hashes: np.ndarray) -> tuple[np.ndarray, int]:
     return codes, n_codes
 
 
+def _numbers(n: int) -> np.ndarray:
+    return np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+
+
 def _step(name: str, users: np.ndarray, items: np.ndarray) -> Step:
     return Step(name, len(users), _n_distinct(users), _n_distinct(items))
 
@@ -111,7 +123,7 @@ def _n_distinct(codes: np.ndarray) -> int:
 def _parts(users: np.ndarray, n_users: int) -> Iterator[np.ndarray]:
     """Numbers of the rows of some users at a time, in the order of the file."""
     if len(users) <= _PART:
-        yield np.arange(len(users))
+        yield _numbers(len(users))
         return
     ends = np.cumsum(np.bincount(users, minlength=n_users))
     low = 0

@@ -7,11 +7,12 @@ its last checkpoint.
 
 from __future__ import annotations
 
+import mmap
 import os
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -40,22 +41,44 @@ ROW = np.dtype(
     ]
 )
 NONE = 0  # the hash of no token
-_CHECKPOINT = 200_000  # interactions
+_CHECKPOINT = 50_000  # interactions
+_BLOCK = 1 << 20  # rows
 _STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
 
 
-class Spool(NamedTuple):
-    """The rows (n,) of `ROW`, and the tokens of row i as bytes: `user TAB item`."""
+class Spool:
+    """The finished rows (n,) of `ROW` and their tokens, mapped from disk."""
 
-    rows: np.ndarray
-    tokens: np.ndarray  # bytes
+    def __init__(self, folder: Path) -> None:
+        self._maps = [_mapped(folder / name) for name in (_ROWS, _TOKENS)]
+        self.rows = np.frombuffer(self._maps[0], dtype=ROW)
+        self._tokens = self._maps[1]
 
     def token(self, row: int) -> bytes:
         """User and item of a row, separated by a tab."""
         begin = int(self.rows["at"][row])
         last = row + 1 == len(self.rows)
-        end = len(self.tokens) if last else int(self.rows["at"][row + 1])
-        return self.tokens[begin : end - 1].tobytes()
+        end = len(self._tokens) if last else int(self.rows["at"][row + 1])
+        return self._tokens[begin : end - 1]
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of all rows, in memory."""
+        values = np.empty(len(self.rows), dtype=ROW[name])
+        for begin in range(0, len(values), _BLOCK):
+            values[begin : begin + _BLOCK] = self.rows[name][begin : begin + _BLOCK]
+            self.release()
+        return values
+
+    def release(self) -> None:
+        """Take the pages of the files that were read out of this process's memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for one in self._maps:
+                one.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def hash_of(token: str | bytes) -> int:
@@ -108,12 +131,6 @@ def _read(source: Source, file: RawFile, writer: _Writer, bad: BadLines, bar: An
 def _checked(one: Interaction) -> Interaction:
     user, item = token_of(one.user, "the user"), token_of(one.item, "the item")
     return one._replace(user=user, item=item)
-
-
-def opened(folder: Path) -> Spool:
-    """The finished rows, mapped from disk."""
-    rows = np.memmap(folder / _ROWS, dtype=ROW, mode="r")
-    return Spool(rows, np.memmap(folder / _TOKENS, dtype=np.uint8, mode="r"))
 
 
 def _state(folder: Path) -> dict[str, Any]:

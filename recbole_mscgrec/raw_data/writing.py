@@ -82,8 +82,11 @@ def _positions(users: list[int], user: int, position: int) -> tuple[list[int], i
 
 
 def _any_rating(spool: Spool, order: np.ndarray) -> bool:
-    blocks = (order[n : n + _BLOCK] for n in range(0, len(order), _BLOCK))
-    return any(not np.isnan(spool.rows["rating"][block]).all() for block in blocks)
+    for begin in range(0, len(order), _BLOCK):
+        if not np.isnan(spool.rows["rating"][order[begin : begin + _BLOCK]]).all():
+            return True
+        spool.release()
+    return False
 
 
 def _checked_blocks(
@@ -112,6 +115,7 @@ def _checked_blocks(
                 )
             item_before = item_hash
         yield rows, texts
+        spool.release()
 
 
 def _collision(one: bytes, other: bytes) -> UserError:

@@ -13,6 +13,13 @@ from recbole_mscgrec.raw_data.spool import ROW
 from recbole_mscgrec.storage.errors import UserError
 
 
+class Rows:
+    """Rows in memory."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.column = rows.__getitem__
+
+
 def rows_of(given: list[tuple[int, int, int, float]]) -> np.ndarray:
     """Rows of (user, item, time, rating)."""
     rows = np.zeros(len(given), dtype=ROW)
@@ -49,7 +56,7 @@ def test_all_filters_equal_a_plain_implementation(
     )
     rows["time"], rows["rating"] = draw.integers(-5, 20, 200), draw.integers(1, 6, 200)
     rows["rating"][:5] = np.nan
-    kept, steps = kept_rows(rows, Filters(2.0, "first", 4, 5))
+    kept, steps = kept_rows(Rows(rows), Filters(2.0, "first", 4, 5))
 
     n = [i for i in range(200) if rows["rating"][i] >= 2]
     assert (steps[1].interactions, steps[1].users) == (len(n), len(set(rows["user"][n])))
@@ -85,13 +92,13 @@ def test_codes_over_the_whole_range(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_repeats_may_stay() -> None:
     rows = rows_of([(1, 1, 5, 1.0), (1, 1, 3, 1.0), (1, 2, 4, 1.0)])
-    assert kept_rows(rows, Filters(repeats="all"))[0].tolist() == [1, 2, 0]
-    assert kept_rows(rows, Filters())[0].tolist() == [1, 2]
+    assert kept_rows(Rows(rows), Filters(repeats="all"))[0].tolist() == [1, 2, 0]
+    assert kept_rows(Rows(rows), Filters())[0].tolist() == [1, 2]
 
 
 def test_nothing_left_names_every_step() -> None:
     rows = rows_of([(1, 1, 5, 1.0), (1, 2, 3, 1.0), (2, 2, 4, 5.0)])
     with pytest.raises(UserError, match="3 after 'read'.* 0 after 'at least 3 .*Lower --min_user"):
-        kept_rows(rows, Filters(min_user_interactions=3))
+        kept_rows(Rows(rows), Filters(min_user_interactions=3))
     with pytest.raises(UserError, match="0 after 'rating of at least 6'"):
-        kept_rows(rows, Filters(min_rating=6.0))
+        kept_rows(Rows(rows), Filters(min_rating=6.0))
