@@ -82,6 +82,8 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
             f"{reviews[0]} and {benchmark[0]} are two forms of the same data: name the files of "
             "one of them with --from."
         )
+    if reviews and getattr(options, "benchmark", None):
+        raise UserError(f"{reviews[0]} holds reviews: --benchmark reads the authors' csv files.")
     if not reviews and not benchmark:
         raise UserError(f"{', '.join(map(str, files))}: none of these holds reviews.")
     meta = kinds.get("metadata", [])

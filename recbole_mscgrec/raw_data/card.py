@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import recbole_mscgrec
+from recbole_mscgrec.raw_data.filters import FIRST
+from recbole_mscgrec.raw_data.records import Source
 from recbole_mscgrec.storage.files import write_text
 
 _STATE = re.compile(r"^<!-- prepare: (.*) -->$", re.MULTILINE)
@@ -33,6 +38,30 @@ def write_card(file: Path, facts: dict[str, Any], state: dict[str, Any]) -> None
         parts.append("## Bad lines\n\n" + _list(told))
     parts.append(f"<!-- prepare: {json.dumps(state)} -->")
     write_text(file, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def facts_of(
+    options: argparse.Namespace, source: Source, steps: Sequence[Sequence[Any]]
+) -> dict[str, Any]:
+    """What the card says beside the counts of the stages."""
+    drops = [
+        before[1] - after[1]
+        for before, after in zip(steps, steps[1:], strict=False)
+        if after[0] == FIRST
+    ]
+    use = [f"--dataset={options.name}", f"--data_path={options.data_path}"]
+    return {
+        "name": options.name,
+        "version": recbole_mscgrec.__version__,
+        "command": options.command,
+        "use": shlex.join(["recbole-mscgrec", *use]),
+        "title": source.title,
+        "terms": source.terms,
+        "notes": source.notes,
+        "files": [(str(file), file.size) for file in source.files],
+        "has_times": source.has_times,
+        "repeated_pairs": drops[0] if drops else None,
+    }
 
 
 def state_in(file: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from recbole_mscgrec.raw_data.records import BadLine, RawFile, Record, lines
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 
 _SEPARATORS = (",", "\t", ";", "|", "::", " ")
 _LONGEST_CELL = 1 << 22
@@ -125,20 +125,23 @@ def _places(file: RawFile, columns: list[str], names: list[str]) -> list[int]:
 
 def _parquet_cells(file: RawFile, columns: list[str]) -> Iterator[Record]:
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise UserError(
             f"{file} is a parquet file: pip install 'recbole-mscgrec[parquet]' reads it."
         ) from error
+    number = 0
     try:
         table = parquet.ParquetFile(file.path)
-    except (ArrowInvalid, OSError) as error:
-        raise UserError(f"{file} cannot be read as parquet ({error}): fetch it again.") from error
-    _places(file, columns, table.schema_arrow.names)
-    number = 0
-    for batch in table.iter_batches(batch_size=1 << 14, columns=columns):
-        cells = [batch.column(batch.schema.get_field_index(c)).to_pylist() for c in columns]
-        for row in zip(*cells, strict=True):
-            number += 1
-            yield number, row
-        file.position = file.size * number // max(1, table.metadata.num_rows)
+        _places(file, columns, table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=1 << 14, columns=columns):
+            cells = [batch.column(batch.schema.get_field_index(c)).to_pylist() for c in columns]
+            for row in zip(*cells, strict=True):
+                number += 1
+                yield number, row
+            file.position = file.size * number // max(1, table.metadata.num_rows)
+    except (ArrowException, OSError) as error:
+        raise UserError(
+            f"{file}, after row {number}: this cannot be read as parquet ({one_line(error)}): "
+            "fetch it again."
+        ) from error

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-import recbole_mscgrec
 from recbole_mscgrec.raw_data import amazon, movielens, tables
-from recbole_mscgrec.raw_data.card import state_in, write_card
+from recbole_mscgrec.raw_data.card import facts_of, state_in, write_card
 from recbole_mscgrec.raw_data.filters import Filters, kept_rows
 from recbole_mscgrec.raw_data.records import BadLines, Source
 from recbole_mscgrec.raw_data.spool import Spool, spool
@@ -122,6 +121,11 @@ def main(arguments: list[str]) -> int:
         or any(c.isspace() for c in name)
     ):
         raise UserError(f"--name ({name}) must be a plain name, without folders and spaces.")
+    if name == "ml-100k":
+        raise UserError(
+            "--name (ml-100k) cannot be used: RecBole reads its own copy of ml-100k, wherever "
+            "data_path leads. Choose another name."
+        )
     folder = Path(options.data_path).expanduser() / name
     check_folder(folder, "data_path")
     work = folder / ".prepare"
@@ -132,6 +136,9 @@ def main(arguments: list[str]) -> int:
             made = _prepare(options, folder, work)
     except Timeout as error:
         raise UserError(f"Another process prepares {folder}: wait for it.") from error
+    except KeyboardInterrupt as stop:
+        told = "Stopped: the same command goes on where this one was."
+        raise KeyboardInterrupt(told) from stop
     except OSError as error:
         raise UserError(
             f"{error.strerror or error} ({error.filename or folder}). What is done is kept in "
@@ -213,7 +220,7 @@ def _stages(
         if not done.is_file():
             write_json(done, stage())
         facts |= read_json(done)
-    facts |= _told(options, source, filters, facts)
+    facts |= facts_of(options, source, facts["steps"])
     _publish(options.name, folder, work, facts, key)
 
 
@@ -230,30 +237,6 @@ def _publish(name: str, folder: Path, work: Path, facts: dict[str, Any], key: An
         (work / f"{kind}.moved").touch()
     sizes = {kind: _size(folder / f"{name}.{kind}") for kind in ("inter", "item")}
     write_card(card, facts, {"key": key, "sizes": sizes})
-
-
-def _told(
-    options: argparse.Namespace, source: Source, filters: Filters, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """What the card says beside the counts."""
-    steps = facts["steps"]
-    pairs = [
-        (a[1] - b[1]) for a, b in zip(steps, steps[1:], strict=False) if b[0].startswith("first ")
-    ]
-    return {
-        "name": options.name,
-        "version": recbole_mscgrec.__version__,
-        "command": options.command,
-        "use": shlex.join(
-            ["recbole-mscgrec", f"--dataset={options.name}", f"--data_path={options.data_path}"]
-        ),
-        "title": source.title,
-        "terms": source.terms,
-        "notes": source.notes,
-        "files": [(str(file), file.size) for file in source.files],
-        "has_times": source.has_times,
-        "repeated_pairs": pairs[0] if pairs else None,
-    }
 
 
 def _filters(options: argparse.Namespace, source: Source) -> Filters:

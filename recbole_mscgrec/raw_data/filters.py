@@ -12,6 +12,7 @@ import numpy as np
 
 from recbole_mscgrec.storage.errors import UserError
 
+FIRST = "first interaction of each user with an item"  # the name of a step
 _PART = 1 << 20  # rows that are sorted at a time
 
 
@@ -65,7 +66,7 @@ def kept_rows(rows: Columns, filters: Filters) -> tuple[np.ndarray, list[Step]]:
         keep(f"rating of at least {filters.min_rating:g}", enough)
     if filters.repeats == "first":
         first = _first_of_pairs(users, items, times, n_users)
-        keep("first interaction of each user with an item", first)
+        keep(FIRST, first)
     least = filters.min_user_interactions, filters.min_item_interactions
     if max(least) > 1:
         name = f"at least {least[0]} interactions per user and {least[1]} per item"

@@ -54,6 +54,8 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     """The files in --from, a folder or the zip archive as it is; or of --version. Raises
     UserError."""
     given = places.given(options)
+    if given and options.version:
+        raise UserError("--version is looked for or downloaded, --from names the files: give one.")
     if not given:
         if not options.version:
             raise UserError(f"Name --version ({', '.join(VERSIONS)}), or files with --from.")

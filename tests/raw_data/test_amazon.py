@@ -220,6 +220,8 @@ def test_missing_metadata_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["--data_path", tmp_path, "--name=b", "--from", tmp_path]
     assert prepare("amazon-2023", *arguments) == 1
     assert "no metadata beside" in capsys.readouterr().err
+    assert prepare("amazon-2023", *arguments, "--benchmark=rating_only") == 1
+    assert "--benchmark reads the authors' csv files" in capsys.readouterr().err
     assert prepare("amazon-2023", *arguments, "--category=CAT") == 1
     error = capsys.readouterr().err
     assert "meta_CAT.jsonl.gz is not in" in error and "meta_categories/meta_CAT.jsonl.gz" in error

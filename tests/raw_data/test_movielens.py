@@ -98,6 +98,8 @@ def test_which_version_must_be_clear(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert prepare("movielens", "--name=m") == 1
     assert "Name --version (100k, 1m" in capsys.readouterr().err
     ml_100k(tmp_path / "in" / "a")
+    assert prepare("movielens", "--name=m", "--from=in", "--version=1m") == 1
+    assert "--version is looked for or downloaded" in capsys.readouterr().err
     newer(tmp_path / "in" / "b")
     assert prepare("movielens", "--name=m", "--from=in") == 1
     assert "one of u.data, ratings.dat, ratings.csv is needed" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def test_parquet_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture
     pytest.importorskip("pyarrow")
     file = write(tmp_path / "r.parquet", "no parquet")
     assert prepare("csv", "--name=d", f"--data_path={tmp_path}", f"--from={file}", *COLUMNS) == 1
-    assert "r.parquet cannot be read as parquet" in capsys.readouterr().err
+    assert "r.parquet, after row 0: this cannot be read as parquet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
