@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
+from recbole_mscgrec.config.data_fields import TYPES
 from recbole_mscgrec.raw_data.records import BadLine, RawFile, Record, lines
 from recbole_mscgrec.storage.errors import UserError, one_line
 
@@ -17,14 +18,19 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 def table_cells(
-    file: RawFile, columns: list[str], separator: str | None, encoding: str, header: bool
+    file: RawFile,
+    columns: list[str],
+    separator: str | None,
+    encoding: str,
+    header: bool = True,
+    quotes: bool = True,
 ) -> Iterator[Record]:
     """The named columns of a csv or parquet file, row by row; without a separator the one of the
     first line."""
     if file.path.suffix == ".parquet":
         return _parquet_cells(file, columns)
     found = separator or _separator_of(file, columns, encoding, header)
-    return cells_of(file, columns, found, encoding, header)
+    return cells_of(file, columns, found, encoding, header, quotes)
 
 
 def cells_of(
@@ -46,7 +52,7 @@ def cells_of(
     names: list[str] = []
     for line, cells in rows:
         if not names and not isinstance(cells, BadLine):
-            names = cells if header else [str(n + 1) for n in range(len(cells))]
+            names = _names(cells) if header else [str(n + 1) for n in range(len(cells))]
             chosen = _places(file, columns, names)
             if header:
                 continue
@@ -104,12 +110,19 @@ def _codec_of(encoding: str) -> str:
 def _separator_of(file: RawFile, columns: list[str], encoding: str, header: bool) -> str:
     """The separator by which the first line has the columns; else the one that makes most."""
     line = next(_texts(file, _codec_of(encoding), [0]), "").rstrip("\r\n")
-    by_separator = {s: [cell.strip('"') for cell in line.split(s)] for s in _SEPARATORS}
+    cells = {s: [cell.strip('"') for cell in line.split(s)] for s in _SEPARATORS}
+    by_separator = {separator: _names(found) for separator, found in cells.items()}
     if header:
         for separator, names in by_separator.items():
             if set(columns) <= set(names):
                 return separator
     return max(by_separator, key=lambda separator: len(by_separator[separator]))
+
+
+def _names(header: list[str]) -> list[str]:
+    """The names of the columns; those of an atomic file without their types."""
+    typed = [cell.rpartition(":") for cell in header]
+    return [t[0] for t in typed] if all(t[2] in TYPES for t in typed) else header
 
 
 def _places(file: RawFile, columns: list[str], names: list[str]) -> list[int]:

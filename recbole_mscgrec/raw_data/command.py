@@ -79,20 +79,21 @@ def _add_common(one: argparse.ArgumentParser, name: str) -> None:
     repeats = "all" if name == "sequences" else "first"
     one.add_argument("--name", required=True, help="name of the data set that is made")
     one.add_argument(
-        "--data_path", default="dataset", metavar="DIR", help="made in DIR/NAME (dataset)"
+        "--data_path", default="dataset", metavar="DIR", help="made in DIR/NAME (default: dataset)"
     )
     one.add_argument("--from", dest="from_", nargs="+", metavar="PATH", help="raw files or folders")
-    one.add_argument("--min_user_interactions", type=_count, metavar="N", help=f"k-core ({core})")
-    one.add_argument("--min_item_interactions", type=_count, metavar="N", help=f"k-core ({core})")
-    one.add_argument("--min_rating", type=float, metavar="R", help="drop lower ratings (keep all)")
+    for kind in ("user", "item"):
+        text = f"keep {kind}s with as many, until this holds for all that is left (default: {core})"
+        one.add_argument(f"--min_{kind}_interactions", type=_count, metavar="N", help=text)
+    one.add_argument("--min_rating", type=float, metavar="R", help="drop lower ratings")
     one.add_argument(
         "--repeats",
         choices=["first", "all"],
         default=repeats,
-        help=f"of a user with an item: keep the first in time, or all ({repeats})",
+        help=f"of a user with an item: keep the first in time, or all (default: {repeats})",
     )
     one.add_argument(
-        "--max_bad_lines", type=_count, default=100, metavar="N", help="skip as many (100)"
+        "--max_bad_lines", type=_count, default=100, metavar="N", help="skip as many (default: 100)"
     )
     one.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
     if name.startswith("amazon-") or name in ("movielens", "pixelrec"):

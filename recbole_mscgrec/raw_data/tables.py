@@ -79,6 +79,9 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoding", default="utf-8", help="of csv files (default: utf-8)")
     parser.add_argument(
+        "--no_quotes", action="store_true", help="a quote is a character like any other"
+    )
+    parser.add_argument(
         "--no_header", action="store_true", help="the first row is data; columns are 1, 2, 3, ..."
     )
 
@@ -253,7 +256,8 @@ def _items(
 
 def _cells(file: RawFile, columns: list[str], options: argparse.Namespace) -> Iterator[Record]:
     separator = _separator(options)
-    return table_cells(file, columns, separator, options.encoding, not options.no_header)
+    header, quotes = not options.no_header, not options.no_quotes
+    return table_cells(file, columns, separator, options.encoding, header, quotes)
 
 
 def _separator(options: argparse.Namespace) -> str | None:

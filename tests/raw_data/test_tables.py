@@ -77,6 +77,18 @@ def test_without_times_the_order_of_the_rows_counts(tmp_path: Path) -> None:
     assert "timestamp is the position" in (tmp_path / "data/d/d.card.md").read_text()
 
 
+def test_atomic_files_are_tables_too(tmp_path: Path) -> None:
+    inter = write(
+        tmp_path / "a.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t17.5\n"
+    )
+    item = write(tmp_path / "a.item", 'item_id:token\ttitle:token_seq\ni\t"Open" water\n')
+    given = [f"--from={inter}", "--user=user_id", "--item=item_id", "--time=timestamp", *ALL]
+    more = [f"--items={item}", "--text=title", "--no_quotes"]
+    assert prepared(tmp_path, "csv", *given, *more) == [["u", "i", "17.5"]]
+    found = table(tmp_path / "data" / "d" / "d.item")
+    assert found == [["item_id:token", "title:token_seq"], ["i", '"Open" water']]
+
+
 def test_ratings_below_the_least_are_dropped(tmp_path: Path) -> None:
     rows = [("u", f"i{n}", n, rating) for n, rating in enumerate(["5", "3.5", "", "4"])]
     file = csv_file(tmp_path / "r.csv", ["u", "i", "t", "r"], rows)
