@@ -1,0 +1,1 @@
+"""A trained model answers: recommendations from an export folder, and an HTTP service for them."""
