@@ -50,12 +50,10 @@ class WalkModel:
             self.go_on.wait(10)
             time.sleep(self.seconds)
             nothing = [None] * len(histories)
-            rows = zip(
-                histories,
-                options.get("exclude") or nothing,
-                options.get("allowed") or nothing,
-                strict=True,
-            )
+            exclude, allowed = options.get("exclude") or nothing, options.get("allowed")
+            if allowed is None or not all(isinstance(row, tuple) for row in allowed) or not allowed:
+                allowed = [allowed] * len(histories)  # one for all
+            rows = zip(histories, exclude, allowed, strict=True)
             seen = bool(options.get("exclude_seen"))
             return [self._walk(list(h), top, e, a, seen) for h, e, a in rows]
         finally:

@@ -40,16 +40,33 @@ class Options(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """A request: `exclude` and `allowed` are None, or one list of items for each history."""
+    """A request.
+
+    Attributes:
+        histories: of one or more users.
+        exclude: one list of items for each history; None if there are none.
+        allowed: a list of items for all histories.
+        allowed_each: one list of items for each history, in place of `allowed`.
+    """
 
     histories: tuple[Tokens, ...]
     options: Options = Options()
     exclude: tuple[Tokens, ...] | None = None
-    allowed: tuple[Tokens, ...] | None = None
+    allowed: Tokens | None = None
+    allowed_each: tuple[Tokens, ...] | None = None
 
-    def group(self) -> tuple[Options, bool, bool]:
-        """Queries of one group can be answered by one call of the model."""
-        return self.options, self.exclude is None, self.allowed is None
+    def joins(self, other: Query) -> bool:
+        """Whether one call of the model can answer both queries.
+
+        The model's mask of allowed items has one row for a call, or one for each history. The
+        latter is slow in large catalogues, so queries with other allowed items are not joined.
+        """
+        return (
+            self.options == other.options
+            and (self.exclude is None) == (other.exclude is None)
+            and self.allowed_each is other.allowed_each is None
+            and self.allowed == other.allowed
+        )
 
 
 class Answer(NamedTuple):
@@ -83,7 +100,7 @@ class Batcher:
 
     Args:
         wait: seconds that the first request of a batch waits for others.
-        max_batch: most histories in one call of the model. A request with more is split.
+        max_batch: most histories of several requests in one call of the model.
         max_waiting: most requests in the queue; more are refused.
     """
 
@@ -168,12 +185,11 @@ class Batcher:
             return [job for job in batch if job.future.set_running_or_notify_cancel()]
 
     def _next(self) -> tuple[list[_Job], bool]:
-        """The oldest request and those of its group that fit in a batch with it, and whether the
-        batch is full."""
+        """The oldest request and those that can join it in a batch, and whether it is full."""
         batch: list[_Job] = []
         n_left = self._max_batch
         for job in self._waiting:
-            if batch and job.query.group() != batch[0].query.group():
+            if batch and not job.query.joins(batch[0].query):
                 continue
             n_histories = len(job.query.histories)
             if batch and n_histories > n_left:
@@ -183,7 +199,7 @@ class Batcher:
         return batch, n_left <= 0
 
     def _answer(self, model: Model, jobs: list[_Job]) -> None:
-        """Answer requests of one group. If the model refuses them together, each half is tried
+        """Answer requests with one call. If the model refuses them together, each half is tried
         alone, so that a bad request fails by itself."""
         try:
             lists = self._recommend(model, [job.query for job in jobs])
@@ -203,18 +219,14 @@ class Batcher:
         """One list for each history of these queries."""
         histories = [history for query in queries for history in query.histories]
         exclude = [items for query in queries for items in query.exclude or ()]
-        allowed = [items for query in queries for items in query.allowed or ()]
-        options = queries[0].options._asdict()
-        lists: list[list[Any]] = []
-        for start in range(0, len(histories), self._max_batch):
-            part = slice(start, start + self._max_batch)
-            self._metrics.batch(len(histories[part]))
-            lists += model.recommend(
-                histories[part],
-                exclude=exclude[part] or None,
-                allowed=allowed[part] or None,
-                **options,
-            )
+        first = queries[0]
+        self._metrics.batch(len(histories))
+        lists = model.recommend(
+            histories,
+            exclude=exclude or None,
+            allowed=first.allowed if first.allowed_each is None else first.allowed_each,
+            **first.options._asdict(),
+        )
         if len(lists) != len(histories):  # a wrong split would give answers to the wrong requests
             raise RuntimeError(f"{len(lists)} lists for {len(histories)} histories")
         return lists

@@ -41,10 +41,13 @@ def parse(body: bytes, limits: Limits) -> Query:
         fallback=_fallback(fields.get("fallback")),
         cold_share=_share(fields.get("cold_share")),
     )
-    exclude = _filter(fields.get("exclude"), "exclude", n_rows)
+    excluded, exclude = _filter(fields.get("exclude"), "exclude", n_rows)
+    if excluded:
+        exclude = (excluded,) * n_rows
     # An empty list excludes nothing; one that allows nothing is an error, which the model raises.
-    exclude = exclude if exclude is not None and any(exclude) else None
-    return Query(histories, options, exclude, _filter(fields.get("allowed"), "allowed", n_rows))
+    exclude = exclude if exclude and any(exclude) else None
+    allowed, allowed_each = _filter(fields.get("allowed"), "allowed", n_rows)
+    return Query(histories, options, exclude, allowed, allowed_each)
 
 
 def _read(body: bytes) -> dict[str, Any]:
@@ -97,18 +100,20 @@ def _tokens(value: Any, place: str) -> Tokens:
     return tuple(value)
 
 
-def _filter(value: Any, name: str, n_rows: int) -> tuple[Tokens, ...] | None:
-    """A list of items for all histories, or one for each, as one for each."""
+def _filter(
+    value: Any, name: str, n_rows: int
+) -> tuple[Tokens, None] | tuple[None, tuple[Tokens, ...] | None]:
+    """A list of items for all histories, or one for each."""
     if value is None:
-        return None
+        return None, None
     if not isinstance(value, list) or not any(isinstance(row, list) for row in value):
-        return (_tokens(value, name),) * n_rows
+        return _tokens(value, name), None
     if len(value) != n_rows:
         raise UserError(
             f"{name}: {len(value):,} lists for {n_rows:,} histories; give one list of items, or "
             "one list for each history."
         )
-    return tuple(_tokens(row, f"{name}[{n}]") for n, row in enumerate(value))
+    return None, tuple(_tokens(row, f"{name}[{n}]") for n, row in enumerate(value))
 
 
 def _whole_number(fields: dict[str, Any], name: str, most: int) -> int | None:

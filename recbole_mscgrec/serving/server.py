@@ -70,16 +70,21 @@ class Running:
                 timeout_graceful_shutdown=int(2 * service.timeout) + 5,
             )
         )
+        # Not Thread.join: up to Python 3.12, Ctrl-C in it marks the thread as ended.
+        self._ended = threading.Event()
         # Outside the main thread uvicorn leaves signals alone.
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [bound]}, name="http", daemon=True
-        )
-        self._thread.start()
+        threading.Thread(target=self._serve, args=(bound,), name="http", daemon=True).start()
+
+    def _serve(self, bound: socket.socket) -> None:
+        try:
+            self._server.run(sockets=[bound])
+        finally:
+            self._ended.set()
 
     def wait(self) -> None:
-        """Until the thread has ended."""
-        while self._thread.is_alive():  # in pieces: not every system interrupts an endless wait
-            self._thread.join(0.2)
+        """Until the server has ended."""
+        while not self._ended.wait(0.2):  # in pieces: not every system interrupts an endless wait
+            pass
 
     def stop(self) -> None:
         """Take no new request, and return when those in work are answered."""

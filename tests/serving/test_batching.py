@@ -69,9 +69,11 @@ def test_every_answer_of_a_mixed_load_is_that_of_the_request_alone() -> None:
         )
         options = Options(top=draw.choice((1, 5)), exclude_seen=draw.random() < 0.3)
         filters: dict[str, tuple] = {}
-        for name in ("exclude", "allowed"):
-            if draw.random() < 0.3:
+        for name in ("exclude", "allowed_each"):
+            if draw.random() < 0.2:
                 filters[name] = tuple(tuple(draw.choices(alone.items, k=9)) for _ in histories)
+        if "allowed_each" not in filters and draw.random() < 0.3:
+            filters["allowed"] = draw.choice((tuple(alone.items[:20]), tuple(alone.items[10:])))
         queries.append(Query(histories, options, **filters))
     futures = [batcher.submit(q) for q in queries[:90]]
     wait(futures)
@@ -82,11 +84,11 @@ def test_every_answer_of_a_mixed_load_is_that_of_the_request_alone() -> None:
         expected = alone.recommend(
             asked.histories,
             exclude=asked.exclude,
-            allowed=asked.allowed,
+            allowed=asked.allowed_each or asked.allowed,
             **asked.options._asdict(),
         )
         assert future.result(5).lists == expected
-    assert len(model.calls) < 100 and max(len(c["histories"]) for c in model.calls) == 32
+    assert len(model.calls) < 120 and max(len(c["histories"]) for c in model.calls) == 32
     batcher.close()
 
 
@@ -152,19 +154,30 @@ def test_a_cancelled_request_is_not_computed_and_frees_its_place() -> None:
 
 def test_a_new_model_answers_from_the_next_batch_on() -> None:
     old, new = WalkModel(generation=1), WalkModel(n_items=60, generation=2)
-    batcher = batcher_of(old, max_batch=2)
-    # More histories than a batch: both calls of this request are made by one model.
+    batcher = batcher_of(old)
     old.go_on.clear()
-    long = batcher.submit(query("i49", "i1", "i2", "i49"))
+    before = batcher.submit(query("i49"))
     while not old.calls:
         time.sleep(0.001)
     after = batcher.submit(query("i49"))
     batcher.swap(new)
     old.go_on.set()
-    assert long.result(5).model is old
-    assert [items_of(ranked)[0] for ranked in long.result().lists] == ["i0", "i2", "i3", "i0"]
+    assert before.result(5).model is old and items_of(before.result().lists[0])[0] == "i0"
     assert after.result(5).model is new and items_of(after.result().lists[0])[0] == "i50"
-    assert len(old.calls) == 2 and batcher.model is new
+    assert len(old.calls) == len(new.calls) == 1 and batcher.model is new
+    batcher.close()
+
+
+def test_a_request_with_more_histories_than_a_batch_is_one_call() -> None:
+    model = WalkModel()
+    batcher = batcher_of(model, max_batch=2)
+    held = hold(batcher, model)
+    futures = [batcher.submit(query(*tokens)) for tokens in (["i1"], ["i2", "i3", "i4"], ["i5"])]
+    model.go_on.set()
+    held.result(5)
+    assert [items_of(r)[0] for r in futures[1].result(5).lists] == ["i3", "i4", "i5"]
+    assert futures[2].result(5)
+    assert [len(call["histories"]) for call in model.calls] == [1, 1, 3, 1]
     batcher.close()
 
 

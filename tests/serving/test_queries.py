@@ -30,7 +30,7 @@ def test_every_field() -> None:
     options = {"top": 20, "exclude_seen": True, "beam_size": 5, "fallback": "popular"}
     asked = parsed(histories=[["a"], ["b"]], cold_share=0, allowed=["x"], exclude=["y"], **options)
     assert asked.options == Options(**options, cold_share=0.0)
-    assert asked.allowed == (("x",), ("x",)) and asked.exclude == (("y",), ("y",))
+    assert asked.allowed == ("x",) and asked.exclude == (("y",), ("y",))
 
 
 def test_filters_for_each_history() -> None:
@@ -38,8 +38,9 @@ def test_filters_for_each_history() -> None:
     assert parsed(histories=two, exclude=[["x"], []]).exclude == (("x",), ())
     assert parsed(histories=two, exclude=[[], []]).exclude is None
     assert parsed(histories=two, exclude=[]).exclude is None
-    assert parsed(histories=two, allowed=[]).allowed == ((), ())  # nothing; the model refuses it
-    assert parsed(histories=two, allowed=[["x"], []]).allowed == (("x",), ())
+    assert parsed(histories=two, allowed=[]).allowed == ()  # nothing; the model refuses it
+    assert parsed(histories=two, allowed=[["x"], []]).allowed_each == (("x",), ())
+    assert parsed(histories=two, allowed=[["x"], []]).allowed is None
 
 
 @pytest.mark.parametrize(
