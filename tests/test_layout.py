@@ -13,9 +13,15 @@ PACKAGE = Path(recbole_mscgrec.__file__).resolve().parent
 # Bottom to top. A package imports from itself and from those before it.
 FLOORS = (
     "storage semantic_ids rq_dino network serving config data compat features tokenizer plugin"
-    " runner experiments"
+    " runner deployment experiments"
 ).split()
-METHOD = ("storage", "semantic_ids", "rq_dino", "network", "serving")  # know no RecBole, no Config
+METHOD = (
+    "storage",
+    "semantic_ids",
+    "rq_dino",
+    "network",
+    "serving",
+)  # know neither RecBole nor its Config
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 INSIDE = [p for p in MODULES if p.parent != PACKAGE]
 

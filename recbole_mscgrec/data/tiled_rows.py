@@ -77,7 +77,7 @@ class TiledDataset(SequentialDataset):
         starts = np.maximum.accumulate(np.where(first_of_user, np.arange(len(users)), 0))
         self._sequence = self.inter_feat[self.iid_field].numpy()
         self.sequence_times = self.inter_feat[self.time_field].numpy()
-        self._sequence_start = starts
+        self._sequence_start, self._sequence_user = starts, users
         targets = torch.from_numpy(np.flatnonzero(~first_of_user))
         rows = self.inter_feat[targets]
         rows.update(Interaction({POSITION: targets}))
@@ -96,6 +96,11 @@ class TiledDataset(SequentialDataset):
             rows = self._histories(split.inter_feat)
             split.inter_feat = rows[rows[self.item_list_length_field].argsort(stable=True)]
         return [train, *held_out]
+
+    def sequence_of(self, user: int) -> np.ndarray:
+        """The ids of all items of a user, over all splits, oldest first: (n,)."""
+        begin, end = np.searchsorted(self._sequence_user, [user, user + 1])
+        return self._sequence[begin:end]
 
     def windows(self) -> Interaction:
         """The train split as windows, whatever `train_rows` is."""

@@ -10,6 +10,13 @@ from torch import nn
 Tensor = torch.Tensor
 
 
+def initialize(network: Any, codes: Tensor) -> None:
+    """Initialize the weights of a CodeNetwork for the target codes (N-1, L)."""
+    draw_weights(network)
+    if network.history.vector_parts:
+        begin_at_vectors(network, codes)
+
+
 @torch.no_grad()
 def draw_weights(network: Any) -> None:
     """Draw the weights of a CodeNetwork: item vectors of unit size, and sublayers whose outputs

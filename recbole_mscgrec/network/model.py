@@ -17,7 +17,7 @@ from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm
 from recbole_mscgrec.network.constrained_loss import TargetPaths
 from recbole_mscgrec.network.history import CODE, ITEM, HistoryTokens
-from recbole_mscgrec.network.init import begin_at_vectors, draw_weights
+from recbole_mscgrec.network.init import initialize
 from recbole_mscgrec.network.item_swap import Neighbours
 from recbole_mscgrec.network.node_embedding import NodeVectors
 from recbole_mscgrec.network.recurrent_encoder import RecurrentEncoder
@@ -77,6 +77,7 @@ class CodeNetwork(nn.Module):
         sizes: hyper-parameters.
         vectors: modality -> (N, D_m), the vectors behind the codes. They become part of an item's
             token and initialize the codewords.
+        initial: initialize the weights; False if they are loaded afterwards.
 
     Raises:
         UserError: `hidden_size` is not a multiple of `n_heads`.
@@ -85,7 +86,11 @@ class CodeNetwork(nn.Module):
     level_offset: Tensor
 
     def __init__(
-        self, table: CodeTable, sizes: Sizes, vectors: dict[str, Tensor] | None = None
+        self,
+        table: CodeTable,
+        sizes: Sizes,
+        vectors: dict[str, Tensor] | None = None,
+        initial: bool = True,
     ) -> None:
         super().__init__()
         size = sizes.hidden_size
@@ -96,15 +101,8 @@ class CodeNetwork(nn.Module):
         offsets = torch.tensor([0, *self.level_sizes[:-1]]).cumsum(0)
         self.register_buffer("level_offset", offsets, persistent=False)  # (L,)
         code_positions = sizes.history_tokens == CODE and not sizes.code_bias
-        self.history = HistoryTokens(
-            table,
-            size,
-            sizes.history_tokens,
-            code_positions=code_positions,
-            mask_prob=sizes.modality_mask_prob,
-            vectors=vectors,
-            learned=sizes.learned_vectors,
-        )
+        tokens = (sizes.history_tokens, code_positions, sizes.modality_mask_prob)
+        self.history = HistoryTokens(table, size, *tokens, vectors, sizes.learned_vectors)
         self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
         self.node_vectors = NodeVectors(self.tree, size) if sizes.learned_vectors else None
@@ -113,9 +111,8 @@ class CodeNetwork(nn.Module):
         self.start_from_history = nn.Linear(size, size, bias=False) if item_aware else None
         self.level_embedding = nn.Embedding(self.n_levels, size)
         self._add_blocks(sizes)
-        draw_weights(self)
-        if self.history.vector_parts:
-            begin_at_vectors(self, table.target_codes)
+        if initial:
+            initialize(self, table.target_codes)
 
     def _add_blocks(self, sizes: Sizes) -> None:
         """Add the blocks of encoder and decoder, with biases and norms."""

@@ -55,12 +55,16 @@ class AllowedItems:
         """Number of allowed items in each row: (B,)."""
         return self.running[:, -1].expand(batch_size)
 
+    def count(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Number of allowed items (P, C) in the leaf ranges [start, end), (P, C), of rows (P,)."""
+        if len(self.running) == 1:
+            return self.running[0][end] - self.running[0][start]
+        row = row.unsqueeze(-1)
+        return self.running[row, end] - self.running[row, start]
+
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Whether the leaf ranges [start, end), (P, C), hold an item allowed for their row (P,)."""
-        if len(self.running) == 1:
-            return self.running[0][end] > self.running[0][start]
-        row = row.unsqueeze(-1)
-        return self.running[row, end] > self.running[row, start]
+        return self.count(row, start, end) > 0
 
 
 class ExcludedItems:
@@ -96,12 +100,46 @@ class ExcludedItems:
         """Number of allowed items in each row: (B,)."""
         return self.n_leaves - (self.leaves < self.n_leaves).sum(1)
 
+    def count(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Number of excluded items (P, C) in the leaf ranges [start, end), (P, C), of rows (P,)."""
+        leaves = self.leaves[row]  # (P, E)
+        before, after = (torch.searchsorted(leaves, t.contiguous()) for t in (start, end))
+        return after - before
+
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Whether the leaf ranges [start, end), (P, C), hold an item that is not excluded for their
         row (P,)."""
-        leaves = self.leaves[row]  # (P, E)
-        before, after = (torch.searchsorted(leaves, t.contiguous()) for t in (start, end))
-        return end - start > after - before
+        return end - start > self.count(row, start, end)
+
+
+class AllowedWithout:
+    """Allows a sub-catalogue without the items that each request excludes.
+
+    Args:
+        tree: the catalogue.
+        allowed: as in AllowedItems.
+        excluded: as in ExcludedItems.
+
+    Raises:
+        UserError: see both; or nothing is left for a request.
+    """
+
+    def __init__(self, tree: PrefixTree, allowed: Tensor, excluded: Tensor) -> None:
+        self.allowed = AllowedItems(tree, allowed)
+        # Items that are not allowed anyway must not be subtracted.
+        mask = allowed if allowed.dim() == 1 else allowed.to(excluded.device)
+        both = mask[excluded] if mask.dim() == 1 else mask.gather(1, excluded)
+        self.excluded = ExcludedItems(tree, excluded.masked_fill(~both, 0))
+        _refuse_empty(self.n_allowed(len(excluded)))
+
+    def n_allowed(self, batch_size: int) -> Tensor:
+        """Number of items left in each row: (B,)."""
+        excluded = self.excluded.n_leaves - self.excluded.n_allowed(batch_size)
+        return self.allowed.n_allowed(batch_size) - excluded
+
+    def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Whether the leaf ranges [start, end), (P, C), hold an item left for their row (P,)."""
+        return self.allowed.count(row, start, end) > self.excluded.count(row, start, end)
 
 
 def _refuse_empty(n_allowed: Tensor) -> None:

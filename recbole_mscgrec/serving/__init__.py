@@ -1,1 +1,1 @@
-"""A trained model answers: recommendations from an export folder, and an HTTP service for them."""
+"""A trained model in use: the export folder, recommendations from item tokens, an HTTP service."""

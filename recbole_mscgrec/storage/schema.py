@@ -152,6 +152,7 @@ CODES = {
     "items": str,
     "vectors": Maybe(Each(Numbers("f", (None, None)))),
     "inputs": Maybe(Each(str)),
+    "codebooks": Maybe(Each(Numbers("f", (None, None)))),
 }
 IMAGE_CHECK = {"files": Each(Row(List(int), str, str))}  # size and time, hash, defect
 RESULT = {
@@ -190,6 +191,7 @@ def codes(modalities: list[str], n_items: int) -> Rule:
     for name in modalities:
         rule[f"codes.{name}"] = Numbers("i", (n_items, None))
         rule[f"sizes.{name}"] = Numbers("i", (None,))
+        rule[f"codebooks.{name}"] = Maybe(Numbers("f", (None, None)))
     return rule
 
 

@@ -34,7 +34,8 @@ def quantize(
     features: dict[str, Features], settings: MSCGRecSettings, train: Any
 ) -> dict[str, Tensor]:
     """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
-    those of the target are completed and made unique."""
+    those of the target are completed and made unique. The codebooks learned here are
+    `codebooks.NAME`, (sum of K_l, D)."""
     codes, stored = settings.codes, dict[str, Tensor]()
     for name, feature in features.items():
         quantizer = None
@@ -47,6 +48,7 @@ def quantize(
             quantizer = ResidualQuantizer(sizes.tolist(), iterations, settings.run.seed)
             table = torch.full((train.item_num, len(sizes)), MISSING)
             table[rows] = quantizer.fit(feature.vectors[rows])
+            stored[f"codebooks.{name}"] = torch.cat(quantizer.codebooks)
         stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
         if name == codes.target_modality:
             stored["filled"] = _complete_target(table, sizes, quantizer, features, name)
@@ -118,8 +120,11 @@ def _complete_target(
     return torch.tensor([len(lacking) - len(left), len(left)])
 
 
-def assemble(stored: dict[str, Tensor], settings: CodeSettings) -> tuple[CodeTable, dict[str, Any]]:
-    """The code table of the result of `quantize`, and its health report. Raises UserError."""
+def assemble(
+    stored: dict[str, Tensor], settings: CodeSettings
+) -> tuple[CodeTable, dict[str, Any], dict[str, Tensor]]:
+    """The code table of the result of `quantize`, its health report and the codebooks. Raises
+    UserError."""
     names = [n for n in (*settings.modalities, FUSED) if f"codes.{n}" in stored]
     tables = {n: stored[f"codes.{n}"].long() for n in names}
     sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}
@@ -131,4 +136,5 @@ def assemble(stored: dict[str, Tensor], settings: CodeSettings) -> tuple[CodeTab
     report = code_table.health(table, n_content_levels)
     filled = stored["filled"].tolist()
     report[target]["filled_from_neighbours"], report[target]["filled_free_leaf"] = filled
-    return table, report
+    codebooks = {n: stored[f"codebooks.{n}"] for n in names if f"codebooks.{n}" in stored}
+    return table, report, codebooks

@@ -27,6 +27,7 @@ from recbole_mscgrec.tokenizer.modalities import (
 )
 
 Tensor = torch.Tensor
+Codes = tuple[CodeTable, dict[str, Any], dict[str, Tensor]]  # table, health report, codebooks
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Tokenization:
     items: str  # fingerprint of the item tokens in the order of their ids
     vectors: dict[str, Tensor]  # modality -> half (N, D_m), with history_vectors
     inputs: dict[str, str]  # modality -> fingerprint of its texts, images or given features
+    codebooks: dict[str, Tensor]  # modality quantized here -> (sum of K_l, D), level by level
 
     def to_plain(self) -> dict[str, Any]:
         """The plain values for a checkpoint, which `from_checkpoint` reads."""
@@ -48,6 +50,7 @@ class Tokenization:
             "items": self.items,
             "vectors": self.vectors,
             "inputs": self.inputs,
+            "codebooks": self.codebooks,
         }
 
 
@@ -71,15 +74,16 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
         iterations=codes.quantizer_iterations,
         collision=codes.collision,
         seed=settings.run.seed,
+        codebooks="kept",
     )
     with timed(seconds, "codes"):
-        table, report = _stored_codes(key, settings, list(features), train.item_num) or _made_codes(
-            key, settings, features, train
-        )
+        table, report, codebooks = _stored_codes(
+            key, settings, list(features), train.item_num
+        ) or _made_codes(key, settings, features, train)
         kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
     _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
     inputs = {name: stage.inputs for name, stage in stages.items() if stage.inputs}
-    return Tokenization(table, report, seconds, _items(train), kept, inputs)
+    return Tokenization(table, report, seconds, _items(train), kept, inputs, codebooks)
 
 
 @contextmanager
@@ -115,8 +119,9 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
             f"{file} is damaged: it holds codes or vectors of {table.n_items - 1} items, not of "
             f"{train.item_num - 1}."
         )
-    inputs = plain.get("inputs") or {}
-    return Tokenization(table, plain["health"], {}, plain["items"], vectors, inputs)
+    inputs, books = plain.get("inputs") or {}, plain.get("codebooks") or {}
+    books = {name: book.cpu() for name, book in books.items()}
+    return Tokenization(table, plain["health"], {}, plain["items"], vectors, inputs, books)
 
 
 def _make_features(
@@ -175,8 +180,8 @@ def _items(train: Any) -> str:
 
 def _stored_codes(
     key: str, settings: MSCGRecSettings, modalities: list[str], n_items: int
-) -> tuple[CodeTable, dict[str, Any]] | None:
-    """The cached code table and its report; None if there is none that can be used."""
+) -> Codes | None:
+    """The cached codes; None if there are none that can be used."""
     folder = settings.run.cache_dir
     stored = cache.load(folder, "codes", key, schema.codes(modalities, n_items))
     if stored is None:
@@ -190,8 +195,8 @@ def _stored_codes(
 
 def _made_codes(
     key: str, settings: MSCGRecSettings, features: dict[str, Features], train: Any
-) -> tuple[CodeTable, dict[str, Any]]:
-    """The code table and its report, made from the features and cached."""
+) -> Codes:
+    """The codes, made from the features and cached."""
     stored = quantize(features, settings, train)
     cache.save(settings.run.cache_dir, "codes", key, stored)
     return assemble(stored, settings.codes)

@@ -7,7 +7,7 @@ import torch
 from test_beam_search import SIZES, TableModel, catalogue
 
 from recbole_mscgrec.network.beam_search import beam_search
-from recbole_mscgrec.semantic_ids.item_filter import AllowedItems, ExcludedItems
+from recbole_mscgrec.semantic_ids.item_filter import AllowedItems, AllowedWithout, ExcludedItems
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 N = 40
@@ -58,6 +58,27 @@ def test_excluding_all_but_two_with_a_narrow_beam_still_finds_both(tree: PrefixT
     gone = torch.tensor([[i for i in range(1, N + 1) if i not in (7, 23)]] * 2)
     beams = beam_search(TableModel(SIZES, 2).step, tree, 2, 3, ExcludedItems(tree, gone))
     assert [sorted(row) for row in beams.items.tolist()] == [[0, 7, 23]] * 2
+
+
+def test_a_sub_catalogue_without_items_of_each_request(tree: PrefixTree) -> None:
+    everything, _ = search(tree, None)
+    gone = torch.tensor([[4, 0, 4, 35, 36], [40, 1, 2, 3, 39]])
+    shared = torch.arange(N + 1) > 30
+    for mask in (shared, torch.stack([shared, torch.arange(N + 1) % 2 == 0])):
+        restriction = AllowedWithout(tree, mask, gone)
+        found, _ = search(tree, restriction)
+        for row in range(2):
+            mine = mask if mask.dim() == 1 else mask[row]
+            expected = [i for i in everything[row] if mine[i] and i not in gone[row].tolist()]
+            assert [i for i in found[row] if i] == expected
+            assert restriction.n_allowed(2)[row] == len(expected)
+
+
+def test_a_sub_catalogue_of_excluded_items_only_is_refused(tree: PrefixTree) -> None:
+    mask = torch.zeros(N + 1, dtype=torch.bool)
+    mask[[5, 6]] = True
+    with pytest.raises(ValueError, match="1 of 2 requests allow no item.*request 1"):
+        AllowedWithout(tree, mask, torch.tensor([[5, 7], [6, 5]]))
 
 
 def test_what_cannot_be_asked_for_is_refused(tree: PrefixTree) -> None:

@@ -294,3 +294,17 @@ def test_codes_of_a_checkpoint_fit_only_its_items(rule_folder: Path) -> None:
         from_checkpoint(state, train_split(rule_folder)[1], "m.pth")
     with pytest.raises(ValueError, match="m.pth holds no item codes: it is not a checkpoint"):
         from_checkpoint({}, train, "m.pth")
+
+
+def test_a_checkpoint_keeps_the_codebooks_behind_the_codes(rule_folder: Path) -> None:
+    config, train = train_split(rule_folder)
+    made = tokenize(typed(config, train), train)
+    state = {"other_parameter": {"code_state": made.to_plain()}}
+    for tokens in (tokenize(typed(config, train), train), from_checkpoint(state, train, "m.pth")):
+        assert tokens.codebooks.keys() == tokens.table.codes.keys()
+        features = stages_module.stage_of("text", typed(config, train), train)
+        assert isinstance(features, stages_module.Stage)
+        vectors, sizes = features.make().vectors, tokens.table.sizes["text"]
+        quantizer = ResidualQuantizer(sizes)
+        quantizer.codebooks = list(tokens.codebooks["text"].split(sizes))
+        assert torch.equal(quantizer.encode(vectors[1:]), tokens.table.codes["text"][1:])

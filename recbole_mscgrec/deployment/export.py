@@ -1,0 +1,126 @@
+"""From a saved model to an export folder: `recbole-mscgrec export`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_mscgrec.config.settings import MSCGRecSettings
+from recbole_mscgrec.features.text import read_items
+from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.plugin.mscgrec import MSCGRec
+from recbole_mscgrec.runner.quick_start import load_data_and_model
+from recbole_mscgrec.semantic_ids.code_table import CodeTable
+from recbole_mscgrec.serving import export_folder
+from recbole_mscgrec.serving.export_files import MANIFEST, read_manifest
+from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.storage import checkpoint, files, provenance
+from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.tokenizer.item_cards import title_column
+
+
+def export(
+    model_file: str,
+    folder: str | Path,
+    config_dict: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Export:
+    """Write a saved model of MSCGRec to an export folder.
+
+    Args:
+        model_file: the checkpoint. The data set that it was trained on is read, too.
+        folder: the export folder.
+        config_dict: settings that override those in the checkpoint, such as `data_path`.
+        overwrite: replace the export that the folder holds, as its next generation.
+
+    Raises:
+        UserError: the folder holds an export and `overwrite` is off, it cannot be written, or the
+            model cannot be exported (see `export_of`).
+    """
+    folder = Path(folder)
+    files.check_folder(folder, "--out")
+    generation, history = 1, list[dict[str, Any]]()
+    if (folder / MANIFEST).is_file():
+        old = read_manifest(folder)
+        if not overwrite:
+            raise UserError(
+                f"{folder} holds an export of generation {old['generation']}: choose another "
+                "folder, or add --overwrite to replace it. Items added to it are lost then."
+            )
+        generation, history = old["generation"] + 1, old["history"]
+    made = export_of(model_file, config_dict)
+    entry = {
+        "generation": generation,
+        "what": "export",
+        "model_file": Path(model_file).name,
+        "n_items": len(made.items),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **provenance.made_by(),
+    }
+    made = replace(made, generation=generation, history=[*history, entry])
+    export_folder.write(folder, made)
+    return made
+
+
+def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Export:
+    """The export of a saved model.
+
+    Raises:
+        UserError: it is no model of MSCGRec, or it is set to be reranked by a second model.
+    """
+    kind = checkpoint.load(model_file)["config"]["model"]
+    if kind != "MSCGRec":
+        raise UserError(
+            f"{model_file} holds {kind}: only models of MSCGRec can be exported and answer "
+            "without RecBole."
+        )
+    config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
+    return export_of_loaded(config, model, train_data._dataset)
+
+
+def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
+    """The export of a loaded model, with its Config and its train split.
+
+    Raises:
+        UserError: the model is set to be reranked by a second model.
+    """
+    settings = model.settings
+    if settings.decoding.rescore_model:
+        raise UserError(
+            "rescore_model is set, and a second model cannot be exported: set rescore_model to "
+            "None to export MSCGRec alone."
+        )
+    plain, n_items = model.code_state, train.item_num
+    count = train.item_counter  # read once: every access counts all rows again
+    return Export(
+        table=CodeTable.from_plain(plain["table"]),
+        # Only training replaces history items by their neighbours.
+        network=replace(settings.network, neighbour_prob=0.0),
+        weights={name: w.cpu() for name, w in model.network.state_dict().items()},
+        items=[str(token) for token in train.field2id_token[train.iid_field][1:]],
+        titles=_titles(settings, train),
+        popularity=torch.tensor([count.get(i, 0) for i in range(n_items)], dtype=torch.int32),
+        removed=torch.zeros(n_items, dtype=torch.bool),
+        added_in=torch.zeros(n_items, dtype=torch.int32),
+        vectors={name: v.cpu() for name, v in plain["vectors"].items()},
+        beam_size=settings.decoding.beam_size,
+        constrained=settings.training.constrained_training,
+        max_history=config["MAX_ITEM_LIST_LENGTH"],
+        settings=checkpoint.to_plain(config.final_config_dict),
+        made_by=provenance.made_by(),
+    )
+
+
+def _titles(settings: MSCGRecSettings, train: Any) -> list[str] | None:
+    """Titles of the items 1..N-1, '' where there is none; None if no item has one."""
+    items = read_items(settings.files, train)
+    column = items and (settings.pages.title_column or title_column(items.types))
+    if not items or not column:
+        return None
+    titles = items.frame.set_index(items.key)[column].map(clean_text)
+    tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
+    return titles.reindex(tokens, fill_value="").tolist()

@@ -1,0 +1,239 @@
+"""The export folder: what a trained model needs to recommend, in files that need neither RecBole
+nor the data set.
+
+    manifest.json       names and checksums of the other files, settings, generation
+    model.safetensors   weights of the sequence model
+    codes.safetensors   codes of all items in all modalities, popularity, removed items
+    items.txt           item tokens, one per line, in the order of their ids
+    titles.txt          their titles, if the data set has any
+
+Further files, which only `add-items` reads, are named in the manifest as well. The files of a later
+generation have its number in their names (codes-2.safetensors). The manifest is written last and
+replaces the old one at once, so a folder is never seen half-written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_mscgrec.network.model import Sizes
+from recbole_mscgrec.semantic_ids.code_table import CodeTable
+from recbole_mscgrec.serving.export_files import (
+    FORMAT,
+    MANIFEST,
+    Content,
+    Part,
+    read_lines,
+    read_manifest,
+    read_tensors,
+    write_file,
+)
+from recbole_mscgrec.storage import files, schema
+from recbole_mscgrec.storage.errors import UserError, one_line
+from recbole_mscgrec.storage.schema import Numbers
+
+Tensor = torch.Tensor
+_SMALLEST = ((torch.uint8, 1 << 8), (torch.int16, 1 << 15), (torch.int32, 1 << 31))
+_CODES = {
+    "popularity": Numbers("i", (None,)),
+    "removed": Numbers("b", (None,)),
+    "added_in": Numbers("i", (None,)),
+}
+
+
+@dataclass
+class Export:
+    """The content of an export folder. N items with the padding item 0.
+
+    Attributes:
+        table: codes of all items, including those added after training and those removed.
+        network: hyper-parameters of the sequence model.
+        weights: its state_dict.
+        items: tokens of the items 1..N-1.
+        titles: their titles; '' where an item has none. None if no item has one.
+        popularity: (N,) interactions of each item in the train split.
+        removed: bool (N,) items that must not be recommended any more. Their codes stay reserved.
+        added_in: (N,) the generation in which an item was added; 0 for those of the training.
+        vectors: modality -> half (N, D_m), with `history_vectors`.
+        beam_size, constrained: decoding, as in training and evaluation.
+        max_history: number of items at the end of a history that the model reads.
+        cold_share: share of each list that is reserved for items added after training.
+        generation: number of this version of the folder, from 1.
+        history: one entry per generation: what was done, when, by which version.
+        settings: those of the training run.
+    """
+
+    table: CodeTable
+    network: Sizes
+    weights: dict[str, Tensor]
+    items: list[str]
+    titles: list[str] | None
+    popularity: Tensor
+    removed: Tensor
+    added_in: Tensor
+    vectors: dict[str, Tensor]
+    beam_size: int
+    constrained: bool
+    max_history: int
+    cold_share: float = 0.0
+    generation: int = 1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+
+def write(
+    folder: str | Path,
+    export: Export,
+    further: dict[str, dict[str, Tensor]] | None = None,
+    unchanged: Iterable[str] = (),
+) -> None:
+    """Write an export, as a later generation if the folder holds one. Whenever the program is
+    stopped, the folder holds either the old generation or the new one.
+
+    Args:
+        export: its `generation` must be that of the folder plus 1, or 1 for a new folder.
+        further: further files of tensors, by name; `read_further` reads them.
+        unchanged: names of files (model, items, further ones) that are kept as they are in the old
+            generation.
+
+    Raises:
+        UserError: a file cannot be written, a token has a line break, or the generation is not the
+            next one.
+    """
+    folder = Path(folder)
+    files.check_folder(folder, "--out")
+    old = read_manifest(folder) if (folder / MANIFEST).is_file() else None
+    before = old["generation"] if old else 0
+    if export.generation != before + 1:
+        raise UserError(
+            f"{folder} holds generation {before}, so generation {export.generation} cannot be "
+            "written: another program has changed the folder. Repeat the command."
+        )
+    kept: dict[str, Part] = {name: old["files"][name] for name in unchanged} if old else {}
+    number = f"-{export.generation}" if old else ""
+    made = {
+        name: write_file(folder / f"{name}{number}{_suffix(content)}", content)
+        for name, content in {**_contents(export), **(further or {})}.items()
+        if name not in kept
+    }
+    files.write_json(folder / MANIFEST, _manifest(export, {**made, **kept}))
+    used = {part["name"] for part in (*made.values(), *kept.values())}
+    for part in old["files"].values() if old else ():
+        if part["name"] not in used:
+            (folder / Path(part["name"]).name).unlink(missing_ok=True)
+
+
+def read(folder: str | Path) -> Export:
+    """The export in a folder; every file is compared with its checksum.
+
+    Raises:
+        UserError: the folder holds no export, or one that is damaged or of a later version.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
+        return _read(folder, manifest)
+    except UserError:
+        again = read_manifest(folder)
+        if again == manifest:
+            raise
+        return _read(folder, again)  # a new generation was written in the meantime
+
+
+def read_further(folder: str | Path, name: str) -> dict[str, Tensor] | None:
+    """The tensors of a further file of an export; None if it has no such file. Raises UserError."""
+    folder = Path(folder)
+    part = read_manifest(folder)["files"].get(name)
+    return None if part is None else read_tensors(folder, part)
+
+
+def _contents(export: Export) -> dict[str, Content]:
+    """What the files hold."""
+    codes = {
+        f"codes.{name}": _smallest(codes, max(export.table.sizes[name]))
+        for name, codes in export.table.codes.items()
+    }
+    codes |= {f"vectors.{name}": vectors.half() for name, vectors in export.vectors.items()}
+    codes |= {"popularity": export.popularity.int(), "removed": export.removed}
+    codes["added_in"] = export.added_in.int()
+    contents: dict[str, Content] = {"model": export.weights, "codes": codes}
+    contents["items"] = export.items
+    if broken := [item for item in export.items if "\n" in item or "\r" in item]:
+        raise UserError(f"The item token {broken[0]!r} has a line break: rename the item.")
+    if export.titles is not None:
+        contents["titles"] = [" ".join(title.split()) for title in export.titles]
+    return contents
+
+
+def _smallest(codes: Tensor, largest: int) -> Tensor:
+    """Codes plus one, so that MISSING (-1) becomes 0, in the smallest type that holds them."""
+    kind = next(kind for kind, bound in _SMALLEST if largest < bound)
+    return (codes + 1).to(kind)
+
+
+def _suffix(content: Content) -> str:
+    return ".txt" if isinstance(content, list) else ".safetensors"
+
+
+def _manifest(export: Export, parts: dict[str, Part]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "generation": export.generation,
+        "n_items": len(export.items),
+        "n_removed": int(export.removed.sum()),
+        "files": parts,
+        "network": asdict(export.network),
+        "target": export.table.target,
+        "sizes": export.table.sizes,
+        **{name: getattr(export, name) for name in _AS_THEY_ARE if name != "generation"},
+    }
+
+
+def _read(folder: Path, manifest: dict[str, Any]) -> Export:
+    parts = manifest["files"]
+    for name in ("model", "codes", "items"):
+        if name not in parts:
+            raise UserError(f"{folder / MANIFEST} is damaged: it names no file for {name}.")
+    stored, sizes = read_tensors(folder, parts["codes"]), manifest["sizes"]
+    rule = {**_CODES, **{f"codes.{name}": Numbers("i", (None, None)) for name in sizes}}
+    schema.check(stored, rule, folder / parts["codes"]["name"], "codes of an export")
+    try:
+        codes = {name: stored[f"codes.{name}"].long() - 1 for name in sizes}
+        table = CodeTable(codes, sizes, manifest["target"])
+        network = Sizes(**{k: v for k, v in manifest["network"].items() if k in _SIZES})
+    except (UserError, TypeError) as error:
+        raise UserError(f"{folder} is damaged: {one_line(error)}") from error
+    export = Export(
+        table=table,
+        network=network,
+        weights=read_tensors(folder, parts["model"]),
+        items=read_lines(folder, parts["items"]),
+        titles=read_lines(folder, parts["titles"]) if "titles" in parts else None,
+        popularity=stored["popularity"],
+        removed=stored["removed"],
+        added_in=stored["added_in"],
+        vectors={k.removeprefix("vectors."): v for k, v in stored.items() if k[:7] == "vectors"},
+        **{name: manifest[name] for name in _AS_THEY_ARE},
+    )
+    _check_lengths(export, folder)
+    return export
+
+
+_SIZES = {each.name for each in fields(Sizes)}
+_AS_THEY_ARE = (
+    "beam_size constrained max_history cold_share generation history settings made_by".split()
+)
+
+
+def _check_lengths(export: Export, folder: Path) -> None:
+    n_items = export.table.n_items
+    tables = (export.popularity, export.removed, export.added_in, *export.vectors.values())
+    lines = (export.items, export.titles or export.items)
+    if any(len(t) != n_items for t in tables) or any(len(t) != n_items - 1 for t in lines):
+        raise UserError(f"{folder} is damaged: its files hold different numbers of items.")

@@ -1,0 +1,80 @@
+"""Item tokens and their ids."""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import cached_property
+
+from recbole_mscgrec.storage.errors import UserError
+
+_REACH = 50  # tokens on each side, in sorted order, among which similar ones are looked for
+
+
+class ItemTokens:
+    """The ids 1, 2, ... of item tokens, in their order.
+
+    Raises:
+        UserError: a token occurs twice.
+    """
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = tokens
+        self.id_of = {token: index for index, token in enumerate(tokens, 1)}
+        if len(self.id_of) < len(tokens):
+            twice = next(t for n, t in enumerate(tokens, 1) if self.id_of[t] != n)
+            raise UserError(f"The item token {twice!r} occurs twice: write the export again.")
+
+    def ids(self, tokens: Sequence[str], name: str) -> list[int]:
+        """The ids of tokens. `name` says in the error where they stand.
+
+        Raises:
+            UserError: a token is unknown; similar ones are named.
+        """
+        if isinstance(tokens, str):
+            raise UserError(f"{name} must be a list of item tokens, not the text {tokens!r:.60}.")
+        try:
+            return [self.id_of[token] for token in tokens]
+        except (KeyError, TypeError) as error:
+            unknown = [token for token in tokens if not self._knows(token)]
+            raise UserError(self._text(unknown, name)) from error
+
+    def lists(
+        self, given: Sequence[str] | Sequence[Sequence[str]], n: int, name: str
+    ) -> list[list[int]]:
+        """The ids of `given`, one list per history: lists of tokens, or one list for all n
+        histories, whose ids are then one object.
+
+        Raises:
+            UserError: a token is unknown, or there is not one list per history.
+        """
+        if isinstance(given, str) or not any(isinstance(each, (list, tuple)) for each in given):
+            return [self.ids(given, name)] * n  # type: ignore[arg-type]
+        if len(given) != n:
+            raise UserError(
+                f"{name} holds {len(given)} lists for {n} histories: give one for each."
+            )
+        return [self.ids(tokens, name) for tokens in given]
+
+    def similar(self, token: str) -> list[str]:
+        """Up to three known tokens like this one, among those near it in sorted order."""
+        place = bisect_left(self._sorted, token)
+        near = self._sorted[max(0, place - _REACH) : place + _REACH]
+        return difflib.get_close_matches(token, near, n=3, cutoff=0.3)
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self.tokens)
+
+    def _knows(self, token: object) -> bool:
+        return isinstance(token, str) and token in self.id_of
+
+    def _text(self, unknown: Sequence[object], name: str) -> str:
+        first = unknown[0]
+        if not isinstance(first, str):
+            return f"{name} must hold item tokens, which are text, not {first!r:.60}."
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        similar = self.similar(first)
+        hint = f": similar items are {', '.join(similar)}" if similar else ""
+        return f"{name} names the unknown item {first!r:.60}{others}{hint}."

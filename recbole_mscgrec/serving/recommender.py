@@ -1,0 +1,273 @@
+"""Recommendations from item tokens, with torch and safetensors alone: neither RecBole nor the data
+set is needed.
+
+    recommender = Recommender.load("export")
+    recommender.recommend([["50", "172", "181"]], top=10)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from recbole_mscgrec.network.model import CodeNetwork
+from recbole_mscgrec.serving import export_folder
+from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.serving.item_tokens import ItemTokens
+from recbole_mscgrec.serving.requests import (
+    Request,
+    allowed_mask,
+    batches,
+    index,
+    item_filter,
+    n_left,
+    padded,
+)
+from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.matching import unlike
+
+Tensor = torch.Tensor
+POPULAR = "popular"
+Pairs = list[tuple[int, float]]  # item id and log-probability, best first
+
+
+class Recommendation(NamedTuple):
+    """A recommended item."""
+
+    item: str  # token
+    score: float  # log-probability; with the fallback, the logarithm of the share of interactions
+    code: tuple[int, ...]  # its semantic ID
+
+
+class SharedLevels(NamedTuple):
+    """A history item whose semantic ID begins like that of a recommended item."""
+
+    item: str  # token of the history item
+    n_levels: int  # number of leading levels with the same codeword
+    code: tuple[int, ...]  # its semantic ID
+
+
+class Recommender:
+    """A trained MSCGRec model that answers with item tokens.
+
+    Args:
+        export: the content of an export folder.
+        device: where the model computes.
+
+    Raises:
+        UserError: the weights do not fit the settings and codes of the export.
+    """
+
+    def __init__(self, export: Export, device: torch.device | str = "cpu") -> None:
+        self.export, self.device = export, torch.device(device)
+        self.tokens = ItemTokens(export.items)
+        network = CodeNetwork(export.table, export.network, export.vectors, initial=False)
+        if text := unlike(export.weights, network.state_dict(), "model"):
+            raise UserError(f"The export is damaged: {text}.")
+        network.load_state_dict(export.weights)
+        self.network = network.to(self.device).eval()
+        self._usable = ~export.removed
+        self._usable[0] = False
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
+        """The model in an export folder, which `recbole-mscgrec export` writes.
+
+        Raises:
+            UserError: the folder holds no export, or a damaged one.
+        """
+        return cls(export_folder.read(folder), device)
+
+    @property
+    def items(self) -> list[str]:
+        """Tokens of all items, also of removed ones."""
+        return self.export.items
+
+    @property
+    def titles(self) -> list[str] | None:
+        """Titles of `items`; None if the data set has none."""
+        return self.export.titles
+
+    @property
+    def generation(self) -> int:
+        """Number of the version of the export folder."""
+        return self.export.generation
+
+    @property
+    def beam_size(self) -> int:
+        """Beam size of the evaluation after training; a longer list raises it."""
+        return self.export.beam_size
+
+    @torch.inference_mode()
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        top: int = 10,
+        *,
+        exclude: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        allowed: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        exclude_seen: bool = False,
+        beam_size: int | None = None,
+        fallback: str | None = None,
+        cold_share: float | None = None,
+    ) -> list[list[Recommendation]]:
+        """The best items for each history, in descending order; fewer than `top` if fewer are
+        allowed.
+
+        Args:
+            histories: item tokens of each user, oldest first. The model reads the last
+                `max_history` of them.
+            exclude: tokens that must not be recommended: a list for all histories, or one list for
+                each.
+            allowed: tokens to choose from, in the same two forms.
+            exclude_seen: also exclude all items of the history.
+            beam_size: default: that of the evaluation, or `top` if it is larger.
+            fallback: 'popular' recommends the most frequent items for an empty history.
+            cold_share: share of the places that go to items added after training, evenly spread;
+                default: that of the export. 0: only the scores decide.
+
+        Raises:
+            UserError: an unknown token (similar ones are named), an empty history without
+                `fallback`, nothing that is allowed, or an argument out of range.
+        """
+        share = self.export.cold_share if cold_share is None else cold_share
+        self._check(top, beam_size, fallback, share)
+        asked = self._requests(histories, exclude, allowed, exclude_seen)
+        results: list[list[Recommendation]] = [[] for _ in asked]
+        for place, request in enumerate(asked):
+            if not request.history:
+                if fallback != POPULAR:
+                    raise UserError(
+                        f"History {place} is empty: leave it out, or use fallback='popular' for "
+                        "the most frequent items."
+                    )
+                results[place] = self._popular(request, top)
+        for places in batches(asked, len(self._usable)):
+            requests = [asked[place] for place in places]
+            mask = allowed_mask(requests, self._usable)
+            left = n_left(requests, mask)
+            if 0 in left:
+                raise UserError(
+                    f"Nothing is left to recommend for history {places[left.index(0)]}: allow more "
+                    "items, or exclude fewer."
+                )
+            width = max(beam_size or self.beam_size, top)
+            found = self._beams(requests, mask, width)
+            if share:
+                cold = self._added_later(requests, mask, width)
+                found = [mixed(w, c, top, share) for w, c in zip(found, cold, strict=True)]
+            for place, pairs in zip(places, found, strict=True):
+                results[place] = [self._recommendation(*pair) for pair in pairs[:top]]
+        return results
+
+    def explain(self, history: Sequence[str], item: str) -> list[SharedLevels]:
+        """The history items whose semantic ID shares leading levels with that of an item, most
+        levels first, later ones first among equals. Raises UserError for an unknown token."""
+        code = self.code_of(item)
+        shared: dict[str, SharedLevels] = {}
+        for token in reversed(history):
+            other = self.code_of(token)
+            pairs = enumerate(zip(code, other, strict=True))
+            n_levels = next((level for level, (a, b) in pairs if a != b), len(code))
+            if n_levels and token not in shared:
+                shared[token] = SharedLevels(token, n_levels, other)
+        return sorted(shared.values(), key=lambda each: -each.n_levels)
+
+    def code_of(self, item: str) -> tuple[int, ...]:
+        """The semantic ID of an item. Raises UserError for an unknown token."""
+        return self._code(self.tokens.ids([item], "item")[0])
+
+    # --- parts of recommend -----------------------------------------------------------------------
+
+    def _check(self, top: int, beam_size: int | None, fallback: str | None, share: float) -> None:
+        if not 1 <= top <= len(self.items):
+            raise UserError(
+                f"top ({top}) must be from 1 to the number of items ({len(self.items)})."
+            )
+        if beam_size is not None and beam_size < top:
+            raise UserError(
+                f"beam_size ({beam_size}) must be at least top ({top}): raise beam_size or lower "
+                "top."
+            )
+        if fallback not in (None, POPULAR):
+            raise UserError(f"fallback ({fallback}) must be 'popular' or be left out.")
+        if not 0 <= share <= 1:
+            raise UserError(f"cold_share ({share}) must be from 0 to 1.")
+
+    def _requests(
+        self,
+        histories: Sequence[Sequence[str]],
+        exclude: Sequence[str] | Sequence[Sequence[str]] | None,
+        allowed: Sequence[str] | Sequence[Sequence[str]] | None,
+        exclude_seen: bool,
+    ) -> list[Request]:
+        ids = [self.tokens.ids(history, "history") for history in histories]
+        gone = self.tokens.lists([] if exclude is None else exclude, len(ids), "exclude")
+        chosen: list[list[int]] | list[None] = [None] * len(ids)
+        if allowed is not None:
+            chosen = self.tokens.lists(allowed, len(ids), "allowed")
+        return [
+            Request(history, excluded + history if exclude_seen else excluded, items)
+            for history, excluded, items in zip(ids, gone, chosen, strict=True)
+        ]
+
+    def _beams(self, requests: list[Request], mask: Tensor, width: int) -> list[Pairs]:
+        """(item id, log-probability) pairs for each request, best first."""
+        cut = [request.history[-self.export.max_history :] for request in requests]
+        items = padded(cut).to(self.device)
+        last = torch.tensor([[len(history) - 1] for history in cut], device=self.device)
+        encoded, tree = self.network.encode(items), self.network.tree
+        restriction = item_filter(tree, requests, mask)
+        constrained = self.export.constrained
+        beams = self.network.beams(encoded, last, width, restriction, constrained)
+        rows = zip(beams.items.tolist(), beams.log_probs.tolist(), strict=True)
+        return [[(i, p) for i, p in zip(*row, strict=True) if i] for row in rows]
+
+    def _added_later(self, requests: list[Request], mask: Tensor, width: int) -> list[Pairs]:
+        """The best items among those added after training, for each request."""
+        added = mask & (self.export.added_in > 0)
+        found: list[Pairs] = [[] for _ in requests]
+        places = [place for place, n in enumerate(n_left(requests, added)) if n]
+        if places:
+            some = [requests[place] for place in places]
+            answers = self._beams(some, added if added.dim() == 1 else added[places], width)
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+        return found
+
+    def _popular(self, request: Request, top: int) -> list[Recommendation]:
+        mask = allowed_mask([request], self._usable).clone()
+        mask[index(request.excluded)] = False
+        count = self.export.popularity.double().masked_fill(~mask, -1)
+        values, best = count.topk(min(top, int(mask.sum())))
+        total = max(float(self.export.popularity.sum()), 1.0)
+        pairs = zip(best.tolist(), values.tolist(), strict=True)
+        return [self._recommendation(i, math.log(max(n, 0.5) / total)) for i, n in pairs]
+
+    def _recommendation(self, item: int, score: float) -> Recommendation:
+        return Recommendation(self.items[item - 1], score, self._code(item))
+
+    def _code(self, item: int) -> tuple[int, ...]:
+        table = self.export.table
+        return tuple(table.codes[table.target][item].tolist())
+
+
+def mixed(found: Pairs, cold: Pairs, top: int, share: float) -> Pairs:
+    """A list of `top` items in which place n (from 1) goes to the best cold item that is left
+    wherever n * share passes a whole number, and to the best item of all otherwise."""
+    chosen: Pairs = []
+    used: set[int] = set()
+    best, added = iter(found), iter(cold)
+    for place in range(1, top + 1):
+        reserved = math.floor(place * share + 1e-9) > math.floor((place - 1) * share + 1e-9)
+        for source in (added, best) if reserved else (best,):
+            pair = next((pair for pair in source if pair[0] not in used), None)
+            if pair is not None:
+                used.add(pair[0])
+                chosen.append(pair)
+                break
+    return chosen
