@@ -20,6 +20,7 @@ setup(
     package_dir={"recbole_mscgrec.properties": "properties"},
     package_data={
         "recbole_mscgrec": ["py.typed"],
+        "recbole_mscgrec.deployment": ["templates/*"],
         "recbole_mscgrec.tokenizer": ["templates/*"],
         "recbole_mscgrec.properties": ["*.yaml", "*/*.yaml"],
     },

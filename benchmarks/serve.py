@@ -43,6 +43,43 @@ class Reply(NamedTuple):
     body: bytes
 
 
+def write_export(folder: Path, n_items: int) -> None:
+    """An export of a model of random weights over so many items, each with a title."""
+    import torch
+    from decode import SIZES, build_network, random_codes
+
+    from recbole_mscgrec.semantic_ids.code_table import CodeTable
+    from recbole_mscgrec.serving import export_folder
+
+    codes = random_codes(n_items)
+    network = build_network(codes)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # weights as they are at first give all items nearly the same score
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    padding = torch.full((1, codes.size(1)), -1)
+    table = CodeTable(
+        {"collaborative": torch.cat([padding, codes.long()])},
+        {"collaborative": [256] * codes.size(1)},
+        "collaborative",
+    )
+    export = export_folder.Export(
+        table=table,
+        network=SIZES,
+        weights=network.state_dict(),
+        items=[f"item-{n}" for n in range(n_items)],
+        titles=[f"The title of item {n}" for n in range(n_items)],
+        popularity=torch.zeros(n_items + 1, dtype=torch.int32),
+        removed=torch.zeros(n_items + 1, dtype=torch.bool),
+        added_in=torch.zeros(n_items + 1, dtype=torch.int32),
+        vectors={},
+        beam_size=20,
+        constrained=True,
+        max_history=LENGTH,
+    )
+    export_folder.write(folder, export)
+
+
 async def _client(port: int, bodies: Sequence[bytes], first: int, until: float) -> list[Reply]:
     """One client on one connection, which takes the histories in turn."""
     replies: list[Reply] = []

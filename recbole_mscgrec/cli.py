@@ -20,7 +20,11 @@ from recbole_mscgrec.storage.errors import UserError
 # in which Ctrl-C must end the program like at any other time.
 _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
-COMMANDS: dict[str, str] = {"serve": "recbole_mscgrec.serving.command"}
+COMMANDS = {
+    "export": "recbole_mscgrec.deployment.export_command",
+    "recommend": "recbole_mscgrec.deployment.recommend_command",
+    "serve": "recbole_mscgrec.serving.command",
+}
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 _NO_MEMORY = (
     "There is not enough memory for these settings: lower the sizes of the model, "

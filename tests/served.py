@@ -41,6 +41,11 @@ class WalkModel:
         self.go_on = threading.Event()  # clear it to hold the model in its next call
         self.go_on.set()
 
+    def title_of(self, item: str) -> str | None:
+        if item not in self.items:
+            raise UserError(f"item {item!r} is unknown.")
+        return self.titles[self.items.index(item)] if self.titles else None
+
     def recommend(
         self, histories: Sequence[Sequence[str]], top: int = 10, **options: Any
     ) -> list[list[Next]]:

@@ -72,14 +72,18 @@ def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Exp
     Raises:
         UserError: it is no model of MSCGRec, or it is set to be reranked by a second model.
     """
+    of_mscgrec(model_file)
+    config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
+    return export_of_loaded(config, model, train_data._dataset)
+
+
+def of_mscgrec(model_file: str) -> None:
+    """Raise UserError if a file is no checkpoint of MSCGRec."""
     kind = checkpoint.load(model_file)["config"]["model"]
     if kind != "MSCGRec":
         raise UserError(
-            f"{model_file} holds {kind}: only models of MSCGRec can be exported and answer "
-            "without RecBole."
+            f"{model_file} holds {kind}: only MSCGRec recommends by item token and can be exported."
         )
-    config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
-    return export_of_loaded(config, model, train_data._dataset)
 
 
 def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:

@@ -18,14 +18,30 @@ Tokens = tuple[str, ...]
 class Model(Protocol):
     """The part of a Recommender that the service uses."""
 
-    items: list[str]
-    titles: list[str] | None
-    generation: int
+    @property
+    def items(self) -> list[str]:
+        """Tokens of all items."""
+
+    @property
+    def generation(self) -> int:
+        """Number of the version of the export folder."""
+
+    def title_of(self, item: str) -> str | None:
+        """The title of an item, if it has one."""
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], top: int = 10, **options: Any
-    ) -> list[list[Any]]:
-        """One ranked list for each history."""
+        self,
+        histories: Sequence[Sequence[str]],
+        top: int = 10,
+        *,
+        exclude: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        allowed: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        exclude_seen: bool = False,
+        beam_size: int | None = None,
+        fallback: str | None = None,
+        cold_share: float | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """One ranked list of Recommendations for each history."""
 
 
 class Options(NamedTuple):
@@ -72,7 +88,7 @@ class Query:
 class Answer(NamedTuple):
     """One ranked list for each history of a query, all made by this model."""
 
-    lists: list[list[Any]]
+    lists: Sequence[Sequence[Any]]
     model: Model
 
 
@@ -215,7 +231,7 @@ class Batcher:
             job.future.set_result(Answer(lists[:n_histories], model))
             lists = lists[n_histories:]
 
-    def _recommend(self, model: Model, queries: list[Query]) -> list[list[Any]]:
+    def _recommend(self, model: Model, queries: list[Query]) -> Sequence[Sequence[Any]]:
         """One list for each history of these queries."""
         histories = [history for query in queries for history in query.histories]
         exclude = [items for query in queries for items in query.exclude or ()]

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recbole_mscgrec.serving.queries import Limits
@@ -43,6 +43,8 @@ def main(arguments: list[str]) -> int:
         """The model of a folder, which has answered once: it is warm, and known to work."""
         loaded = Recommender.load(folder, device=options.device)
         loaded.recommend([loaded.items[:1]], top=1)
+        with suppress(UserError):  # sort the items now, for the hints in errors
+            loaded.title_of("")
         return loaded
 
     # Before the load: an export that ends during it is seen by the first look.

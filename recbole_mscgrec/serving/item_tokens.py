@@ -1,4 +1,4 @@
-"""Item tokens and their ids."""
+"""Tokens of items and users, and their ids."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _REACH = 50  # tokens on each side, in sorted order, among which similar ones ar
 
 
 class ItemTokens:
-    """The ids 1, 2, ... of item tokens, in their order.
+    """The ids 1, 2, ... of tokens, in their order. `kind` is what they name: item or user.
 
     Raises:
         UserError: a token occurs twice.
     """
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: list[str], kind: str = "item") -> None:
+        self.tokens, self.kind = tokens, kind
         self.id_of = {token: index for index, token in enumerate(tokens, 1)}
         if len(self.id_of) < len(tokens):
             twice = next(t for n, t in enumerate(tokens, 1) if self.id_of[t] != n)
-            raise UserError(f"The item token {twice!r} occurs twice: write the export again.")
+            raise UserError(f"The {kind} token {twice!r} occurs twice: write the export again.")
 
     def ids(self, tokens: Sequence[str], name: str) -> list[int]:
         """The ids of tokens. `name` says in the error where they stand.
@@ -76,5 +76,5 @@ class ItemTokens:
             return f"{name} must hold item tokens, which are text, not {first!r:.60}."
         others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         similar = self.similar(first)
-        hint = f": similar items are {', '.join(similar)}" if similar else ""
-        return f"{name} names the unknown item {first!r:.60}{others}{hint}."
+        hint = f": similar ones are {', '.join(similar)}" if similar else ""
+        return f"{name} names the unknown {self.kind} {first!r:.60}{others}{hint}."

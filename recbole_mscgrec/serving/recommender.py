@@ -181,6 +181,11 @@ class Recommender:
         """The semantic ID of an item. Raises UserError for an unknown token."""
         return self._code(self.tokens.ids([item], "item")[0])
 
+    def title_of(self, item: str) -> str | None:
+        """The title of an item; None if it has none. Raises UserError for an unknown token."""
+        (place,) = self.tokens.ids([item], "item")
+        return (self.titles[place - 1] or None) if self.titles else None
+
     # --- parts of recommend -----------------------------------------------------------------------
 
     def _check(self, top: int, beam_size: int | None, fallback: str | None, share: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from logging import getLogger
 from typing import Any
 
@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recbole_mscgrec import __version__
-from recbole_mscgrec.serving.batching import Answer, Batcher, Model, QueueFull, Stopping
+from recbole_mscgrec.serving.batching import Answer, Batcher, QueueFull, Stopping
 from recbole_mscgrec.serving.metrics import Metrics
 from recbole_mscgrec.serving.queries import Limits, parse
 from recbole_mscgrec.storage.errors import UserError
@@ -39,7 +39,6 @@ class Service:
         self.batcher, self.metrics = batcher, metrics
         self.limits, self.timeout = limits, timeout
         self.stopping = False
-        self._titles: tuple[Model | None, dict[str, str]] = (None, {})
         # No pages of documentation: theirs load scripts from another host.
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         self.app.add_exception_handler(HTTPException, self._unknown)
@@ -51,11 +50,7 @@ class Service:
         """Answer a query, or say in one line why not."""
         begin = time.monotonic()
         try:
-            if self.stopping:
-                raise Stopping
             body = await asyncio.wait_for(self._body(request), self.timeout)
-        except Stopping:
-            return _error(503, "the service is stopping", {**_BUSY, "Connection": "close"})
         except asyncio.TimeoutError:
             text = f"body: it did not arrive within {self.timeout:g} seconds (--timeout)."
             return _error(408, text, {"Connection": "close"})
@@ -65,16 +60,18 @@ class Service:
             text = f"body: more than {self.limits.max_body:,} bytes (--max_body)."
             return _error(413, text, {"Connection": "close"})
         try:
+            if self.stopping:  # told only now: a client that is still sending may miss an answer
+                raise Stopping
             query = parse(body, self.limits)
             future = asyncio.wrap_future(self.batcher.submit(query))
             left = max(self.timeout - (time.monotonic() - begin), 0.0)
-            return _json(200, self._answered(await asyncio.wait_for(future, left)))
+            return _json(200, _content(await asyncio.wait_for(future, left)))
         except UserError as error:
             return _error(422, str(error))
         except QueueFull:
             return _error(503, "too many requests are waiting (--queue); try again.", _BUSY)
         except Stopping:
-            return _error(503, "the service is stopping", {**_BUSY, "Connection": "close"})
+            return _error(503, "the service is stopping.", {**_BUSY, "Connection": "close"})
         except asyncio.TimeoutError:
             return _error(504, f"no answer within {self.timeout:g} seconds (--timeout).")
 
@@ -135,24 +132,18 @@ class Service:
                 break
         return b"".join(parts) if n_bytes <= most else bytes(most + 1)
 
-    def _answered(self, answer: Answer) -> dict[str, Any]:
-        """The body of a good answer."""
-        titles = self._titles_of(answer.model)
-        lists = [_entries(ranked, titles) for ranked in answer.lists]
-        return {"recommendations": lists, "generation": answer.model.generation}
 
-    def _titles_of(self, model: Model) -> dict[str, str]:
-        """Item -> title; made once for each generation."""
-        if self._titles[0] is not model:
-            self._titles = model, dict(zip(model.items, model.titles or (), strict=False))
-        return self._titles[1]
-
-
-def _entries(ranked: Sequence[Any], titles: dict[str, str]) -> list[dict[str, Any]]:
-    return [
-        {"item": r.item, "title": titles.get(r.item), "score": r.score, "code": list(r.code)}
-        for r in ranked
+def _content(answer: Answer) -> dict[str, Any]:
+    """The body of a good answer."""
+    title_of = answer.model.title_of
+    lists = [
+        [
+            {"item": r.item, "title": title_of(r.item), "score": r.score, "code": list(r.code)}
+            for r in ranked
+        ]
+        for ranked in answer.lists
     ]
+    return {"recommendations": lists, "generation": answer.model.generation}
 
 
 def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:

@@ -51,7 +51,10 @@ def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        usual = temporary.stat().st_mode & 0o777  # safetensors makes files that only we can read
         yield temporary
+        temporary.chmod(usual)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, file)

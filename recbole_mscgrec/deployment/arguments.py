@@ -1,0 +1,19 @@
+"""Settings on the command lines of this package."""
+
+from __future__ import annotations
+
+import argparse
+
+from recbole_mscgrec.config.parsing import parse_value
+
+
+def settings_of(rest: list[str], parser: argparse.ArgumentParser) -> dict[str, object]:
+    """The arguments `--key=value` that are no options of a command: settings that override those
+    of the training. Other arguments end the program with the command's usage."""
+    settings: dict[str, object] = {}
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not equals:
+            parser.error(f"{argument}: no such option; a setting is written --key=value")
+        settings[key] = parse_value(key, value)
+    return settings

@@ -1,0 +1,84 @@
+"""Whom recommendations are asked for: histories from the command line, from a file, or of users."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from recbole_mscgrec.deployment.loading import TrainedModel
+from recbole_mscgrec.storage.errors import UserError, one_line
+
+
+class Asked(NamedTuple):
+    """A name for the answer, and the items that the answer is based on, oldest first."""
+
+    name: str
+    history: list[str]
+
+
+def of_users(model: TrainedModel, users: list[str]) -> Iterator[Asked]:
+    """The whole histories of users. Raises UserError for an unknown user."""
+    for user in users:
+        yield Asked(user, model.data.history(user))
+
+
+def of_all_users(model: TrainedModel) -> Iterator[Asked]:
+    """The whole histories of all users of the data set."""
+    for user, history in model.data.histories():
+        yield Asked(user, history)
+
+
+def of_texts(texts: list[str]) -> Iterator[Asked]:
+    """Histories written as tokens with commas between them: "50,172,181"."""
+    for text in texts:
+        yield Asked(text, tokens_of(text))
+
+
+def of_file(file: Path) -> Iterator[Asked]:
+    """The histories of a file, one per line: tokens with commas between them; a JSON list of
+    tokens; or a JSON object with `history` and, for the answer's name, `user`. Without a name it is
+    the number of the line.
+
+    Raises:
+        UserError: the file cannot be read, or a line is none of these.
+    """
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _asked(line.strip(), number, file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--history_file ({file}) cannot be read: {one_line(error)}.") from error
+
+
+def lines_of(file: Path, option: str) -> list[str]:
+    """The lines of a file that are not empty. Raises UserError, with the option that names it."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option} ({file}) cannot be read: {one_line(error)}.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def tokens_of(text: str) -> list[str]:
+    """Tokens with commas between them."""
+    return [token.strip() for token in text.split(",") if token.strip()]
+
+
+def _asked(line: str, number: int, file: Path) -> Asked:
+    if line[0] not in "[{":
+        return Asked(str(number), tokens_of(line))
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}, line {number}, is not JSON ({one_line(error)}).") from error
+    history = content.get("history") if isinstance(content, dict) else content
+    if not isinstance(history, list):
+        raise UserError(
+            f"{file}, line {number}: a JSON object needs a list `history` of item tokens, as in "
+            '{"user": "42", "history": ["50", "172"]}.'
+        )
+    name = content.get("user", number) if isinstance(content, dict) else number
+    return Asked(str(name), [str(t) if isinstance(t, (int, str)) else t for t in history])
