@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,19 +26,26 @@ def main(arguments: list[str]) -> int:
             f"serve needs {' and '.join(lacking)}: run pip install 'recbole-mscgrec[serve]'."
         )
     from recbole_mscgrec.serving import server
-    from recbole_mscgrec.serving.batching import Batcher
-    from recbole_mscgrec.serving.metrics import Metrics
-    from recbole_mscgrec.serving.recommender import Recommender
-    from recbole_mscgrec.serving.reloading import Reloader
-    from recbole_mscgrec.serving.service import Service
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
-    metrics = Metrics()
-    bound = server.listener(options.host, options.port)  # before the load, which takes longer
+    # The port is taken before the load, which takes longer.
+    with server.listener(options.host, options.port) as bound:
+        _serve(options, bound)
+    return 0
+
+
+def _serve(options: argparse.Namespace, bound: socket.socket) -> None:
+    """Load the model, and serve it on a bound socket until Ctrl-C."""
+    from recbole_mscgrec.serving import server
+    from recbole_mscgrec.serving.batching import Batcher
+    from recbole_mscgrec.serving.metrics import Metrics
+    from recbole_mscgrec.serving.recommender import Recommender
+    from recbole_mscgrec.serving.reloading import Reloader
+    from recbole_mscgrec.serving.service import Service
 
     def load(folder: str | Path) -> Recommender:
         """The model of a folder, which has answered once: it is warm, and known to work."""
@@ -47,9 +55,11 @@ def main(arguments: list[str]) -> int:
             loaded.title_of("")
         return loaded
 
+    metrics = Metrics()
     # Before the load: an export that ends during it is seen by the first look.
     reloader = Reloader(options.folder, load, metrics, options.reload_seconds)
     model = load(options.folder)
+    text = f"{len(model.items):,} items (generation {model.generation})"
     batcher = Batcher(
         model,
         metrics,
@@ -57,23 +67,19 @@ def main(arguments: list[str]) -> int:
         max_batch=options.max_batch,
         max_waiting=options.queue,
     )
+    del model  # a later generation must not find it in memory
     limits = Limits(options.max_body, options.max_histories, options.max_length, options.max_top)
     service = Service(batcher, metrics, limits, options.timeout)
-
-    def ready() -> None:
-        print(
-            f"Serving {len(model.items):,} items (generation {model.generation}) on "
-            f"{server.address_of(bound)}",
-            flush=True,
-        )
-
-    with _on_hangup(reloader.ask), bound:
+    with _on_hangup(reloader.ask):
         reloader.start(batcher.swap)
         try:
-            server.run(service, bound, ready)
+            server.run(
+                service,
+                bound,
+                lambda: print(f"Serving {text} on {server.address_of(bound)}", flush=True),
+            )
         finally:
             reloader.stop()
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:

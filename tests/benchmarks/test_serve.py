@@ -11,6 +11,7 @@ import pytest
 from served import Next, WalkModel, running
 
 import recbole_mscgrec
+from recbole_mscgrec.serving.recommender import Recommender
 
 FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
 
@@ -76,3 +77,13 @@ def test_a_short_load(serve: ModuleType) -> None:
     table = serve.markdown([{"items": 50, "clients": "8", **row}]).splitlines()
     assert table[0].startswith("| items | clients | requests | requests/s | p50 ms | p99 ms |")
     assert table[2].endswith("| 0 | 0 |")
+
+
+def test_the_export_has_the_size_and_answers_with_different_scores(
+    serve: ModuleType, tmp_path: Path
+) -> None:
+    serve.write_export(tmp_path, 300)
+    recommender = Recommender.load(tmp_path)
+    assert len(recommender.items) == 300
+    first, second = recommender.recommend([["item-3"] * 5, ["item-7"] * 5], top=10)
+    assert first[0].score - first[9].score > serve.NEAR < abs(first[0].score - second[0].score)

@@ -7,14 +7,24 @@ import time
 from concurrent.futures import Future, wait
 
 import pytest
+from exports import tiny_export
 from served import WalkModel, items_of
 
-from recbole_mscgrec.serving.batching import Answer, Batcher, Options, Query, QueueFull, Stopping
+from recbole_mscgrec.serving.batching import (
+    Answer,
+    Batcher,
+    Model,
+    Options,
+    Query,
+    QueueFull,
+    Stopping,
+)
 from recbole_mscgrec.serving.metrics import Metrics
+from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage.errors import UserError
 
 
-def batcher_of(model: WalkModel, **changes: float) -> Batcher:
+def batcher_of(model: Model, **changes: float) -> Batcher:
     chosen = {"wait": 0.05, "max_batch": 8, "max_waiting": 100, **changes}
     return Batcher(model, Metrics(), **chosen)
 
@@ -89,6 +99,34 @@ def test_every_answer_of_a_mixed_load_is_that_of_the_request_alone() -> None:
         )
         assert future.result(5).lists == expected
     assert len(model.calls) < 120 and max(len(c["histories"]) for c in model.calls) == 32
+    batcher.close()
+
+
+def test_a_batch_of_the_real_model_answers_as_for_each_request_alone() -> None:
+    recommender = Recommender(tiny_export())
+    batcher = batcher_of(recommender, wait=0.05)
+    draw = random.Random(1)
+    queries = []
+    for n in range(24):
+        histories = tuple(
+            tuple(draw.choices(recommender.items, k=draw.randint(1, 7))) for _ in range(1 + n % 2)
+        )
+        exclude = tuple(tuple(draw.choices(recommender.items, k=3)) for _ in histories)
+        allowed = draw.choice((None, tuple(recommender.items[:15])))
+        options = Options(top=draw.choice((3, 8)), exclude_seen=n % 3 == 0)
+        queries.append(Query(histories, options, exclude if n % 2 else None, allowed))
+    futures = [batcher.submit(q) for q in queries]
+    for asked, future in zip(queries, futures, strict=True):
+        expected = recommender.recommend(
+            asked.histories,
+            exclude=asked.exclude,
+            allowed=asked.allowed,
+            **asked.options._asdict(),
+        )
+        for ranked, known in zip(future.result(5).lists, expected, strict=True):
+            assert items_of(ranked) == items_of(known)
+            assert [r.code for r in ranked] == [r.code for r in known]
+            assert [r.score for r in ranked] == pytest.approx([r.score for r in known], abs=1e-4)
     batcher.close()
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exports import tiny_export
 from served import ask, items_of
 
 import recbole_mscgrec
 from recbole_mscgrec.cli import main
+from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.command import parser
+from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage.files import write_json
 
 HERE = Path(__file__).resolve().parent.parent
@@ -42,14 +46,17 @@ module.Recommender = Recommender
 sys.modules[module.__name__] = module
 sys.exit(main(sys.argv[1:]))
 """
+REAL = "import sys; from recbole_mscgrec.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen, int]]:
+def serving(
+    folder: Path, *options: str, program: str = PROGRAM
+) -> Iterator[tuple[subprocess.Popen, int]]:
     """The process and its port, once it says that it serves."""
     package = Path(recbole_mscgrec.__file__).resolve().parent.parent
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", str(folder), "--port=0", *options],
+        [sys.executable, "-c", program, "serve", str(folder), "--port=0", *options],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(package)])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -133,6 +140,31 @@ def test_a_new_export_and_sighup_reload(tmp_path: Path) -> None:
     assert f"Generation 1 of {tmp_path} answers from now on: 60 items." in err
 
 
+def test_a_real_export_is_served_and_a_new_generation_of_it(tmp_path: Path) -> None:
+    export = tiny_export()
+    export_folder.write(tmp_path, export)
+    asked = {"histories": [["a1", "a2"]], "top": 3}
+
+    def check(port: int, generation: int) -> None:
+        known = Recommender.load(tmp_path).recommend(asked["histories"], top=3)[0]
+        content = ask(port, "/recommend", asked).content
+        (ranked,) = content["recommendations"]
+        assert content["generation"] == generation and items_of(ranked) == items_of(known)
+        assert [r["title"] for r in ranked] == [f"Title {r.item[1:]}" for r in known]
+        assert [tuple(r["code"]) for r in ranked] == [r.code for r in known]
+        assert [r["score"] for r in ranked] == pytest.approx([r.score for r in known], abs=1e-4)
+
+    with serving(tmp_path, "--reload_seconds=0.05", "--threads=1", program=REAL) as (_, port):
+        check(port, 1)
+        reply = ask(port, "/recommend", {"histories": [["a1", "zzz"]]})
+        assert reply.status == 422 and "unknown item 'zzz'" in reply.content["error"]
+        export_folder.write(tmp_path, tiny_export(seed=1, generation=2))
+        limit = time.monotonic() + 20
+        while ask(port, "/health").content["generation"] == 1 and time.monotonic() < limit:
+            time.sleep(0.02)
+        check(port, 2)
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -141,6 +173,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["serve", *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_a_folder_without_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{tmp_path} is no export folder" in refused(capsys, str(tmp_path), "--port=0")
+
+
+def test_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Told before the model is loaded, which takes longer."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        line = refused(capsys, str(tmp_path), f"--port={port}")
+    assert line.startswith(f"error: Cannot listen on 127.0.0.1 port {port}: ")
 
 
 def test_a_missing_extra(
