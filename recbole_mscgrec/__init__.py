@@ -18,6 +18,7 @@ _PUBLIC = {
     "run": "recbole_mscgrec.runner.quick_start",
     "load_data_and_model": "recbole_mscgrec.runner.quick_start",
     "MSCGRec": "recbole_mscgrec.plugin.mscgrec",
+    "Recommender": "recbole_mscgrec.serving.recommender",
     "CodeTable": "recbole_mscgrec.semantic_ids.code_table",
     "PrefixTree": "recbole_mscgrec.semantic_ids.prefix_tree",
     "AllowedItems": "recbole_mscgrec.semantic_ids.item_filter",

@@ -21,9 +21,13 @@ from recbole_mscgrec.storage.errors import UserError
 _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
 COMMANDS = {
+    "prepare images": "recbole_mscgrec.item_content.prepare_images",
+    "prepare text": "recbole_mscgrec.item_content.prepare_text",
     "export": "recbole_mscgrec.deployment.export_command",
     "recommend": "recbole_mscgrec.deployment.recommend_command",
     "serve": "recbole_mscgrec.serving.command",
+    "add-items": "recbole_mscgrec.new_items.add_command",
+    "remove-items": "recbole_mscgrec.new_items.remove_command",
 }
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 _NO_MEMORY = (
@@ -38,6 +42,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
 
     parser = argparse.ArgumentParser(
         description="Run MSCGRec or any RecBole model; every setting is --key=value.",
+        epilog=f"Commands: {', '.join(COMMANDS)}. COMMAND --help shows the options of one.",
         allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
     )
     parser.add_argument("--model", "-m", default=grid.DEFAULT_MODEL, help="name of the model")

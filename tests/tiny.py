@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,6 +249,76 @@ def coloured_shapes(n: int, seed: int = 0) -> list[Image.Image]:
             pen.ellipse((x, y, x + 14, y + 16), fill=tuple(colour))
         images.append(image)
     return images
+
+
+# --- text encoders --------------------------------------------------------------------------------
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] red green apple car ##s".split()
+
+
+def write_encoder(folder: Path, kind: str) -> Path:
+    """A transformers model with a tokenizer of ten word pieces and random weights, width 12: bert
+    (`[CLS] words [SEP]`), llama (a decoder, `words [SEP]`, no padding token) or t5."""
+    from transformers import (
+        BertConfig,
+        BertModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        T5Config,
+        T5Model,
+    )
+
+    ids = {word: i for i, word in enumerate(WORDS)}
+    single = [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+    ]
+    ends = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": single,
+        "special_tokens": {"[SEP]": {"id": "[SEP]", "ids": [ids["[SEP]"]], "tokens": ["[SEP]"]}},
+    }
+    both = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+    raw = folder / "raw.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": both if kind == "bert" else ends,
+        "decoder": None,
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": ids,
+        },
+    }
+    raw.write_text(json.dumps(tokenizer))
+    special = dict(unk_token="[UNK]", eos_token="[SEP]")
+    if kind != "llama":
+        special |= dict(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]")
+    names = ["input_ids", "attention_mask"]
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(raw), model_input_names=names, **special)
+    fast.save_pretrained(folder)
+    raw.unlink()
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=len(WORDS), hidden_size=12, num_hidden_layers=1)
+    wider = dict(num_attention_heads=2, intermediate_size=16, max_position_embeddings=64)
+    if kind == "bert":
+        BertModel(BertConfig(**sizes, **wider)).save_pretrained(folder)
+    elif kind == "llama":
+        LlamaForCausalLM(LlamaConfig(**sizes, **wider, eos_token_id=3)).save_pretrained(folder)
+    else:
+        sizes = dict(vocab_size=len(WORDS), d_model=12, num_layers=1, num_heads=2, d_kv=6, d_ff=16)
+        T5Model(T5Config(**sizes)).save_pretrained(folder)
+    return folder
 
 
 # --- runs ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.new_items.kept_encoders import Kept, kept_encoders
 from recbole_mscgrec.plugin.mscgrec import MSCGRec
 from recbole_mscgrec.runner.quick_start import load_data_and_model
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
@@ -28,6 +29,7 @@ def export(
     folder: str | Path,
     config_dict: dict[str, Any] | None = None,
     overwrite: bool = False,
+    new_items: bool = True,
 ) -> Export:
     """Write a saved model of MSCGRec to an export folder.
 
@@ -36,6 +38,7 @@ def export(
         folder: the export folder.
         config_dict: settings that override those in the checkpoint, such as `data_path`.
         overwrite: replace the export that the folder holds, as its next generation.
+        new_items: keep what `add-items` needs.
 
     Raises:
         UserError: the folder holds an export and `overwrite` is off, it cannot be written, or the
@@ -52,7 +55,9 @@ def export(
                 "folder, or add --overwrite to replace it. Items added to it are lost then."
             )
         generation, history = old["generation"] + 1, old["history"]
-    made = export_of(model_file, config_dict)
+    config, model, train = _loaded(model_file, config_dict)
+    made = export_of_loaded(config, model, train)
+    kept = kept_encoders(model, train) if new_items else Kept({}, {})
     entry = {
         "generation": generation,
         "what": "export",
@@ -61,8 +66,9 @@ def export(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **provenance.made_by(),
     }
-    made = replace(made, generation=generation, history=[*history, entry])
-    export_folder.write(folder, made)
+    history = [*history, entry]
+    made = replace(made, generation=generation, history=history, new_items=kept.plan)
+    export_folder.write(folder, made, kept.files)
     return made
 
 
@@ -72,9 +78,14 @@ def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Exp
     Raises:
         UserError: it is no model of MSCGRec, or it is set to be reranked by a second model.
     """
+    return export_of_loaded(*_loaded(model_file, config_dict))
+
+
+def _loaded(model_file: str, config_dict: dict[str, Any] | None) -> tuple[Any, MSCGRec, Any]:
+    """Config, model and train split."""
     of_mscgrec(model_file)
     config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
-    return export_of_loaded(config, model, train_data._dataset)
+    return config, model, train_data._dataset
 
 
 def of_mscgrec(model_file: str) -> None:

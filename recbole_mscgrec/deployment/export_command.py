@@ -25,6 +25,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace the export in the folder; a service that reads it takes the new one over",
     )
+    made.add_argument(
+        "--without_new_items",
+        action="store_true",
+        help="do not keep the encoders; add-items cannot be used then",
+    )
     return made
 
 
@@ -33,6 +38,12 @@ def main(arguments: list[str]) -> int:
     options, rest = parser().parse_known_args(arguments)
     quiet = {"show_progress": False, "state": "WARNING"}
     settings = {**quiet, **settings_of(rest, parser())}
-    made = export(options.model_file, options.out, settings, options.overwrite)
+    made = export(
+        options.model_file,
+        options.out,
+        settings,
+        options.overwrite,
+        new_items=not options.without_new_items,
+    )
     print(f"Generation {made.generation} with {len(made.items):,} items: {options.out}")
     return 0

@@ -8,7 +8,7 @@ from collections import defaultdict
 from functools import cache as once
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
@@ -23,7 +23,7 @@ from recbole_mscgrec.storage import cache, digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_LONGEST_SIDE = 1024  # pixels; larger images are reduced, as crops need no more
+LONGEST_SIDE = 1024  # pixels; larger images are reduced, as crops need no more
 _BATCH = 32  # files per task of a checking process
 _NAMED = 3  # number of files that a warning names
 
@@ -118,15 +118,24 @@ def load_image(path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about odd files that Pillow can read
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=sorted(set(_formats().values()))) as image:
-            image.draft(None, (_LONGEST_SIDE, _LONGEST_SIDE))  # JPEG: decode at a smaller scale
-            image = _to_rgb(ImageOps.exif_transpose(image))
-    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        return decode(path)
+
+
+def decode(source: Path | BinaryIO) -> Image.Image:
+    """The same without a change of the filters of warnings, which all threads share: too many
+    pixels raise DecompressionBombError."""
+    with Image.open(source, formats=sorted(set(formats().values()))) as image:
+        pixels = image.width * image.height
+        if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{pixels:,} pixels, more than Pillow's limit")
+        image.draft(None, (LONGEST_SIDE, LONGEST_SIDE))  # JPEG: decode at a smaller scale
+        image = _to_rgb(ImageOps.exif_transpose(image))
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return image
 
 
 @once
-def _formats() -> dict[str, str]:
+def formats() -> dict[str, str]:
     """Extension -> format for the files that Pillow opens, except EPS, which Ghostscript would
     run."""
     known = Image.registered_extensions()
@@ -153,7 +162,7 @@ def _files_of_items(folder: Path, dataset: Any) -> dict[int, list[str]]:
     """Item id -> sorted names of its files."""
     ids = dataset.field2token_id[dataset.iid_field]
     entries = [e.name for e in os.scandir(folder) if e.is_file()]
-    names = sorted(name for name in entries if Path(name).suffix.lower() in _formats())
+    names = sorted(name for name in entries if Path(name).suffix.lower() in formats())
     files: dict[int, list[str]] = defaultdict(list)
     for name in names:
         if ids.get(Path(name).stem, 0):  # 0 is padding

@@ -3,16 +3,11 @@ encoder."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import socket
-import urllib.parse
-import urllib.request
+from collections.abc import Collection
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from recbole.utils import set_color
@@ -22,17 +17,12 @@ from recbole_mscgrec.config.data_fields import NAMES
 from recbole_mscgrec.config.settings import DataFiles, RunSettings, TextSettings
 from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
 from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
+from recbole_mscgrec.features.text_encoder import encode, load_encoder
+from recbole_mscgrec.features.tfidf import fit_tfidf
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 TFIDF = "tfidf"
-_KNOWN_ENCODERS = (
-    "sentence-transformers/all-MiniLM-L6-v2 sentence-transformers/all-mpnet-base-v2"
-    " sentence-transformers/sentence-t5-base intfloat/e5-small-v2 intfloat/e5-base-v2"
-    " BAAI/bge-small-en-v1.5 BAAI/bge-base-en-v1.5 bert-base-uncased distilbert-base-uncased"
-    " roberta-base tfidf"
-).split()
-_SECONDS_TO_CONNECT = 3
 
 
 class ItemFile(NamedTuple):
@@ -59,18 +49,28 @@ def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
     if items is None:
         return [""] * dataset.item_num
     texts = [""] * dataset.item_num
-    columns = _columns(text, items)
-    if not columns:
-        return texts
-    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
     ids = dataset.field2token_id[dataset.iid_field]
-    for token, words in zip(items.frame[items.key], joined, strict=True):
+    for token, words in texts_of(text, items).items():
         if token in ids:
             texts[ids[token]] = words
     return texts
 
 
-def _columns(text: TextSettings, items: ItemFile) -> list[str]:
+def texts_of(text: TextSettings, items: ItemFile) -> dict[str, str]:
+    """Item token -> its text, '' for items without text, in the order of the .item file.
+
+    Raises:
+        UserError: see `item_texts`.
+    """
+    columns, tokens = columns_of(text, items), items.frame[items.key]
+    if not columns:
+        return dict.fromkeys(tokens, "")
+    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
+    return dict(zip(tokens, joined, strict=True))
+
+
+def columns_of(text: TextSettings, items: ItemFile) -> list[str]:
+    """The text columns of an .item file: see `item_texts`."""
     there = list(items.types)
     if text.columns is None:
         columns = text_columns_of(items.frame, items.types, items.key)
@@ -102,24 +102,34 @@ def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
     if not path.is_file():
         return None
     file = read_atomic_file(path, files.separator, files.encoding)
-    key = _key(path, file.frame, file.types, dataset)
+    field, tokens = dataset.iid_field, list(dataset.field2token_id[dataset.iid_field])[1:]
+    key = key_column(path, file.frame, field, tokens)
     return ItemFile(path, first_of_each(file, key).frame, file.types, key)
 
 
-def _key(path: Path, frame: pd.DataFrame, types: dict[str, str], dataset: Any) -> str:
-    field, tokens = dataset.iid_field, dataset.field2token_id[dataset.iid_field]
+def key_column(path: Path, frame: pd.DataFrame, field: str, tokens: Collection[str]) -> str:
+    """The column of an .item file with the item tokens: see `read_items`.
+
+    Args:
+        field: the column of the item tokens in the .inter file.
+        tokens: the items of the data set.
+
+    Raises:
+        UserError: there is none, or it has no item of the data set.
+    """
+    there = list(frame)
     likely = (
-        [field] if field in types else [c for c in types if c.lower() in NAMES["ITEM_ID_FIELD"]]
+        [field] if field in there else [c for c in there if c.lower() in NAMES["ITEM_ID_FIELD"]]
     )
-    shared = {column: int(frame[column].isin(tokens.keys()).sum()) for column in likely}
+    shared = {column: int(frame[column].isin(tokens).sum()) for column in likely}
     key = max(shared, key=lambda column: shared[column], default=None)
     if key is None:
-        raise UserError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {list(types)}.")
+        raise UserError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {there}.")
     if not shared[key]:
         raise UserError(
             f"{path} describes {len(frame)} items and none of them is among the data set's "
-            f"{dataset.item_num - 1}: its first ids are {frame[key].head(3).tolist()}, the data "
-            f"set's are {[str(token) for token in list(tokens)[1:4]]}."
+            f"{len(tokens)}: its first ids are {frame[key].head(3).tolist()}, the data "
+            f"set's are {[str(token) for token in list(tokens)[:3]]}."
         )
     return key
 
@@ -132,7 +142,7 @@ def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tupl
         return torch.zeros(len(texts), 1), present
     given = [texts[i] for i in rows]
     if text.encoder == TFIDF:
-        encoded = tfidf_vectors(given, text.tfidf_size, run.seed)
+        encoded = fit_tfidf(given, text.tfidf_size, run.seed)[1]
     else:
         encoded = encoder_vectors(given, text, run)
     vectors = torch.zeros(len(texts), encoded.size(1))
@@ -140,82 +150,14 @@ def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tupl
     return vectors, present
 
 
-def tfidf_vectors(texts: list[str], size: int, seed: int) -> Tensor:
-    """TF-IDF of words, reduced to width `size` by truncated SVD, unit length."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.preprocessing import normalize
-
-    try:
-        matrix = TfidfVectorizer(
-            sublinear_tf=True, stop_words="english", max_df=0.5 if len(texts) > 20 else 1.0
-        ).fit_transform(texts)
-    except ValueError as error:
-        raise UserError(
-            f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check "
-            "text_columns, or leave text out of `modalities`."
-        ) from error
-    size = min(size, min(matrix.shape) - 1)
-    if size < 1:
-        return torch.from_numpy(matrix.toarray().astype(np.float32))
-    reduced = TruncatedSVD(size, random_state=seed).fit_transform(matrix)
-    return torch.from_numpy(normalize(reduced).astype(np.float32))
-
-
 def encoder_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> Tensor:
     """Mean-pooled last hidden states of a transformers encoder, unit length: (N, D)."""
-    tokenizer, encoder = _load_encoder(text.encoder)
-    encoder = encoder.to(run.device).eval()
-    step, vectors = text.batch_size, []
-    starts = range(0, len(texts), step)
+    encoder = load_encoder(text.encoder, "text_encoder").to(run.device)
     bar = tqdm(
-        starts, ncols=100, desc=set_color("Text      ", "pink"), disable=not run.show_progress
+        total=len(texts),
+        ncols=100,
+        desc=set_color("Text      ", "pink"),
+        disable=not run.show_progress,
     )
-    with torch.inference_mode():
-        for start in bar:
-            batch = tokenizer(
-                texts[start : start + step],
-                padding=True,
-                truncation=True,
-                max_length=text.max_length,
-                return_tensors="pt",
-            ).to(run.device)
-            hidden = encoder(**batch).last_hidden_state.float()  # (b, tokens, D)
-            mask = batch["attention_mask"].unsqueeze(-1)
-            vectors.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu())
-    return torch.nn.functional.normalize(torch.cat(vectors), dim=-1)
-
-
-def _hub_answers() -> bool:
-    """Whether the model hub can be reached: directly within some seconds, or through a proxy."""
-    address = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if urllib.request.getproxies():
-        return True
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        socket.create_connection((address.hostname or "", port), _SECONDS_TO_CONNECT).close()
-    except OSError:
-        return False
-    return True
-
-
-def _load_encoder(name: str) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    # The hub is asked several times with pauses, which takes minutes without a network.
-    local = Path(name).is_dir() or not _hub_answers()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-        if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have no padding token
-            tokenizer.pad_token = tokenizer.eos_token
-        model = AutoModel.from_pretrained(name, local_files_only=local)
-    except Exception as error:  # hub, network and format errors have many types
-        near = difflib.get_close_matches(name, _KNOWN_ENCODERS, n=3, cutoff=0.3)
-        raise UserError(
-            f"text_encoder {name!r} cannot be loaded"
-            f"{', and the hub cannot be reached' if local and not Path(name).is_dir() else ''} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}). Use "
-            "--text_encoder=tfidf, which needs no download, the folder of a model on disk, or a "
-            f"model of the hub such as {', '.join(near or _KNOWN_ENCODERS[:2])}."
-        ) from error
-    return tokenizer, getattr(model, "encoder", model) if model.config.is_encoder_decoder else model
+    with bar:
+        return encode(texts, encoder, text.batch_size, text.max_length, progress=bar.update)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from recbole_mscgrec.rq_dino.backbone import make_backbone
+from recbole_mscgrec.rq_dino.image_encoder import to_tensors
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings, check_settings
 from recbole_mscgrec.rq_dino.training import DinoTraining, encode
 from recbole_mscgrec.rq_dino.views import Pixels
@@ -40,6 +41,7 @@ class RQDinoResult(NamedTuple):
     vectors: Tensor  # float32 (n, D), continuous
     quantized: Tensor  # float32 (n, D), sums of codewords
     history: dict[str, Any]
+    encoder: dict[str, Tensor]  # what `ImageEncoder.from_tensors` reads, to encode further images
 
 
 def rq_dino(
@@ -79,10 +81,12 @@ def rq_dino(
         )
         training.run(show_progress)
         vectors = encode(training.encoder, pixels, settings, device)
-        codes, quantized = _quantize(vectors, training, codebook_sizes, seed)
+        quantizer = _quantizer(vectors, training, codebook_sizes, seed)
     partial.unlink(missing_ok=True)
     _log(training.history)
-    return RQDinoResult(codes, vectors, quantized, training.history)
+    codes = quantizer.encode(vectors)
+    encoder = to_tensors(training.encoder, quantizer.codebooks)
+    return RQDinoResult(codes, vectors, quantizer.decode(codes), training.history, encoder)
 
 
 def _check(settings: RQDinoSettings, codebook_sizes: list[int], n_images: int) -> None:
@@ -96,17 +100,17 @@ def _check(settings: RQDinoSettings, codebook_sizes: list[int], n_images: int) -
         )
 
 
-def _quantize(
+def _quantizer(
     vectors: Tensor, training: DinoTraining, codebook_sizes: list[int], seed: int
-) -> tuple[Tensor, Tensor]:
+) -> ResidualQuantizer:
+    """The codebooks of the student or, if it has none, those of k-means on its vectors."""
     quantizer = ResidualQuantizer(codebook_sizes, seed=seed)
     learned = training.student.quantizer
     if learned.ready:
         quantizer.codebooks = [codebook.cpu().float() for codebook in learned.codebooks]
-        codes = quantizer.encode(vectors)
     else:
-        codes = quantizer.fit(vectors)
-    return codes, quantizer.decode(codes)
+        quantizer.fit(vectors)
+    return quantizer
 
 
 def _log(history: dict[str, Any]) -> None:
@@ -125,8 +129,9 @@ def backbone_features(
     n_workers: int,
     show_progress: bool,
     seed: int,
-) -> Tensor:
-    """Vectors of the images from the backbone, without training it: float32 (n, D).
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Vectors of the images from the backbone, without training it: float32 (n, D); and what
+    `ImageEncoder.from_tensors` reads, to encode further images.
 
     Its weights are those of `image_weights`, or random ones drawn with `seed`.
 
@@ -140,7 +145,7 @@ def backbone_features(
         backbone = make_backbone(settings).to(device)
         once = replace(settings, cache_gb=0.0)  # each image is read once, so keep none
         pixels = Pixels(images, once, n_workers)
-        return encode(backbone, pixels, settings, device, show_progress)
+        return encode(backbone, pixels, settings, device, show_progress), to_tensors(backbone)
 
 
 def _own_random(device: torch.device | str) -> Any:

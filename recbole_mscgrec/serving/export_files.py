@@ -35,6 +35,7 @@ _RULE = {
     "history": List(dict),
     "made_by": dict,
     "settings": dict,
+    "new_items": dict,
 }
 
 

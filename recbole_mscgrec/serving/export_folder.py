@@ -66,6 +66,8 @@ class Export:
         generation: number of this version of the folder, from 1.
         history: one entry per generation: what was done, when, by which version.
         settings: those of the training run.
+        new_items: how items that come later are encoded; empty if they cannot be added. The
+            tensors for it are in further files.
     """
 
     table: CodeTable
@@ -85,6 +87,7 @@ class Export:
     history: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
+    new_items: dict[str, Any] = field(default_factory=dict)
 
 
 def write(
@@ -227,8 +230,8 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
 
 _SIZES = {each.name for each in fields(Sizes)}
 _AS_THEY_ARE = (
-    "beam_size constrained max_history cold_share generation history settings made_by".split()
-)
+    "beam_size constrained max_history cold_share generation history settings made_by new_items"
+).split()
 
 
 def _check_lengths(export: Export, folder: Path) -> None:

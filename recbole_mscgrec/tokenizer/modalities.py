@@ -19,6 +19,7 @@ from recbole_mscgrec.storage import cache, files, schema
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
+IMAGE_ENCODER = "image_encoder"  # the cached weights of the image stage, under the same key
 
 
 class Features(NamedTuple):
@@ -143,7 +144,8 @@ def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
 
 
 def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
-    """Codes of RQ-DINO. Its losses go to TensorBoard and to a JSON file beside the cached codes."""
+    """Codes of RQ-DINO. Its losses go to TensorBoard and to a JSON file beside the cached codes,
+    its encoder to another file there."""
     from recbole_mscgrec.rq_dino.api import rq_dino  # importing timm takes seconds
 
     sizes, run = list(settings.codes.level_sizes), settings.run
@@ -160,6 +162,7 @@ def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: s
         n_workers=n_workers(settings.images),
     )
     files.write_json(file.with_suffix(".history.json"), made.history)
+    cache.save(run.cache_dir, IMAGE_ENCODER, key, made.encoder)
     return Features(
         _at_items(made.vectors.cpu().float(), images.items, n_items, 0),
         _at_items(torch.ones(len(images), dtype=torch.bool), images.items, n_items, False),
@@ -170,11 +173,11 @@ def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: s
 
 
 def _backbone(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
-    """Vectors of the frozen backbone."""
+    """Vectors of the frozen backbone, whose weights are cached beside them."""
     run = settings.run
     from recbole_mscgrec.rq_dino.api import backbone_features
 
-    vectors = backbone_features(
+    vectors, encoder = backbone_features(
         images,
         settings.images.rq_dino,
         device=run.device,
@@ -182,6 +185,7 @@ def _backbone(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: 
         show_progress=run.show_progress,
         seed=run.seed,
     )
+    cache.save(run.cache_dir, IMAGE_ENCODER, key, encoder)
     present = torch.ones(len(images), dtype=torch.bool)
     return Features(
         _at_items(vectors.cpu().float(), images.items, n_items, 0),

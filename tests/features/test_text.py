@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import tiny
 import torch
 from recbole.data import create_dataset
 from tiny import item_texts as title_texts
@@ -17,8 +16,7 @@ from tiny import rule_sequences, tokens_of, train_split, typed, write_dataset, w
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.settings import RunSettings, TextSettings
-from recbole_mscgrec.features import text
-from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors, tfidf_vectors
+from recbole_mscgrec.features.text import encoder_vectors, item_texts, text_vectors
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -118,62 +116,9 @@ def test_unknown_column_and_foreign_file_are_named(rule_folder: Path) -> None:
         texts_of(config, data)
 
 
-def test_tfidf_puts_like_texts_together() -> None:
-    texts = ["red apple", "green apple", "fast car", "slow car", "red apple"]
-    vectors = tfidf_vectors(texts, 4, 0)
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
-    torch.testing.assert_close(vectors[0], vectors[4])
-    similarity = vectors @ vectors.T
-    assert similarity[0, 1] > similarity[0, 2] + 0.1
-    assert torch.equal(vectors, tfidf_vectors(texts, 4, 0))
-    assert vectors.dtype == torch.float32 and vectors.shape == (5, 4)
-
-
-def test_tfidf_of_few_or_wordless_texts() -> None:
-    assert tfidf_vectors(["only text"], 64, 0).shape[0] == 1
-    with pytest.raises(ValueError, match="no usable word in 2 item texts.*text_columns"):
-        tfidf_vectors(["?", "!"], 4, 0)
-
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "apple", "car", "##s"]
-
-
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transformers model on disk: BERT of width 12 with random weights and ten word pieces."""
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    tokenizer = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": {"type": "Lowercase"},
-        "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": {
-            "type": "BertProcessing",
-            "sep": ["[SEP]", 3],
-            "cls": ["[CLS]", 2],
-        },
-        "decoder": None,
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": {word: i for i, word in enumerate(WORDS)},
-        },
-    }
-    (folder / "raw.json").write_text(json.dumps(tokenizer))
-    special = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(folder / "raw.json"), **special)
-    fast.save_pretrained(folder)
-    (folder / "raw.json").unlink()
-    torch.manual_seed(0)
-    sizes = dict(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    BertModel(BertConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(folder)
-    return folder
+    return tiny.write_encoder(tmp_path_factory.mktemp("bert"), "bert")
 
 
 def encoder_settings(
@@ -212,8 +157,6 @@ def test_encoder_cuts_long_texts_and_its_batches_do_not_matter(bert: Path) -> No
 def test_mscgrec_with_a_transformers_encoder(tmp_path: Path, bert: Path) -> None:
     words = ["red", "green", "apple", "car", "apples", "cars"]
     texts = {f"i{i}": f"{words[i % 6]} {words[i // 6]}" for i in range(30)}
-    from tiny import rule_sequences
-
     write_dataset(tmp_path / "data", "rule", rule_sequences(), texts)
     config, data = train_split(tmp_path, text_encoder=str(bert))
     vectors, present = text_vectors(texts_of(config, data), *groups(config, data))
@@ -248,18 +191,6 @@ def test_mini_lm_knows_what_texts_mean() -> None:
     similarity = vectors @ vectors.T
     assert vectors.shape == (3, 384)
     assert similarity[0, 1] > similarity[0, 2] + 0.2
-
-
-def test_without_a_network_an_unknown_encoder_is_refused_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Port 9 of this machine stands for a hub that does not answer."""
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(text.urllib.request, "getproxies", dict)
-    began = time.perf_counter()
-    with pytest.raises(UserError, match=r"'all-MiniLM-L6' .*hub cannot be reached.*all-MiniLM-L6-"):
-        text._load_encoder("all-MiniLM-L6")
-    assert time.perf_counter() - began < 20  # the import of transformers is in it
 
 
 def test_an_item_file_without_rows_is_refused(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_projection_is_learned_behind_a_frozen_backbone(
     made = train(tmp_path, 64, **asdict(chosen))
     assert made.vectors.shape == (64, 8) and "random weights" in caplog.text
     options = {"device": "cpu", "n_workers": 0, "show_progress": False}
-    features = backbone_features(coloured_shapes(64), chosen, seed=1, **options)
+    features, _ = backbone_features(coloured_shapes(64), chosen, seed=1, **options)
     inputs = torch.cat([torch.nn.functional.normalize(features, dim=1), torch.ones(64, 1)], dim=1)
     fitted = inputs.double() @ torch.linalg.lstsq(inputs.double(), made.vectors.double()).solution
     assert torch.allclose(fitted, made.vectors.double(), atol=1e-3)
@@ -209,10 +209,10 @@ def test_projection_wider_than_what_there_is(
 def test_features_of_a_random_backbone(caplog: pytest.LogCaptureFixture) -> None:
     options = {"device": "cpu", "n_workers": 0, "show_progress": False}
     images = coloured_shapes(5)
-    one = backbone_features(images, dino_settings(), seed=1, **options)
+    one, _ = backbone_features(images, dino_settings(), seed=1, **options)
     assert one.shape == (5, 32) and "random weights" in caplog.text
-    assert torch.equal(one, backbone_features(images, dino_settings(), seed=1, **options))
-    assert not torch.equal(one, backbone_features(images, dino_settings(), seed=2, **options))
+    assert torch.equal(one, backbone_features(images, dino_settings(), seed=1, **options)[0])
+    assert not torch.equal(one, backbone_features(images, dino_settings(), seed=2, **options)[0])
 
 
 def test_cosine_schedule() -> None:

@@ -17,7 +17,8 @@ from tiny import N_ITEMS, settings, tokens_of, train_split, typed
 
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.semantic_ids.code_table import MISSING
-from recbole_mscgrec.tokenizer.modalities import Features, stage_of
+from recbole_mscgrec.storage import cache
+from recbole_mscgrec.tokenizer.modalities import IMAGE_ENCODER, Features, stage_of
 from recbole_mscgrec.tokenizer.pipeline import tokenize
 
 ALL = ["collaborative", "text", "image"]
@@ -32,6 +33,7 @@ class Result(NamedTuple):
     vectors: torch.Tensor
     quantized: torch.Tensor
     history: dict[str, list[float]]
+    encoder: dict[str, torch.Tensor]
 
 
 @pytest.fixture
@@ -42,16 +44,24 @@ def dino(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def rq_dino(images: Any, settings: Any, codebook_sizes: Any, **options: Any) -> Result:
         calls.append({"by": "rq_dino", "n": len(images), "sizes": codebook_sizes, **options})
         vectors = torch.stack([colour(images[i]) for i in range(len(images))])
-        return Result(vectors[:, :2].long(), vectors, vectors + 1, {"loss": [2.0, 1.0]})
+        encoder = {"encoder.weight": torch.ones(1)}
+        return Result(vectors[:, :2].long(), vectors, vectors + 1, {"loss": [2.0, 1.0]}, encoder)
 
-    def backbone_features(images: Any, settings: Any, **options: Any) -> torch.Tensor:
+    def backbone_features(images: Any, settings: Any, **options: Any) -> tuple[torch.Tensor, Any]:
         calls.append({"by": "backbone_features", "n": len(images), **options})
-        return torch.stack([colour(images[i]) for i in range(len(images))])
+        vectors = torch.stack([colour(images[i]) for i in range(len(images))])
+        return vectors, {"encoder.weight": torch.zeros(1)}
 
     module = ModuleType("recbole_mscgrec.rq_dino.api")
     module.rq_dino, module.backbone_features = rq_dino, backbone_features
     monkeypatch.setitem(sys.modules, "recbole_mscgrec.rq_dino.api", module)
     return calls
+
+
+def kept_encoder(config: Any, train: Any) -> dict[str, torch.Tensor] | None:
+    """The weights that the image stage has left in the cache."""
+    stage = stage_of("image", typed(config, train), train)
+    return cache.load(typed(config, train).run.cache_dir, IMAGE_ENCODER, stage.key)
 
 
 def paint(folder: Path, items: range, name: str = "images") -> Path:
@@ -81,6 +91,7 @@ def test_codes_of_rq_dino_are_the_table(rule_folder: Path, dino: list[dict[str, 
     assert call["partial"].parent == rule_folder / "cache" and call["log_dir"]
     (history,) = (rule_folder / "cache").glob("image-*.history.json")
     assert json.loads(history.read_text()) == {"loss": [2.0, 1.0]}
+    assert kept_encoder(config, train) == {"encoder.weight": torch.ones(1)}
 
 
 def test_features_of_the_frozen_backbone_are_quantized(
@@ -94,6 +105,7 @@ def test_features_of_the_frozen_backbone_are_quantized(
     table = tokenize(typed(config, train), train).table
     assert torch.equal(table.codes["image"][:, 0] != MISSING, present)
     assert [call["by"] for call in dino] == ["backbone_features"]
+    assert kept_encoder(config, train) == {"encoder.weight": torch.zeros(1)}
 
 
 def test_image_stage_is_made_again_only_when_it_must(

@@ -1,0 +1,124 @@
+"""Vectors of texts by a frozen transformers model: an encoder such as BERT, the encoder of an
+encoder-decoder such as T5, or a decoder, that is a large language model."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from recbole_mscgrec.storage.errors import UserError, one_line
+
+Tensor = torch.Tensor
+MEAN, LAST = "mean", "last"  # pooling: the mean over the tokens, or the last token
+_KNOWN = (
+    "sentence-transformers/all-MiniLM-L6-v2 sentence-transformers/all-mpnet-base-v2"
+    " sentence-transformers/sentence-t5-base intfloat/e5-small-v2 intfloat/e5-base-v2"
+    " BAAI/bge-small-en-v1.5 BAAI/bge-base-en-v1.5 bert-base-uncased distilbert-base-uncased"
+    " roberta-base"
+).split()
+_SECONDS_TO_CONNECT = 3
+
+
+class Encoder(NamedTuple):
+    """A tokenizer and the model that reads its tokens, in eval mode."""
+
+    tokenizer: Any
+    model: Any
+
+    def to(self, *where: Any) -> Encoder:
+        """The same on another device or in another precision."""
+        return self._replace(model=self.model.to(*where))
+
+
+def encode(
+    texts: list[str],
+    encoder: Encoder,
+    batch_size: int,
+    max_length: int,
+    pooling: str = MEAN,
+    progress: Callable[[int], object] = lambda n: None,
+) -> Tensor:
+    """Pooled last hidden states of n texts, float32 (n, D), unit length, on the CPU.
+
+    Args:
+        max_length: tokens per text; longer texts are truncated.
+        pooling: MEAN or LAST.
+        progress: called with the number of texts of each batch.
+    """
+    device, vectors = next(encoder.model.parameters()).device, []
+    with torch.inference_mode():
+        for start in range(0, len(texts), batch_size):
+            given = texts[start : start + batch_size]
+            batch = encoder.tokenizer(
+                given, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+            ).to(device)
+            hidden = encoder.model(**batch).last_hidden_state.float()  # (b, tokens, D)
+            vectors.append(pooled(hidden, batch["attention_mask"], pooling).cpu())
+            progress(len(given))
+    return torch.nn.functional.normalize(torch.cat(vectors), dim=-1)
+
+
+def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """One vector per text, (b, D), of hidden states (b, tokens, D). `mask` (b, tokens) is 1 where
+    a token is; the padding may stand on either side."""
+    if pooling == LAST:
+        last = mask.size(1) - 1 - mask.flip(1).argmax(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    mask = mask.unsqueeze(-1)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def load_encoder(name: str, setting: str) -> Encoder:
+    """A transformers model by hub name or folder.
+
+    Args:
+        setting: the setting or option that names it, for the error.
+
+    Raises:
+        UserError: it cannot be loaded, with the reason and the ways out.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    # The hub is asked several times with pauses, which takes minutes without a network.
+    local = Path(name).is_dir() or not _hub_answers()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have no padding token
+            # Padding is masked: any token will do.
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        model = AutoModel.from_pretrained(name, local_files_only=local)
+    except Exception as error:  # hub, network and format errors have many types
+        near = difflib.get_close_matches(name, _KNOWN, n=3, cutoff=0.3)
+        unreachable = local and not Path(name).is_dir()
+        tfidf = (
+            "--text_encoder=tfidf, which needs no download, " if setting == "text_encoder" else ""
+        )
+        raise UserError(
+            f"{setting} {name!r} cannot be loaded"
+            f"{', and the hub cannot be reached' if unreachable else ''} "
+            f"({type(error).__name__}: {one_line(error)}). Use {tfidf}the folder of a model on "
+            f"disk, or a model of the hub such as {', '.join(near or _KNOWN[:2])}."
+        ) from error
+    model = getattr(model, "encoder", model) if model.config.is_encoder_decoder else model
+    return Encoder(tokenizer, model.eval())
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached: directly within some seconds, or through a proxy."""
+    address = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if urllib.request.getproxies():
+        return True
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), _SECONDS_TO_CONNECT).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""Text vectors by TF-IDF of words and truncated SVD, fitted to the texts of the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_mscgrec.storage.errors import UserError
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Tfidf:
+    """A fitted TF-IDF: applied to a text that it was fitted to, it gives the same vector.
+
+    Attributes:
+        words: the vocabulary, in the order of the columns.
+        weights: float64 (V,) inverse document frequency of each word.
+        components: float64 (D, V) axes of the SVD; None if there are too few texts or words for
+            it.
+    """
+
+    words: list[str]
+    weights: np.ndarray
+    components: np.ndarray | None
+
+    def vectors(self, texts: list[str]) -> Tensor:
+        """Vectors float32 (n, D), unit length; zero for a text without a word of the vocabulary."""
+        vectorizer = _vectorizer(vocabulary=self.words)
+        vectorizer.idf_ = self.weights
+        return _reduced(vectorizer.transform(texts), self.components)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The plain values for a file of tensors, which `from_tensors` reads."""
+        words = np.frombuffer("\n".join(self.words).encode(), dtype=np.uint8)
+        plain = {"words": torch.from_numpy(words.copy()), "weights": torch.from_numpy(self.weights)}
+        if self.components is not None:
+            plain["components"] = torch.from_numpy(np.ascontiguousarray(self.components))
+        return plain
+
+    @classmethod
+    def from_tensors(cls, plain: dict[str, Tensor]) -> Tfidf:
+        """The TF-IDF from the result of `to_tensors`."""
+        words = plain["words"].numpy().tobytes().decode().split("\n")
+        components = plain["components"].numpy() if "components" in plain else None
+        return cls(words, plain["weights"].numpy(), components)
+
+
+def fit_tfidf(texts: list[str], size: int, seed: int) -> tuple[Tfidf, Tensor]:
+    """TF-IDF of words, reduced to width `size` by truncated SVD, and its vectors of the texts.
+
+    Raises:
+        UserError: the texts have no usable word.
+    """
+    from sklearn.decomposition import TruncatedSVD
+
+    vectorizer = _vectorizer(max_df=0.5 if len(texts) > 20 else 1.0)
+    try:
+        matrix = vectorizer.fit_transform(texts)
+    except ValueError as error:
+        raise UserError(
+            f"TF-IDF found no usable word in {len(texts)} item texts ({error}): check "
+            "text_columns, or leave text out of `modalities`."
+        ) from error
+    size, components = min(size, min(matrix.shape) - 1), None
+    if size >= 1:
+        components = TruncatedSVD(size, random_state=seed).fit(matrix).components_
+    words = vectorizer.get_feature_names_out().tolist()
+    return Tfidf(words, vectorizer.idf_, components), _reduced(matrix, components)
+
+
+def _vectorizer(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(sublinear_tf=True, stop_words="english", **options)
+
+
+def _reduced(matrix: Any, components: np.ndarray | None) -> Tensor:
+    """Vectors float32 (n, D), unit length, of a sparse matrix (n, V) of TF-IDF."""
+    from sklearn.preprocessing import normalize
+
+    if components is None:
+        return torch.from_numpy(matrix.toarray().astype(np.float32))
+    return torch.from_numpy(normalize(matrix @ components.T).astype(np.float32))

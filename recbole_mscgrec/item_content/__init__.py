@@ -1,0 +1,1 @@
+"""Images and text vectors of items, made once ahead of training."""

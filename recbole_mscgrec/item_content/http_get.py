@@ -1,0 +1,293 @@
+"""One HTTP request for a file: a single hop, http and https only, bounded in time and in size."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from recbole_mscgrec.storage.errors import one_line
+
+_BLOCK = 1 << 16
+_POLL = 0.5  # seconds after which a read that waits looks whether the program is to stop
+_REDIRECTS = {301, 302, 303, 307, 308}
+_TRY_AGAIN = {408, 425, 429}  # and all from 500
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Body(NamedTuple):
+    """What a server sent for an address."""
+
+    content: bytes
+    kind: str  # Content-Type
+    sized: bool  # the server told the length, and all of it arrived
+
+
+class Moved(NamedTuple):
+    """The address to which a server redirects."""
+
+    url: str
+
+
+class NotFetched(Exception):
+    """Why there is no file.
+
+    Attributes:
+        lasting: another try would end in the same way.
+        wait: seconds that the server asks to wait.
+        answered: the server gave an HTTP status.
+    """
+
+    def __init__(
+        self, reason: str, lasting: bool, wait: float | None = None, answered: bool = True
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.lasting, self.wait, self.answered = reason, lasting, wait, answered
+
+
+class Stopped(Exception):
+    """The program is to end."""
+
+
+class Getter:
+    """Sends requests, from several threads at once.
+
+    Args:
+        timeout: seconds for connecting, and again for the whole answer.
+        max_bytes: larger files are not read to the end.
+        user_agent: the name that servers see.
+    """
+
+    def __init__(self, timeout: float, max_bytes: int, user_agent: str) -> None:
+        self.timeout, self.max_bytes, self.user_agent = timeout, max_bytes, user_agent
+        self.stopping = threading.Event()
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """Reading the certificates takes longer than a request."""
+        return ssl.create_default_context()
+
+    def stop(self) -> None:
+        """End all requests; from now on they raise Stopped."""
+        self.stopping.set()
+
+    def get(self, url: str) -> Body | Moved:
+        """The file at an http or https address, or the address to which the server redirects.
+
+        Raises:
+            NotFetched: there is none.
+        """
+        host_of(url)
+        request = urllib.request.Request(written(url), headers={"User-Agent": self.user_agent})
+        opener = urllib.request.OpenerDirector()  # without handlers of files, FTP and redirects
+        clock = _Clock(time.monotonic() + 2 * self.timeout, self.stopping)
+        for handler in (urllib.request.ProxyHandler(), _Plain(clock), _Tls(clock, self.tls)):
+            opener.add_handler(handler)
+        try:
+            with opener.open(request, timeout=self.timeout) as answer:
+                clock.end = time.monotonic() + self.timeout
+                return self._read(url, answer)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._failure(error) from error
+
+    def _read(self, url: str, answer: Any) -> Body | Moved:
+        status, headers = answer.status, answer.headers
+        if status in _REDIRECTS and headers.get("Location"):
+            return Moved(urllib.parse.urljoin(url, headers["Location"].strip()))
+        if status != 200:
+            lasting = status < 500 and status not in _TRY_AGAIN
+            raise NotFetched(_name_of(status), lasting, seconds_of(headers.get("Retry-After")))
+        length = answer.length  # None where the server does not tell it
+        too_large = NotFetched(f"larger than {self.max_bytes:,} bytes (--max_bytes)", True)
+        if length is not None and length > self.max_bytes:
+            raise too_large
+        blocks, size = [], 0
+        while block := answer.read(_BLOCK):
+            blocks.append(block)
+            size += len(block)
+            if size > self.max_bytes:
+                raise too_large
+        if length is not None and size < length:
+            raise NotFetched("the connection broke within the file", False)
+        return Body(b"".join(blocks), headers.get_content_type(), length is not None)
+
+    def _failure(self, error: Exception) -> NotFetched:
+        cause = getattr(error, "reason", error)
+        if isinstance(cause, TimeoutError) or "timed out" in str(cause):
+            return NotFetched(
+                f"no answer within {self.timeout:g} s (--timeout)", False, None, False
+            )
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return NotFetched(f"certificate refused: {cause.verify_message}", True, None, False)
+        if isinstance(cause, socket.gaierror):
+            return NotFetched("host name not found", False, None, False)
+        if isinstance(error, http.client.IncompleteRead):
+            return NotFetched("the connection broke within the file", False)
+        if isinstance(error, (http.client.InvalidURL, ValueError, UnicodeError)):
+            return NotFetched("not an address that can be requested", True)
+        text = getattr(cause, "strerror", None) or one_line(cause) or type(cause).__name__
+        return NotFetched(f"connection failed: {text}", False, None, False)
+
+
+def host_of(url: str) -> str:
+    """Host and port of an http or https address.
+
+    Raises:
+        NotFetched: it is no such address.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = parts = None
+    if parts is None or parts.scheme not in _DEFAULT_PORTS or not host:
+        raise NotFetched("not an http or https address", True)
+    return f"{host}:{port or _DEFAULT_PORTS[parts.scheme]}"
+
+
+def written(url: str) -> str:
+    """An address as HTTP sends it: spaces and other letters than ASCII are encoded."""
+    parts = urllib.parse.urlsplit(url.strip())
+    place = parts.netloc
+    if not place.isascii():
+        place = place.encode("idna").decode("ascii")
+    path, query = (
+        urllib.parse.quote(text, safe="%/:;=@&?!$'()*+,~[]|") for text in (parts.path, parts.query)
+    )
+    return urllib.parse.urlunsplit((parts.scheme, place, path or "/", query, ""))
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Seconds from now of a Retry-After header, which holds seconds or a date; None without one
+    that can be read."""
+    text = (retry_after or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        date = parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError):
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=timezone.utc)
+    return max((date - datetime.now(timezone.utc)).total_seconds(), 0.0)
+
+
+def _name_of(status: int) -> str:
+    try:
+        return f"HTTP {status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"HTTP {status}"
+
+
+# --- sockets that end in time ---------------------------------------------------------------------
+# The time-out of a socket counts from the last byte: a server that sends one now and then could
+# hold a thread forever.
+
+
+class _Clock:
+    """When a request must have ended."""
+
+    def __init__(self, end: float, stopping: threading.Event) -> None:
+        self.end, self.stopping = end, stopping
+
+    def left(self) -> float:
+        """Seconds, at least a little. Raises TimeoutError or Stopped."""
+        if self.stopping.is_set():
+            raise Stopped
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+
+class _Reader(io.RawIOBase):
+    """The bytes that arrive at a socket until the clock has run down."""
+
+    def __init__(self, sock: socket.socket, clock: _Clock) -> None:
+        self._sock, self._clock = sock, clock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            self._sock.settimeout(min(self._clock.left(), _POLL))
+            try:
+                return self._sock.recv_into(buffer)
+            except TimeoutError:
+                continue
+
+    def close(self) -> None:
+        self._sock.close()
+        super().close()
+
+
+class _Socket:
+    """What http.client asks of a socket."""
+
+    def __init__(self, sock: socket.socket, clock: _Clock) -> None:
+        self._sock, self._clock, self._is_read = sock, clock, False
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(self._clock.left())
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        self._is_read = True
+        return io.BufferedReader(_Reader(self._sock, self._clock))
+
+    def close(self) -> None:
+        if not self._is_read:  # else the reader closes it, as with a real socket
+            self._sock.close()
+
+
+class _HTTPConnection(http.client.HTTPConnection):
+    def __init__(self, *args: Any, clock: _Clock, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._clock = clock
+
+    def connect(self) -> None:
+        self._clock.left()
+        super().connect()
+        self.sock: Any = _Socket(self.sock, self._clock)
+
+
+class _HTTPSConnection(http.client.HTTPSConnection):
+    def __init__(self, *args: Any, clock: _Clock, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._clock = clock
+
+    def connect(self) -> None:
+        self._clock.left()
+        super().connect()
+        self.sock: Any = _Socket(self.sock, self._clock)
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def __init__(self, clock: _Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def http_open(self, request: Any) -> Any:
+        return self.do_open(_HTTPConnection, request, clock=self._clock)  # type: ignore[arg-type]
+
+
+class _Tls(urllib.request.HTTPSHandler):
+    def __init__(self, clock: _Clock, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._clock, self._tls = clock, context
+
+    def https_open(self, request: Any) -> Any:
+        made = {"context": self._tls, "clock": self._clock}
+        return self.do_open(_HTTPSConnection, request, **made)  # type: ignore[arg-type]

@@ -1,0 +1,196 @@
+"""`recbole-mscgrec prepare images`: the images of items, fetched once, ahead of training."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+from tqdm import tqdm
+
+import recbole_mscgrec
+from recbole_mscgrec.features.images import LONGEST_SIDE
+from recbole_mscgrec.features.text import ItemFile
+from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.item_content.fetch import Failures, fetch, from_folder, from_network
+from recbole_mscgrec.item_content.http_get import Getter
+from recbole_mscgrec.item_content.items import add_data_options, files_of, number, read_item_file
+from recbole_mscgrec.item_content.pictures import images_in
+from recbole_mscgrec.item_content.schedule import Schedule
+from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.files import check_folder
+
+_ABOUT = """
+Downloads the images of items by the addresses in a column of the .item file, or takes them from a
+folder of files named by item id. They are stored as DIR/NAME/images/ITEM.jpg, where training looks
+for them, reduced to --size pixels.
+
+Images that are there are skipped, so that a stopped run goes on where it ended. What failed stands
+with its reason in DIR/NAME/NAME.images-failed.csv.
+
+The program does not read robots.txt, and it cannot know what a site allows: whether you may
+download these images, and at which rate, is yours to find out and to set (--per_host, --host_pause,
+--workers, --user_agent). A server that answers 429 or 503 with Retry-After is obeyed.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command. Returns 0, or 1 if the data set has no image in the end."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    files = files_of(options)
+    items = read_item_file(files, options.item_column)
+    folder = files.folder / "images"
+    check_folder(folder, "--data_path")
+    wanted = _from_folder(options, items) if options.folder else _from_column(options, items)
+    n_without = len(items.frame) - len(wanted)
+
+    there = images_in(folder)
+    n_there = sum(item in there for item in wanted)
+    failures = Failures(files.folder / f"{files.name}.images-failed.csv")
+    before = {
+        item: failure
+        for item, failure in failures.read().items()
+        if item not in there and failure.url == wanted.get(item)
+    }
+    failures.of |= before
+    kept = {i for i, failure in before.items() if failure.lasting and not options.retry_failed}
+    to_do = [(i, source) for i, source in wanted.items() if i not in there and i not in kept]
+    to_do = to_do[: options.limit]
+
+    with warnings.catch_warnings(), tqdm(total=len(to_do), desc="Images", unit="") as bar:
+        warnings.simplefilter("ignore")  # about odd files that Pillow can read
+        n_fetched = _fetch(options, to_do, folder, failures, bar)
+    counts = failures.counts().most_common()
+    print(
+        f"images in {folder}: {n_fetched} fetched, {n_there} were there, {n_without} items name "
+        f"none, {len(failures.of)} failed{' (' if counts else ''}"
+        f"{', '.join(f'{reason}: {n}' for reason, n in counts)}{')' if counts else ''}"
+        + (f"; see {failures.file}" if counts else "")
+    )
+    return 0 if n_fetched or n_there else 1
+
+
+def _fetch(
+    options: argparse.Namespace,
+    to_do: list[tuple[str, str]],
+    folder: Path,
+    failures: Failures,
+    bar: tqdm,
+) -> int:
+    if options.folder:
+        schedule = Schedule(options.workers, 0.0, 0, 0.0, 0.0)
+        work = from_folder(folder, options.size)
+        return fetch(
+            to_do, work, schedule, options.workers, failures, bar.update, host=lambda source: ""
+        )
+    getter = Getter(options.timeout, options.max_bytes, options.user_agent)
+    schedule = Schedule(
+        options.per_host,
+        options.host_pause,
+        options.retries,
+        options.backoff,
+        options.longest_wait,
+    )
+    work = from_network(getter, folder, options.size)
+    return fetch(to_do, work, schedule, options.workers, failures, bar.update, getter.stop)
+
+
+def _from_column(options: argparse.Namespace, items: ItemFile) -> dict[str, str]:
+    """Item -> address, for the items that have one."""
+    column = options.url_column
+    if column not in items.types:
+        raise UserError(
+            f"{items.path} has no column {column} (--url_column); it has {[*items.types]}. Name "
+            "the column of addresses, or take the images from a folder with --folder."
+        )
+    pairs = zip(items.frame[items.key], items.frame[column].map(_address), strict=True)
+    found = {item: address for item, address in pairs if address}
+    if not found:
+        raise UserError(f"{items.path}: column {column} (--url_column) names no image.")
+    return found
+
+
+def _address(cell: str) -> str:
+    """The first address of a cell, which may hold a list."""
+    first, comma, rest = clean_text(cell).partition(", http")
+    return first.strip()
+
+
+def _from_folder(options: argparse.Namespace, items: ItemFile) -> dict[str, str]:
+    """Item -> file, for the items that have one."""
+    source, target = options.folder, options.data_path / options.name / "images"
+    if not source.is_dir():
+        raise UserError(f"--folder ({source}) is not a folder: check the path.")
+    if source.resolve() == target.resolve():
+        raise UserError(
+            f"--folder ({source}) is where the images are written: training reads them as they are."
+        )
+    names = images_in(source)
+    found = {i: str(source / names[i]) for i in items.frame[items.key] if i in names}
+    if not found:
+        raise UserError(
+            f"{source} (--folder) holds {len(names)} images and none is named like an item: its "
+            f"first are {sorted(names.values())[:3]}, the first items "
+            f"{items.frame[items.key].head(3).tolist()}. Name them ITEM.jpg (or .png, ...)."
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recbole-mscgrec prepare images",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_data_options(parser)
+    source = parser.add_argument_group("images")
+    source.add_argument(
+        "--url_column",
+        default="image_url",
+        metavar="COLUMN",
+        help="column of the .item file with the addresses (default: %(default)s)",
+    )
+    source.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="take the images from this folder of files ITEM.jpg, ITEM.png, ... instead",
+    )
+    source.add_argument(
+        "--size",
+        type=number(int, 1, LONGEST_SIDE),
+        default=256,
+        help="longer side in pixels at most; smaller images keep theirs (default: %(default)s)",
+    )
+    source.add_argument("--limit", type=number(int, 1), help="stop after this many items: a try")
+    source.add_argument(
+        "--retry_failed",
+        action="store_true",
+        help="try those again that cannot be had by the CSV file (404, HTML, damaged, ...)",
+    )
+    net = parser.add_argument_group("network")
+    ours = f"recbole-mscgrec/{recbole_mscgrec.__version__}"
+    for name, kind, default, meaning in (
+        ("workers", number(int, 1, 256), 8, "downloads at the same time"),
+        ("per_host", number(int, 1, 256), 2, "of these, from the same host"),
+        ("host_pause", number(float, 0), 0.1, "seconds between two requests to a host, at least"),
+        ("retries", number(int, 0, 100), 4, "tries after the first, if that may help"),
+        ("backoff", number(float, 0), 1.0, "seconds before the second try; doubled each time"),
+        (
+            "longest_wait",
+            number(float, 0),
+            300.0,
+            "seconds that a host may ask to wait; if it asks "
+            "for more, it is left alone until the next run",
+        ),
+        ("timeout", number(float, 0.1), 20.0, "seconds to connect, and again for the whole file"),
+        ("max_bytes", number(int, 1), 20_000_000, "bytes of a file at most"),
+        ("user_agent", str, ours, "name that servers see; add how to reach you"),
+    ):
+        net.add_argument(
+            f"--{name}", type=kind, default=default, help=f"{meaning} (default: %(default)s)"
+        )
+    return parser

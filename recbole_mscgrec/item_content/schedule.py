@@ -1,0 +1,155 @@
+"""Which download may begin when: a limit of connections and a pause per host, and later tries."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+from recbole_mscgrec.item_content.http_get import NotFetched
+
+_LONGEST_BACKOFF = 60.0  # seconds between two tries, where the server names no time
+_DEAD_AFTER = 20  # failed connections in a row after which a host is left alone
+
+
+@dataclass
+class Task:
+    """An item's image that is to be fetched."""
+
+    item: str
+    source: str  # the address (or file) that the data set names
+    url: str  # the address now, after redirects
+    host: str
+    tries: int = 0
+    redirects: int = 0
+
+
+@dataclass
+class _Host:
+    waiting: deque[Task] = field(default_factory=deque)
+    active: int = 0
+    ready: float = 0.0  # no request before this time
+    due: bool = False  # it stands in the heap of hosts
+    in_a_row: int = 0  # failed connections
+    closed: str = ""  # why it gets no more requests in this run
+
+
+class Schedule:
+    """Hands out tasks so that no host is pressed. It knows no clock and no thread: all methods get
+    the time, in seconds.
+
+    Args:
+        per_host: connections to one host at the same time.
+        pause: seconds between the beginnings of two requests to a host.
+        retries: tries of a task after the first one.
+        backoff: seconds before the second try, doubled for each later one, plus or minus half.
+        longest_wait: a host that asks for a longer pause gets no more requests in this run.
+    """
+
+    def __init__(
+        self, per_host: int, pause: float, retries: int, backoff: float, longest_wait: float
+    ) -> None:
+        self.per_host, self.pause, self.longest_wait = per_host, pause, longest_wait
+        self.retries, self.backoff = retries, backoff
+        self._hosts: dict[str, _Host] = {}
+        self._due: list[tuple[float, int, str]] = []  # hosts with a task and a free connection
+        self._later: list[tuple[float, int, Task]] = []
+        self._numbers = itertools.count()  # first come, first served
+        self._left = 0
+
+    @property
+    def left(self) -> int:
+        """Number of tasks that are not finished."""
+        return self._left
+
+    def add(self, task: Task) -> None:
+        """A new task."""
+        self._left += 1
+        self._wait(task)
+
+    def take(self, now: float) -> Task | None:
+        """A task that may begin now."""
+        while self._later and self._later[0][0] <= now:
+            self._wait(heapq.heappop(self._later)[2])
+        while self._due and self._due[0][0] <= now:
+            name = heapq.heappop(self._due)[2]
+            host = self._hosts[name]
+            host.due = False
+            if not host.waiting or host.active >= self.per_host:  # an entry of the past
+                continue
+            if host.ready > now:  # the host has asked for a pause since
+                self._mark_due(name)
+                continue
+            task = host.waiting.popleft()
+            host.active += 1
+            if not host.closed:
+                task.tries += 1
+                host.ready = now + self.pause
+            self._mark_due(name)
+            return task
+        return None
+
+    def seconds_to_next(self, now: float) -> float | None:
+        """Seconds until `take` may have a task, if nothing else happens; None without an end."""
+        times = [heap[0][0] for heap in (self._due, self._later) if heap]
+        return max(min(times) - now, 0.0) if times else None
+
+    def reason_to_skip(self, task: Task) -> str:
+        """Why a task that was taken must not be tried, as its host is left alone; else ''."""
+        return self._hosts[task.host].closed
+
+    def finished(self, task: Task) -> None:
+        """The task has its file, or failed for good."""
+        self._left -= 1
+        self._answered(task)
+
+    def moved(self, task: Task, url: str, host: str) -> None:
+        """The task was redirected: it waits for its new host."""
+        self._answered(task)
+        task.url, task.host = url, host
+        task.redirects, task.tries = task.redirects + 1, task.tries - 1
+        self._wait(task)
+
+    def failed(self, task: Task, why: NotFetched, now: float) -> bool:
+        """A try has failed.
+
+        Returns:
+            Whether there will be another one. If not, the task is finished.
+        """
+        host = self._hosts[task.host]
+        host.active -= 1
+        host.in_a_row = 0 if why.answered else host.in_a_row + 1
+        if host.in_a_row >= _DEAD_AFTER and not host.closed:
+            host.closed = f"{why.reason}, {host.in_a_row} times in a row"
+        if why.wait is not None and not why.lasting:
+            host.ready = max(host.ready, now + why.wait)
+            if why.wait > self.longest_wait:
+                host.closed = f"{why.reason}, asks for a pause of more than --longest_wait"
+        if host.closed:
+            host.ready, host.due = 0.0, False  # what waits for it ends at once
+        self._mark_due(task.host)
+        if why.lasting or host.closed or task.tries > self.retries:
+            self._left -= 1
+            return False
+        wait = min(self.backoff * 2 ** (task.tries - 1), _LONGEST_BACKOFF)
+        wait *= random.uniform(0.5, 1.5)  # those that failed together do not come back together
+        heapq.heappush(self._later, (now + max(wait, why.wait or 0.0), next(self._numbers), task))
+        return True
+
+    def _wait(self, task: Task) -> None:
+        host = self._hosts.setdefault(task.host, _Host())
+        host.waiting.append(task)
+        self._mark_due(task.host)
+
+    def _answered(self, task: Task) -> None:
+        host = self._hosts[task.host]
+        host.active, host.in_a_row = host.active - 1, 0
+        self._mark_due(task.host)
+
+    def _mark_due(self, name: str) -> None:
+        host = self._hosts[name]
+        if host.waiting and host.active < self.per_host and not host.due:
+            host.due = True
+            heapq.heappush(self._due, (host.ready, next(self._numbers), name))

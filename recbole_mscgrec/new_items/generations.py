@@ -1,0 +1,131 @@
+"""Generations of an export: the next one with more items, with items removed or back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_mscgrec.new_items.kept_encoders import ENCODERS, FEATURES
+from recbole_mscgrec.new_items.new_codes import NewCodes
+from recbole_mscgrec.runner.lock import claimed
+from recbole_mscgrec.semantic_ids.code_table import CodeTable
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+from recbole_mscgrec.serving import export_folder
+from recbole_mscgrec.serving.export_files import read_manifest
+from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.storage import provenance
+from recbole_mscgrec.storage.errors import UserError
+
+Tensor = torch.Tensor
+LOCK = "generation.lock"
+_ITEM_VECTORS = "history.item_embedding.weight"
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Export]:
+    """The export in a folder; within this block no other process can write a generation of it.
+
+    Raises:
+        UserError: another process is writing one, or the folder holds no export.
+    """
+    export = export_folder.read(folder)
+    try:
+        with claimed(folder / LOCK) as mine:
+            if not mine:
+                raise UserError(
+                    f"Another process is adding or removing items in {folder}: wait for it."
+                )
+            yield export
+    except PermissionError as error:
+        raise UserError(f"Cannot write in {folder}: {error}. Make it writable.") from error
+
+
+def with_items(export: Export, tokens: list[str], titles: list[str], made: NewCodes) -> Export:
+    """The export with n new items at its end. Codes, weights and vectors of the items that are
+    there stay as they are."""
+    n, before = len(tokens), export.table
+    codes = {name: torch.cat([known, made.codes[name]]) for name, known in before.codes.items()}
+    table = CodeTable(codes, before.sizes, before.target)
+    all_titles = None
+    if export.titles is not None or any(titles):
+        all_titles = [*(export.titles or [""] * len(export.items)), *titles]
+    return replace(
+        export,
+        table=table,
+        weights=grown_weights(export.weights, before, table),
+        items=[*export.items, *tokens],
+        titles=all_titles,
+        popularity=_extended(export.popularity, n, 0),
+        removed=_extended(export.removed, n, 0),
+        added_in=_extended(export.added_in, n, export.generation + 1),
+        vectors={
+            name: torch.cat([known, made.vectors[name].to(known.dtype)])
+            for name, known in export.vectors.items()
+        },
+    )
+
+
+def with_removed(export: Export, ids: Tensor, removed: bool) -> Export:
+    """The export with items (n,) removed or back again."""
+    mask = export.removed.clone()
+    mask[ids] = removed
+    return replace(export, removed=mask)
+
+
+def grown_weights(
+    weights: dict[str, Tensor], before: CodeTable, after: CodeTable
+) -> dict[str, Tensor]:
+    """The weights of a network for a table with more items at its end. With `learned_vectors` the
+    items and tree nodes that were there keep their vectors, and new ones get zeros, as those have
+    that training does not see."""
+    if _ITEM_VECTORS not in weights:
+        return weights
+    old, new = (PrefixTree(t.target_codes, torch.arange(1, t.n_items)) for t in (before, after))
+    grown = dict(weights)
+    n_new = after.n_items - before.n_items
+    grown[_ITEM_VECTORS] = _extended(weights[_ITEM_VECTORS], n_new, 0)
+    for level in range(1, old.n_levels):
+        name = f"node_vectors.levels.{level - 1}.weight"
+        # The path of an item leads through the same nodes in both trees.
+        some_leaf = old.leaf_start[level + 1][:-1] if level + 1 < old.n_levels else slice(None)
+        nodes = new.path(old.leaf_item[some_leaf].long())[level + 1]
+        grown[name] = weights[name].new_zeros(len(new.code[level]), weights[name].size(1))
+        grown[name][nodes.long()] = weights[name]
+    return grown
+
+
+def write(folder: Path, export: Export, what: str, command: str, **counts: int) -> Export:
+    """Write an export as the next generation, which replaces the old one when it is whole.
+
+    Args:
+        what: the name of the command.
+        command: the whole command, for the manifest.
+        counts: how many items it has added, removed, ...
+    """
+    entry: dict[str, Any] = {
+        "generation": export.generation + 1,
+        "what": what,
+        **counts,
+        "n_items": len(export.items) - int(export.removed.sum()),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        **provenance.made_by(),
+    }
+    history = [*export.history, entry]
+    export = replace(export, history=history, generation=export.generation + 1)
+    unchanged = {ENCODERS, FEATURES} & set(read_manifest(folder)["files"])
+    if _ITEM_VECTORS not in export.weights:
+        unchanged.add("model")
+    export_folder.write(folder, export, unchanged=unchanged)
+    return export
+
+
+def _extended(rows: Tensor, n: int, fill: int) -> Tensor:
+    """`rows` (N, ...) with n more rows that are filled with one value."""
+    return torch.cat([rows, rows.new_full((n, *rows.shape[1:]), fill)])

@@ -1,0 +1,72 @@
+"""Vectors of texts by transformers models, made here with random weights."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from recbole_mscgrec.features import text_encoder
+from recbole_mscgrec.features.text_encoder import LAST, MEAN, encode, load_encoder, pooled
+from recbole_mscgrec.storage.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: tiny.write_encoder(folder / kind, kind) for kind in ("bert", "llama", "t5")}
+
+
+def test_pooling_skips_padding_on_either_side() -> None:
+    hidden = torch.arange(12.0).view(2, 3, 2)
+    right, left = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[0, 1, 1], [1, 0, 0]])
+    assert pooled(hidden, right, MEAN).tolist() == [[1, 2], [8, 9]]
+    assert pooled(hidden, right, LAST).tolist() == [[2, 3], [10, 11]]
+    assert pooled(hidden, left, MEAN).tolist() == [[3, 4], [6, 7]]
+    assert pooled(hidden, left, LAST).tolist() == [[4, 5], [6, 7]]
+
+
+TEXTS = {"red apples": [5, 7, 9], "car": [8], "green green car red": [6, 6, 8, 5]}
+
+
+# Positions of BERT are absolute: padding on the left would move them.
+@pytest.mark.parametrize(
+    ("kind", "side"),
+    [("bert", "right"), ("llama", "right"), ("llama", "left"), ("t5", "right"), ("t5", "left")],
+)
+@pytest.mark.parametrize("pooling", [MEAN, LAST])
+def test_vectors_equal_those_of_one_text_at_a_time(
+    models: dict[str, Path], kind: str, pooling: str, side: str
+) -> None:
+    """The reference calls the model without any padding."""
+    encoder = load_encoder(str(models[kind]), "encoder")
+    encoder.tokenizer.padding_side = side
+    found = encode(list(TEXTS), encoder, 3, 16, pooling)
+    for row, words in zip(found, TEXTS.values(), strict=True):
+        ids = [2, *words, 3] if kind == "bert" else [*words, 3]
+        with torch.no_grad():
+            hidden = encoder.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        expected = hidden.mean(0) if pooling == MEAN else hidden[-1]
+        torch.testing.assert_close(row, expected / expected.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_progress_counts_texts(models: dict[str, Path]) -> None:
+    counts: list[int] = []
+    encode(list(TEXTS), load_encoder(str(models["bert"]), "x"), 2, 8, progress=counts.append)
+    assert counts == [2, 1]
+
+
+def test_without_a_network_an_unknown_encoder_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Port 9 of this machine stands for a hub that does not answer."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(text_encoder.urllib.request, "getproxies", dict)
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=r"--encoder 'all-MiniLM-L6' .*hub cannot be reached") as e:
+        load_encoder("all-MiniLM-L6", "--encoder")
+    assert "all-MiniLM-L6-v2" in str(e.value) and "tfidf" not in str(e.value)
+    assert time.perf_counter() - began < 20  # the import of transformers is in it
