@@ -24,6 +24,7 @@ import recbole_mscgrec
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.command import parser
+from recbole_mscgrec.serving.metrics import Metrics
 from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage.files import write_json
 
@@ -179,6 +180,12 @@ def test_a_folder_without_an_export(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{tmp_path} is no export folder" in refused(capsys, str(tmp_path), "--port=0")
 
 
+def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_folder.write(tmp_path, tiny_export())
+    line = refused(capsys, str(tmp_path), "--port=0", "--device=gpu")
+    assert line.startswith("error: The device gpu cannot be used (")
+
+
 def test_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Told before the model is loaded, which takes longer."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -217,6 +224,21 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], option: str, message:
     with pytest.raises(SystemExit) as stop:
         main(["serve", "folder", option])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_page_has_every_option_with_its_default_and_every_metric() -> None:
+    page = (HERE.parent / "docs" / "serve.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(--\w+)` \| .* \| (.+) \|$", page, flags=re.M))
+    for action in parser()._actions:
+        if action.option_strings and action.dest != "help":
+            default = action.default
+            shown = f"{default:g}" if isinstance(default, float) else str(default or "–")
+            assert rows.pop(action.option_strings[0]).replace(",", "") == shown
+    assert not rows
+    names = re.findall(
+        r"^# TYPE (\w+)", Metrics().text(queue_length=0, generation=0, items=0), re.M
+    )
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 def test_it_listens_on_this_machine_only_unless_told_otherwise() -> None:
