@@ -26,6 +26,7 @@ COMMANDS = {
     "prepare text": "recbole_mscgrec.item_content.prepare_text",
     "export": "recbole_mscgrec.deployment.export_command",
     "recommend": "recbole_mscgrec.deployment.recommend_command",
+    "serve": "recbole_mscgrec.serving.command",
     "add-items": "recbole_mscgrec.new_items.add_command",
     "remove-items": "recbole_mscgrec.new_items.remove_command",
 }
