@@ -173,7 +173,7 @@ def test_a_client_that_leaves_disturbs_nobody(walk: Running) -> None:
 
 def test_a_slow_answer_is_status_504_and_the_late_request_is_not_computed() -> None:
     model = WalkModel()
-    with running(model, timeout=0.3) as made, ThreadPoolExecutor(2) as pool:
+    with running(model, timeout=0.6) as made, ThreadPoolExecutor(2) as pool:
         model.go_on.clear()
         first = pool.submit(made.ask, "/recommend", {"histories": [["i1"]]})
         while not model.calls:
@@ -181,7 +181,7 @@ def test_a_slow_answer_is_status_504_and_the_late_request_is_not_computed() -> N
         second = pool.submit(made.ask, "/recommend", {"histories": [["i2"]]})
         for reply in (first.result(), second.result()):
             assert reply.status == 504
-            assert reply.content == {"error": "no answer within 0.3 seconds (--timeout)."}
+            assert reply.content == {"error": "no answer within 0.6 seconds (--timeout)."}
         model.go_on.set()
         assert made.ask("/recommend", {"histories": [["i3"]]}).status == 200
     assert [call["histories"] for call in model.calls] == [[["i1"]], [["i3"]]]
