@@ -21,6 +21,7 @@ from recbole_mscgrec.storage.errors import UserError
 _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
 COMMANDS = {
+    "prepare": "recbole_mscgrec.raw_data.command",
     "prepare images": "recbole_mscgrec.item_content.prepare_images",
     "prepare text": "recbole_mscgrec.item_content.prepare_text",
     "export": "recbole_mscgrec.deployment.export_command",
