@@ -42,7 +42,7 @@ class Service:
         self.stopping = False
         self._bytes = 0  # of the bodies of requests in work
         # No pages of documentation: theirs load scripts from another host.
-        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_exception_handler(HTTPException, self._unknown)
         self.app.post("/recommend")(self._counted(self.recommend))
         self.app.get("/health")(self._counted(self.health))

@@ -98,6 +98,7 @@ def test_a_request_that_cannot_be_answered_says_why(
         ("GET", "/recommend", 405),
         ("POST", "/health", 405),
         ("GET", "/", 404),
+        ("GET", "/health/", 404),
         ("GET", "/docs", 404),
     ],
 )
