@@ -43,7 +43,7 @@ ROW = np.dtype(
 NONE = 0  # the hash of no token
 _CHECKPOINT = 50_000  # interactions
 _BLOCK = 1 << 20  # rows
-_STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
+SPOOL_FILES = _STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
 
 
 class Spool:

@@ -35,7 +35,7 @@ def test_a_category_is_downloaded_and_then_there(
         monkeypatch.setattr(places, "_HOSTS_2023", (gone, host.address))  # the second one has it
         assert prepare("amazon-2023", *ARGUMENTS) == 0
     assert len(table(tmp_path / "data" / "d" / "d.inter")) == 241
-    files = sorted(file.name for file in (tmp_path / "data" / "raw" / "amazon-2023").iterdir())
+    files = sorted(file.name for file in (tmp_path / "data" / "raw" / "amazon-2023").glob("[!.]*"))
     assert files == ["All_Beauty.jsonl.gz", "meta_All_Beauty.jsonl.gz"]
     assert prepare("amazon-2023", *ARGUMENTS, "--overwrite") == 0
 
