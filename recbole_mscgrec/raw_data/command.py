@@ -199,25 +199,21 @@ def _stages(
     """Each stage leaves a file in `work` when it is done, and is not repeated then."""
     bad = BadLines(options.max_bad_lines)
     spool(source, work, bad)
-    read = Spool(work)
 
     def filtered() -> dict[str, Any]:
-        order, steps = kept_rows(read, filters)
+        with Spool(work) as read:
+            order, steps = kept_rows(read, filters)
         with written_whole(work / "order.npy") as temporary, temporary.open("wb") as out:
             np.save(out, order)
         return {"steps": steps}
 
     def with_interactions() -> dict[str, Any]:
         order = np.load(work / "order.npy", mmap_mode="r")
-        whole = len(order) == len(read.rows)
-        return write_interactions(
-            work / "inter",
-            work / "items.txt",
-            read,
-            order,
-            has_times=source.has_times,
-            check_histories=source.has_histories and whole,
-        )
+        with Spool(work) as read:
+            whole = len(order) == len(read)
+            histories = source.has_histories and whole
+            files = (work / "inter", work / "items.txt")
+            return write_interactions(*files, read, order, source.has_times, histories)
 
     def with_items() -> dict[str, Any]:
         if source.items is None:
