@@ -62,6 +62,18 @@ def test_an_unknown_category_is_offered_the_nearest(capsys: pytest.CaptureFixtur
     assert "Did you mean Beauty_and_Personal_Care" in capsys.readouterr().err
 
 
+def test_which_file_must_be_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for core in ("0core", "5core"):
+        (tmp_path / "raw" / core).mkdir(parents=True)
+        (tmp_path / "raw" / core / "All_Beauty.csv").touch()
+    given = ["--benchmark=rating_only", "--without_metadata", "--from=raw"]
+    assert prepare("amazon-2023", *ARGUMENTS, *given) == 1
+    error = capsys.readouterr().err
+    assert "several files All_Beauty.csv" in error and "raw/5core/All_Beauty.csv" in error
+    assert prepare("amazon-2023", *ARGUMENTS[:2], "--category=*") == 1
+    assert "is a name such as All_Beauty" in capsys.readouterr().err
+
+
 def test_official_addresses() -> None:
     host = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
     (*parts, meta) = places.of_amazon("2023", "Books", "last_out_w_his")
