@@ -99,6 +99,13 @@ def test_only_http_addresses_are_requested(url: str) -> None:
         assert why.value.lasting
 
 
+@pytest.mark.parametrize("host", ["ü" * 70, "a" * 70, "ü..b", "a b"])
+def test_hosts_that_cannot_be_named_are_lasting_failures(host: str) -> None:
+    with pytest.raises(NotFetched, match="address") as why:
+        getter().get(f"http://{host}.example/a.jpg")
+    assert why.value.lasting
+
+
 def test_a_stop_ends_requests_that_wait(server: ImageServer) -> None:
     slow, ended = getter(60.0), []
 
