@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from new_item_files import VARIANTS, write_new
 from tiny import item_texts
 
+import recbole_mscgrec
 from recbole_mscgrec.cli import main
-from recbole_mscgrec.new_items.add_command import add_items
+from recbole_mscgrec.new_items.add_command import add_items, parser
 from recbole_mscgrec.new_items.remove_command import remove_items
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING
 from recbole_mscgrec.serving import export_folder
@@ -195,3 +197,10 @@ def test_the_command(exported: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert export.history[-1]["command"] == f"{command} --skip_known --cold_share=0.2"
     assert main([*words, "--skip_known", "--vectors", "audio"]) == 1
     assert "--vectors audio: write NAME=FILE" in capsys.readouterr().err
+
+
+def test_the_page_names_the_options() -> None:
+    page = Path(recbole_mscgrec.__file__).resolve().parent.parent / "docs" / "new-items.md"
+    named = re.findall(r"^\| `(--\w+)` \|", page.read_text(encoding="utf-8"), flags=re.M)
+    options = [option for action in parser()._actions for option in action.option_strings]
+    assert named == [option for option in options if option not in ("-h", "--help")]
