@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,16 @@ def test_the_command(exported: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert export.history[-1]["command"] == f"{command} --skip_known --cold_share=0.2"
     assert main([*words, "--skip_known", "--vectors", "audio"]) == 1
     assert "--vectors audio: write NAME=FILE" in capsys.readouterr().err
+
+
+def test_an_export_without_encoders_takes_no_items(exported: Any, tmp_path: Path) -> None:
+    folder = exported("default")
+    export = export_folder.read(folder)
+    plain = replace(export, new_items={}, generation=1)
+    export_folder.write(tmp_path / "plain", plain)
+    with pytest.raises(UserError, match="keeps no encoders, .* again without --without_new_items"):
+        add_items(tmp_path / "plain", write_new(tmp_path, NEW))
+    assert remove_items(tmp_path / "plain", ["i3"]) == 2
 
 
 def test_the_page_names_the_options() -> None:
