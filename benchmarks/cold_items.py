@@ -30,8 +30,8 @@ from typing import NamedTuple
 import torch
 
 from recbole_mscgrec.cli import main as command
-from recbole_mscgrec.features.text import tfidf_vectors
 from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.features.tfidf import fit_tfidf
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.recommender import Recommender, mixed
 
@@ -47,6 +47,7 @@ class Case(NamedTuple):
 
     history: list[str]
     target: str
+    drawn: bool  # among the users that figures over all targets are computed on
 
 
 # --- split ----------------------------------------------------------------------------------------
@@ -86,9 +87,10 @@ def split(dataset: str, data_path: Path, out: Path, seed: int, share: float) -> 
 # --- measure --------------------------------------------------------------------------------------
 
 
-def cases_of(dataset: str, data_path: Path, known: set[str]) -> tuple[list[Case], list[Case]]:
-    """The cases for validation (the item before the last one of each user) and test (the last one)
-    in the complete data, among items that the model knows."""
+def cases_of(options: argparse.Namespace, cold: set[str]) -> tuple[list[Case], list[Case]]:
+    """The cases for validation (the item before the last one of a user) and test (the last one) in
+    the complete data: all whose target is cold, and those of some users drawn at random."""
+    dataset, data_path = options.dataset, options.data_path
     header, rows = rows_of(data_path / dataset / f"{dataset}.inter")
     places = [column(header, name) for name in ("user_id", "item_id", "timestamp")]
     users: dict[str, list[tuple[float, str]]] = {}
@@ -97,12 +99,13 @@ def cases_of(dataset: str, data_path: Path, known: set[str]) -> tuple[list[Case]
         user, item, time = (cells[place] for place in places)
         users.setdefault(user, []).append((float(time), item))
     valid, test = list[Case](), list[Case]()
-    for events in users.values():
+    n_drawn = min(options.users, len(users))
+    drawn = set(random.Random(options.seed).sample(sorted(users), n_drawn))
+    for user, events in users.items():
         items = [item for _, item in sorted(events, key=lambda event: event[0])]
         for cases, end in ((valid, len(items) - 2), (test, len(items) - 1)):
-            history = [item for item in items[: max(end, 0)] if item in known]
-            if end > 0 and history and items[end] in known:
-                cases.append(Case(history, items[end]))
+            if end > 0 and (user in drawn or items[end] in cold):
+                cases.append(Case(items[:end], items[end], user in drawn))
     return valid, test
 
 
@@ -125,7 +128,7 @@ def text_neighbours(
     texts: dict[str, str], size: int, seed: int
 ) -> Callable[[list[Case], list[str], bool], Lists]:
     """Rankings by the cosine of TF-IDF vectors to the mean of the history's."""
-    vectors = tfidf_vectors(list(texts.values()), size, seed)
+    _, vectors = fit_tfidf(list(texts.values()), size, seed)
     place = {item: n for n, item in enumerate(texts)}
 
     def lists(cases: list[Case], among: list[str], seen: bool) -> Lists:
@@ -144,11 +147,12 @@ def text_neighbours(
 
 
 def scores(lists: Iterable[list[str]], cases: list[Case], chosen: set[str] | None = None) -> dict:
-    """Recall@10 and NDCG@10 over the cases whose target is among `chosen` (None: all)."""
+    """Recall@10 and NDCG@10 over the cases whose target is among `chosen`; None: over the users
+    drawn."""
     ranks = [
         found.index(case.target) if case.target in found else None
         for found, case in zip(lists, cases, strict=True)
-        if chosen is None or case.target in chosen
+        if (case.drawn if chosen is None else case.target in chosen)
     ]
     gains = [1 / torch.tensor(r + 2.0).log2().item() for r in ranks if r is not None]
     n = max(len(ranks), 1)
@@ -189,7 +193,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     _run(["add-items", "--export", str(exported), "--items", str(folder / "cold.item")])
     model = Recommender(export_folder.read(exported))
     cold = [item for item in drawn if item in model.tokens.id_of]
-    valid, test = cases_of(options.dataset, options.data_path, set(model.items))
+    valid, test = cases_of(options, set(cold))
     texts = texts_of(options.data_path / options.dataset / f"{options.dataset}.item", model)
     nearest = text_neighbours(texts, options.tfidf_size, options.seed)
     made: list[dict] = []
@@ -210,14 +214,13 @@ def _rows(
     seed: int,
 ) -> list[dict]:
     is_cold, rows = set(cold), []
-    warm = set(model.items) - is_cold
 
     def add(method: str, lists: Lists, among_cold: Lists | None, note: str = "") -> None:
         groups: list[tuple[str, Lists, set[str] | None]] = [
-            ("cold targets, all items", lists, is_cold),
-            ("warm targets, all items", lists, warm),
-            ("all targets, all items", lists, None),
+            ("cold targets, all items", lists, is_cold)
         ]
+        if any(case.target not in is_cold for case in test):
+            groups.append(("all targets, all items", lists, None))
         if among_cold is not None:
             groups.append(("cold targets, cold items", among_cold, is_cold))
         for group, found, chosen in groups:
@@ -234,11 +237,12 @@ def _rows(
     for share in SHARES[1:]:
         note = "chosen on validation" if share == chosen else ""
         add(f"MSCGRec, cold_share {share}", mixture(best, added, share), None, note)
-    random_codes = with_permuted_codes(model, cold, seed)
-    best, added = ours(random_codes, test, cold, seen)
-    add("MSCGRec, random codes", items_of(best), items_of(added))
     everything, cold_only = nearest(test, model.items, seen), nearest(test, cold, seen)
     add("cosine of text vectors", everything, cold_only)
+    random_codes = with_permuted_codes(model, cold, seed)
+    test = [case for case in test if case.target in is_cold]
+    best, added = ours(random_codes, test, cold, seen)
+    add("MSCGRec, random codes", items_of(best), items_of(added))
     return rows
 
 
@@ -295,6 +299,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("saved/cold"), help="the split data sets")
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--share", type=float, default=0.1, help="of items that are cold")
+    parser.add_argument(
+        "--users", type=int, default=2000, help="drawn for figures over all targets"
+    )
     parser.add_argument("--model_file", type=Path)
     parser.add_argument("--cache_dir", type=Path, default=Path("saved/cache"))
     parser.add_argument("--tfidf_size", type=int, default=256, help="of the text baseline")

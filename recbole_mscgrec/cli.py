@@ -21,10 +21,12 @@ from recbole_mscgrec.storage.errors import UserError
 _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
 COMMANDS = {
+    "prepare": "recbole_mscgrec.raw_data.command",
     "prepare images": "recbole_mscgrec.item_content.prepare_images",
     "prepare text": "recbole_mscgrec.item_content.prepare_text",
     "export": "recbole_mscgrec.deployment.export_command",
     "recommend": "recbole_mscgrec.deployment.recommend_command",
+    "serve": "recbole_mscgrec.serving.command",
     "add-items": "recbole_mscgrec.new_items.add_command",
     "remove-items": "recbole_mscgrec.new_items.remove_command",
 }

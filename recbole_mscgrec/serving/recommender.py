@@ -27,7 +27,7 @@ from recbole_mscgrec.serving.requests import (
     n_left,
     padded,
 )
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.matching import unlike
 
 Tensor = torch.Tensor
@@ -59,11 +59,12 @@ class Recommender:
         device: where the model computes.
 
     Raises:
-        UserError: the weights do not fit the settings and codes of the export.
+        UserError: the weights do not fit the settings and codes of the export, or there is no
+            such device.
     """
 
     def __init__(self, export: Export, device: torch.device | str = "cpu") -> None:
-        self.export, self.device = export, torch.device(device)
+        self.export, self.device = export, _usable(device)
         self.tokens = ItemTokens(export.items)
         network = CodeNetwork(export.table, export.network, export.vectors, initial=False)
         if text := unlike(export.weights, network.state_dict(), "model"):
@@ -181,6 +182,11 @@ class Recommender:
         """The semantic ID of an item. Raises UserError for an unknown token."""
         return self._code(self.tokens.ids([item], "item")[0])
 
+    def title_of(self, item: str) -> str | None:
+        """The title of an item; None if it has none. Raises UserError for an unknown token."""
+        (place,) = self.tokens.ids([item], "item")
+        return (self.titles[place - 1] or None) if self.titles else None
+
     # --- parts of recommend -----------------------------------------------------------------------
 
     def _check(self, top: int, beam_size: int | None, fallback: str | None, share: float) -> None:
@@ -254,6 +260,14 @@ class Recommender:
     def _code(self, item: int) -> tuple[int, ...]:
         table = self.export.table
         return tuple(table.codes[table.target][item].tolist())
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """The device of this name. Raises UserError if there is none."""
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch raises both for a missing GPU
+        raise UserError(f"The device {device} cannot be used ({one_line(error)}).") from error
 
 
 def mixed(found: Pairs, cold: Pairs, top: int, share: float) -> Pairs:

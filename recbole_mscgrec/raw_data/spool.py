@@ -1,0 +1,201 @@
+"""First stage: all interactions of the raw files as rows of numbers on disk.
+
+A row holds 64-bit hashes of the user's and the item's token; the tokens themselves stand in a text
+file. So the memory does not grow with the data. The stage can be stopped anywhere: it goes on from
+its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from recbole_mscgrec.raw_data.records import (
+    BadLine,
+    BadLines,
+    Interaction,
+    RawFile,
+    Source,
+    progress,
+    token_of,
+)
+from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.files import read_json, write_json
+
+# `at` is where the tokens of the row begin in the text file.
+ROW = np.dtype(
+    [
+        ("user", "<u8"),
+        ("item", "<u8"),
+        ("previous", "<u8"),
+        ("time", "<i8"),
+        ("rating", "<f8"),
+        ("at", "<u8"),
+    ]
+)
+NONE = 0  # the hash of no token
+_CHECKPOINT = 50_000  # interactions
+_BLOCK = 1 << 20  # rows
+_STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
+
+
+class Spool:
+    """The finished rows (n,) of `ROW` and their tokens, mapped from disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._maps = [_mapped(folder / name) for name in (_ROWS, _TOKENS)]
+        self.rows = np.frombuffer(self._maps[0], dtype=ROW)
+        self._tokens = self._maps[1]
+
+    def token(self, row: int) -> bytes:
+        """User and item of a row, separated by a tab."""
+        begin = int(self.rows["at"][row])
+        last = row + 1 == len(self.rows)
+        end = len(self._tokens) if last else int(self.rows["at"][row + 1])
+        return self._tokens[begin : end - 1]
+
+    def column(self, name: str) -> np.ndarray:
+        """One column of all rows, in memory."""
+        values = np.empty(len(self.rows), dtype=ROW[name])
+        for begin in range(0, len(values), _BLOCK):
+            values[begin : begin + _BLOCK] = self.rows[name][begin : begin + _BLOCK]
+            self.release()
+        return values
+
+    def release(self) -> None:
+        """Take the pages of the files that were read out of this process's memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for one in self._maps:
+                one.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def hash_of(token: str | bytes) -> int:
+    """A 64-bit hash of a token, the same in every process."""
+    given = token.encode() if isinstance(token, str) else token
+    return int.from_bytes(blake2b(given, digest_size=8).digest(), "little") or 1
+
+
+def spool(source: Source, folder: Path, bad: BadLines) -> None:
+    """Read the interactions of the source into `folder`, or go on where an earlier call stopped.
+
+    Raises:
+        UserError: too many bad lines, or no interaction at all.
+    """
+    state = _state(folder)
+    bad.count, bad.first = state["bad"], state["bad_first"]
+    if state["done"]:
+        return
+    files = source.interactions.files
+    with _Writer(folder, state) as writer, _bar(files, "Interactions") as bar:
+        for n, file in enumerate(files):
+            if n < state["file"]:
+                bar.update(file.size)
+                continue
+            _read(source, file, writer, bad, bar)
+            writer.checkpoint(file=n + 1, records=0, bad=bad.count, bad_first=bad.first)
+        if not writer.rows:
+            names = ", ".join(map(str, files))
+            raise UserError(f"{names} hold no interaction: name other files with --from.")
+        writer.checkpoint(done=True)
+
+
+def _read(source: Source, file: RawFile, writer: _Writer, bad: BadLines, bar: Any) -> None:
+    begin, parse = writer.state["records"], source.interactions.parse
+    records = islice(enumerate(progress(source.interactions, file, bar)), begin, None)
+    for n, (line, record) in records:
+        try:
+            if isinstance(record, BadLine):
+                raise record
+            found = [_checked(one) for one in parse(record)]
+        except BadLine as error:
+            bad.add(file, line, error)
+            continue
+        for interaction in found:
+            writer.add(interaction)
+        if writer.n_buffered >= _CHECKPOINT:
+            writer.checkpoint(records=n + 1, bad=bad.count, bad_first=bad.first)
+
+
+def _checked(one: Interaction) -> Interaction:
+    user, item = token_of(one.user, "the user"), token_of(one.item, "the item")
+    return one._replace(user=user, item=item)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    file = folder / _STATE
+    if file.is_file():
+        state: dict[str, Any] = read_json(file)
+        return state
+    empty = {"file": 0, "records": 0, "rows": 0, "token_bytes": 0, "bad": 0, "bad_first": []}
+    return {**empty, "done": False}
+
+
+class _Writer:
+    """Appends interactions; what came after the last checkpoint is cut off again."""
+
+    def __init__(self, folder: Path, state: dict[str, Any]) -> None:
+        self._folder, self.state = folder, state
+        self.rows: int = state["rows"]
+        self._at: int = state["token_bytes"]
+        self._buffer: list[tuple[int, int, int, int, float, int]] = []
+        self._texts: list[bytes] = []
+
+    def __enter__(self) -> _Writer:
+        self._row_file = self._cut(_ROWS, self.rows * ROW.itemsize)
+        self._token_file = self._cut(_TOKENS, self._at)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._row_file.close()
+        self._token_file.close()
+
+    @property
+    def n_buffered(self) -> int:
+        return len(self._buffer)
+
+    def add(self, one: Interaction) -> None:
+        user, item = one.user.encode(), one.item.encode()
+        previous = hash_of(one.previous) if one.previous else NONE
+        text = b"%b\t%b\n" % (user, item)
+        time = self.rows + len(self._buffer) if one.time is None else one.time
+        row = (hash_of(user), hash_of(item), previous, time, one.rating, self._at)
+        self._buffer.append(row)
+        self._texts.append(text)
+        self._at += len(text)
+
+    def checkpoint(self, **changes: Any) -> None:
+        """Write what is buffered, and that it is there."""
+        self._row_file.write(np.array(self._buffer, dtype=ROW).tobytes())
+        self._token_file.write(b"".join(self._texts))
+        for file in (self._row_file, self._token_file):
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows += len(self._buffer)
+        self._buffer, self._texts = [], []
+        self.state |= {"rows": self.rows, "token_bytes": self._at, **changes}
+        write_json(self._folder / _STATE, self.state)
+
+    def _cut(self, name: str, size: int) -> BinaryIO:
+        path = self._folder / name
+        path.touch()
+        stream = path.open("rb+")
+        stream.truncate(size)
+        stream.seek(size)
+        return stream
+
+
+def _bar(files: list[RawFile], name: str) -> Any:
+    total = sum(file.size for file in files)
+    return tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None)

@@ -1,0 +1,204 @@
+"""Texts, prices, image addresses and times of raw data, cleaned for an atomic file."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from recbole_mscgrec.raw_data.records import BadLine
+
+_VIDEO = re.compile(r"\[\[VIDEOID:[^\]]*\]\]", re.IGNORECASE)
+_LINK = re.compile(r"\[\[ASIN:\w+\s*([^\]]*)\]\]", re.IGNORECASE)
+_CODE = re.compile(r"<(script|style)\b.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_ENTITY = re.compile(r"&(#\d+|#[xX][0-9a-fA-F]+|\w+);")
+_SPACES = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]+")
+_QUOTES = re.compile('""+')
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_PRICE = re.compile(
+    r"(?:from )?(?:[$€£]|US\$|USD)?\s*(\d[\d,]*(?:\.\d+)?)\s*(?:-.*)?$", re.IGNORECASE
+)
+_NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
+
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_MAX = 2**63 - 1
+_SECOND = 10**9
+
+
+class Cleaner:
+    """Makes one line of plain text of a raw value, and counts what it removed."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def text(self, value: Any, separator: str = " ") -> str:
+        """A text, list or number as one line; '' where there is no value."""
+        if value is None or isinstance(value, (bool, dict)):
+            return ""
+        if isinstance(value, (list, tuple)):
+            parts = [self.text(part, separator) for part in _flat(value)]
+            return _QUOTES.sub('"', separator.join(dict.fromkeys(filter(None, parts))))
+        return self._line(str(value))
+
+    def _line(self, text: str) -> str:
+        if "[[" in text:
+            shorter = _LINK.sub(r"\1", _VIDEO.sub(" ", text))
+            self.counts["[[VIDEOID]] and [[ASIN]] marks removed"] += shorter != text
+            text = shorter
+        if "<" in text or "&" in text:
+            cleaned = _without_html(text)
+            self.counts["texts with HTML tags or entities cleaned"] += cleaned != text
+            text = cleaned
+        text = _SPACES.sub(" ", text).strip()
+        if text.lower() in _NOTHING:
+            return ""
+        if not text.isascii():
+            text = _SURROGATES.sub("\ufffd", text)
+        # The reader of atomic files takes doubled quotes for those that csv writes.
+        return _QUOTES.sub('"', text)
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _without_html(text: str) -> str:
+    for _ in range(3):  # entities of entities: &amp;quot;
+        before = text
+        text = _TAG.sub(" ", _CODE.sub(" ", text))
+        if _ENTITY.search(text):
+            text = html.unescape(text)
+        if text == before:
+            break
+    return text
+
+
+def price_of(value: Any) -> str:
+    """A price as a number, the lower one of a range; '' where there is none."""
+    if value is None or isinstance(value, (bool, list, dict)):
+        return ""
+    match = _PRICE.match(str(value).strip())
+    return repr(float(match[1].replace(",", ""))) if match else ""
+
+
+def address_of(*candidates: Any) -> str:
+    """The first web address among the candidates, or in a list among them; '' if there is none."""
+    for value in candidates:
+        if isinstance(value, list):
+            value = address_of(*value)
+        if isinstance(value, str) and (text := value.strip()).startswith(("http://", "https://")):
+            return re.sub(r'[\s\x00-\x1f"]', "", text)
+    return ""
+
+
+def filled(columns: Iterable[str], values: dict[str, str]) -> list[str]:
+    """The values of an item in the order of the columns."""
+    return [values.get(column, "") for column in columns]
+
+
+class Times:
+    """Reads times as nanoseconds since 1970: numbers in one unit, or dates.
+
+    Args:
+        unit: s, ms, us or ns; or 'auto': the unit that fits the first number of the data.
+        pattern: the format of dates for `datetime.strptime`; without one they are ISO dates. Dates
+            without a time zone are UTC.
+    """
+
+    def __init__(self, unit: str = "auto", pattern: str | None = None) -> None:
+        self.unit, self._pattern, self._given = unit, pattern, unit != "auto"
+
+    def __call__(self, value: Any) -> int:
+        """Raises BadLine."""
+        if isinstance(value, datetime):
+            return _nanoseconds(value)
+        if value is None or isinstance(value, (bool, list, dict)) or value == "":
+            raise BadLine("the time is missing.")
+        if self._pattern is not None:
+            return self._date(str(value))
+        if isinstance(value, int):
+            return self._number(value, value)
+        text = str(value).strip()
+        try:
+            return self._number(int(text), value)
+        except BadLine:
+            raise
+        except ValueError:
+            pass
+        try:
+            return self._number(Decimal(text), value)
+        except InvalidOperation:
+            return self._date(text)
+
+    def _number(self, number: int | Decimal, value: Any) -> int:
+        if isinstance(number, Decimal) and not number.is_finite():
+            raise BadLine(f"the time {value!r} is not a finite number.")
+        unit = _unit_of(number)
+        if self.unit == "auto" and number:
+            self.unit = unit
+        elif not self._given and number and _PER_SECOND[unit] > _PER_SECOND[self.unit]:
+            raise BadLine(
+                f"the time {value!r} looks like {unit}, and earlier ones like {self.unit}: name "
+                "the unit with --time_unit."
+            )
+        per_unit = _SECOND // _PER_SECOND.get(self.unit, 1)
+        # Compared first: 1e999999999 would fill the memory as an integer.
+        found = int(number * per_unit) if _within(number, _MAX) else _MAX + 1
+        if not _within(found, _MAX):
+            raise BadLine(f"the time {value!r} in {self.unit} is after the year 2262.")
+        return found
+
+    def _date(self, text: str) -> int:
+        try:
+            if self._pattern is not None:
+                return _nanoseconds(datetime.strptime(text, self._pattern))
+            iso = f"{text[:-1]}+00:00" if text[-1:] in "Zz" else text
+            return _nanoseconds(datetime.fromisoformat(iso))
+        except ValueError as error:
+            rule = f"a date of the form {self._pattern}" if self._pattern else "an ISO date"
+            raise BadLine(
+                f"the time {text!r:.60} is neither a number nor {rule}: name its form with "
+                "--time_format, such as '%d/%m/%Y'."
+            ) from error
+
+    @property
+    def described(self) -> str:
+        """The form of the times, for the card."""
+        if self._pattern:
+            return f"dates of the form {self._pattern}, UTC unless they name a zone"
+        if self.unit == "auto":
+            return "ISO dates, UTC unless they name a zone"
+        return f"numbers in {self.unit}" + ("" if self._given else " (detected)")
+
+
+def seconds(time: int) -> str:
+    """Nanoseconds as seconds, with all digits and no more."""
+    whole, rest = divmod(abs(time), _SECOND)
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{'-' if time < 0 else ''}{whole}{fraction}"
+
+
+def _unit_of(number: int | Decimal) -> str:
+    """The unit in which a number is a date of our time; counters are seconds."""
+    limits = {"s": 10**11, "ms": 10**14, "us": 10**17}
+    return next((unit for unit, limit in limits.items() if _within(number, limit)), "ns")
+
+
+def _within(number: Any, limit: int) -> bool:
+    return bool(-limit <= number <= limit)  # abs() of a Decimal may overflow
+
+
+def _nanoseconds(date: datetime) -> int:
+    date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+    since = date - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    whole: int = since.days * 86_400 + since.seconds
+    return (whole * 10**6 + since.microseconds) * 1000 + getattr(since, "nanoseconds", 0)

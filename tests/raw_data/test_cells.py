@@ -1,0 +1,65 @@
+"""The cells of csv files and of files with other separators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_mscgrec.raw_data import cells
+from recbole_mscgrec.raw_data.cells import cells_of
+from recbole_mscgrec.raw_data.records import BadLine, RawFile
+
+
+def read(
+    folder: Path, text: str | bytes, columns: list[str], separator: str = ",", **more: object
+) -> list:
+    """Line and cells of each row; the text of the rule where a row is bad."""
+    file = folder / "t.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    found = cells_of(RawFile(file), columns, separator, **more)  # type: ignore[arg-type]
+    return [(n, str(c) if isinstance(c, BadLine) else c) for n, c in found]
+
+
+def test_chosen_columns_in_their_order(tmp_path: Path) -> None:
+    text = '\ufeffa,b,"c d"\n1,"x, ""y""",3\n\n4,"two\nlines",6\n7,8,9'
+    assert read(tmp_path, text, ["c d", "b"]) == [
+        (2, ["3", 'x, "y"']),
+        (5, ["6", "two\nlines"]),
+        (6, ["9", "8"]),
+    ]
+
+
+def test_rows_that_break_a_rule_are_told_and_the_next_ones_read(tmp_path: Path) -> None:
+    text = 'a,b\n1\n1,2,3\n"x"y,2\n3,4\n5,"open\n'
+    found = read(tmp_path, text, ["a"])
+    assert [n for n, _ in found] == [2, 3, 4, 5, 6]
+    assert found[3] == (5, ["3"])
+    assert "1 cells, and 2 are due" in found[0][1] and "3 cells" in found[1][1]
+    assert "not csv" in found[2][1] and "not csv" in found[4][1]
+
+
+def test_bytes_of_another_encoding(tmp_path: Path) -> None:
+    text = "a,b\ncaf\u00e9,1\nx,2\n".encode("latin-1")
+    assert "not utf-8: name --encoding" in read(tmp_path, text, ["a"])[0][1]
+    assert read(tmp_path, text, ["a"], encoding="latin-1") == [(2, ["caf\u00e9"]), (3, ["x"])]
+
+
+def test_a_separator_of_several_characters_knows_no_quotes(tmp_path: Path) -> None:
+    text = '1::"A: b::3\n2::"Open::4\n3::4\n'
+    assert read(tmp_path, text, ["2", "1"], "::", header=False) == [
+        (1, ['"A: b', "1"]),
+        (2, ['"Open', "2"]),
+        (3, "2 cells, and 3 are due ('::')."),
+    ]
+    assert read(tmp_path, '1|"A|3\n', ["2"], "|", header=False, quotes=False) == [(1, ['"A'])]
+
+
+def test_an_unclosed_quote_does_not_swallow_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "_LONGEST_CELL", 50)
+    text = "a,b\n1,2\n" + '3,"open\n' + "4,5\n" * 40
+    found = read(tmp_path, text, ["a"])
+    assert found[0] == (2, ["1"]) and "field larger than field limit" in found[1][1]
+    assert found[-1] == (43, ["4"])

@@ -1,0 +1,130 @@
+"""Texts, prices and times of raw data."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from recbole_mscgrec.raw_data.records import BadLine
+from recbole_mscgrec.raw_data.values import Cleaner, Times, address_of, price_of, seconds
+
+S = 10**9
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, ""),
+        ("null", ""),
+        ([], ""),
+        ({"a": 1}, ""),
+        (12, "12"),
+        ("a<br />b", "a b"),
+        ("<b>bold</b> &amp; <i>thin</i>", "bold & thin"),
+        ("&amp;quot;x&amp;quot;", '"x"'),
+        ("&lt;br&gt;a", "a"),
+        ("3 < 5 and 7 > 6", "3 < 5 and 7 > 6"),
+        ("AT&T R&D;", "AT&T R&D;"),
+        ("a<script>var x = 1 < 2;</script>b", "a b"),
+        ("a<!-- no -->b", "a b"),
+        ("see [[VIDEOID:abc123]] here", "see here"),
+        ("like [[ASIN:B00 the old one]]", "like the old one"),
+        ("tab\tand\r\nbreak\u2028here\x00", "tab and break here"),
+        ('5"" disk', '5" disk'),
+        ("half \ud83d pair", "half \ufffd pair"),
+        (["a", None, "b", "a"], "a b"),
+        ([["x", "y"], ["x", "z"]], "x y z"),
+        ("caf\u00e9 \U0001f600", "caf\u00e9 \U0001f600"),
+    ],
+)
+def test_a_text_becomes_one_plain_line(value: Any, expected: str) -> None:
+    assert Cleaner().text(value) == expected
+
+
+def test_what_is_removed_is_counted() -> None:
+    cleaner = Cleaner()
+    for value in ("a<br>b", "AT&T", "[[VIDEOID:1]]", "plain", "x &amp; y"):
+        cleaner.text(value)
+    assert sorted(cleaner.counts.values()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (12.99, "12.99"), (7, "7.0"), ("$12.99", "12.99"), ("$1,012.99", "1012.99"),
+        ("$5.00 - $12.99", "5.0"), ("from 7.50", "7.5"), ("", ""), (None, ""), ("\u2014", ""),
+        (".a-box-inner{color:#fff}", ""), (True, ""), (float("nan"), ""), ("0.99", "0.99"),
+        ("12 pieces", ""),
+    ],
+)  # fmt: skip
+def test_prices(value: Any, expected: str) -> None:
+    assert price_of(value) == expected
+
+
+def test_addresses() -> None:
+    assert (
+        address_of(None, "", ["ftp://x", " https://x/a b.jpg\n"], "https://y") == "https://x/ab.jpg"
+    )
+    assert address_of("no address", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "expected"),
+    [
+        ("auto", "1588687728", 1588687728 * S),
+        ("auto", 1588687728923, 1588687728923 * 10**6),
+        ("auto", "1588687728923000001", 1588687728923000001),
+        ("auto", 1588687728.5, 1588687728 * S + S // 2),
+        ("auto", "1588687728.123456789", 1588687728123456789),
+        ("auto", "17", 17 * S),
+        ("ms", "17", 17 * 10**6),
+        ("auto", "1.5e9", 15 * 10**8 * S),
+        ("auto", "-86400", -86400 * S),
+        ("auto", "2020-05-05T14:08:48Z", 1588687728 * S),
+        ("auto", "2020-05-05 16:08:48.5+02:00", 1588687728 * S + S // 2),
+        ("auto", "2020-05-05", 1588636800 * S),
+        ("auto", datetime(2020, 5, 5, 14, 8, 48), 1588687728 * S),
+        ("auto", date(2020, 5, 5), 1588636800 * S),
+        ("auto", Decimal("1588687728.5"), 1588687728 * S + S // 2),
+        ("auto", datetime(2020, 5, 5, 16, tzinfo=timezone(timedelta(hours=2))), 1588687200 * S),
+    ],
+)
+def test_times_are_exact(unit: str, value: Any, expected: int) -> None:
+    assert Times(unit)(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", None, "nan", "inf", "05/21/2014", "soon", True, "1e400", "1e999999999", "9" * 5000, []],
+)
+def test_what_is_no_time(value: Any) -> None:
+    with pytest.raises(BadLine, match="time"):
+        Times()(value)
+
+
+def test_the_unit_is_that_of_the_first_time() -> None:
+    times = Times()
+    assert times("0") == 0 and times("1588687728") == 1588687728 * S
+    assert times.described == "numbers in s (detected)"
+    with pytest.raises(BadLine, match="looks like ms, and earlier ones like s: .*--time_unit"):
+        times("1588687728923")
+    times = Times()
+    assert times(1588687728923) == 1588687728923 * 10**6 and times(5) == 5 * 10**6
+    with pytest.raises(BadLine, match="after the year 2262"):
+        Times("s")(10**12)
+
+
+def test_a_given_form_of_dates() -> None:
+    times = Times("auto", "%d/%m/%Y %H:%M")
+    assert times("05/05/2020 14:08") == 1588687680 * S
+    with pytest.raises(BadLine, match="neither a number nor a date of the form %d"):
+        times("2020-05-05")
+
+
+@pytest.mark.parametrize("time", [0, 1, -1, S, 1588687728923 * 10**6, -3 * S // 2, 2**63 - 1])
+def test_seconds_have_all_digits_and_no_more(time: int) -> None:
+    text = seconds(time)
+    assert Decimal(text) == Decimal(time) / S and (text[-1] != "0" or "." not in text)
