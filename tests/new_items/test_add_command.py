@@ -20,7 +20,9 @@ from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import read_manifest
 from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.serving.metrics import Metrics
 from recbole_mscgrec.serving.recommender import Recommender
+from recbole_mscgrec.serving.reloading import Reloader
 from recbole_mscgrec.storage.errors import UserError
 
 NEW = {"n1": "new fives2 thirds1", "n0": item_texts()["i7"], "n2": "fives5"}
@@ -208,6 +210,17 @@ def test_an_export_without_encoders_takes_no_items(exported: Any, tmp_path: Path
     with pytest.raises(UserError, match="keeps no encoders, .* again without --without_new_items"):
         add_items(tmp_path / "plain", write_new(tmp_path, NEW))
     assert remove_items(tmp_path / "plain", ["i3"]) == 2
+
+
+def test_a_service_takes_the_new_generation_over(exported: Any, tmp_path: Path) -> None:
+    folder = exported("default")
+    watching = Reloader(folder, Recommender.load, Metrics())
+    assert watching.poll() is None
+    add_items(folder, write_new(tmp_path, NEW), cold_share=0.5)
+    model = watching.poll()
+    assert model is not None and model.generation == 2
+    (found,) = model.recommend([["i3"]], top=6)
+    assert [each.item in NEW for each in found] == [False, True] * 3
 
 
 def test_the_page_names_the_options() -> None:
