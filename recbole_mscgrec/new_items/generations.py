@@ -34,14 +34,14 @@ def opened(folder: Path) -> Iterator[Export]:
     Raises:
         UserError: another process is writing one, or the folder holds no export.
     """
-    export = export_folder.read(folder)
+    read_manifest(folder)  # before the lock makes a file in a folder that holds no export
     try:
         with claimed(folder / LOCK) as mine:
             if not mine:
                 raise UserError(
                     f"Another process is adding or removing items in {folder}: wait for it."
                 )
-            yield export
+            yield export_folder.read(folder)
     except PermissionError as error:
         raise UserError(f"Cannot write in {folder}: {error}. Make it writable.") from error
 

@@ -14,7 +14,7 @@ import torch
 from recbole_mscgrec.config.settings import DataFiles, ImageSettings, RunSettings, TextSettings
 from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
 from recbole_mscgrec.features.given_files import given_vectors
-from recbole_mscgrec.features.images import find_images
+from recbole_mscgrec.features.images import find_images, n_workers
 from recbole_mscgrec.features.text import TFIDF, ItemFile, encoder_vectors, texts_of
 from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.features.tfidf import Tfidf
@@ -24,7 +24,7 @@ from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_WORKERS = 4  # processes that decode images, at most one per core
+_WORKERS, _FEW = 4, 64  # processes that decode images, unless there are few
 
 
 class Vectors(NamedTuple):
@@ -206,7 +206,8 @@ class ItemEncoders:
         vectors = torch.zeros(len(present), self.plan["widths"]["image"])
         if images:
             rows = images.items - 1
-            vectors[rows], present[rows] = encoder.vectors(images), True
+            workers = n_workers(chosen) if len(images) > _FEW else 0
+            vectors[rows], present[rows] = encoder.vectors(images, workers, True), True
         return Vectors(vectors, present)
 
 

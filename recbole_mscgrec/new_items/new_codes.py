@@ -119,11 +119,13 @@ def _nearest(
     n: int,
     k: int,
 ) -> Tensor:
-    """Ids (n, k) of the known items nearest to new ones, by the first modality that they have; -1
-    where there are fewer than k. Only items of the training with an own target code count."""
+    """Ids (n, k) of the known items nearest to new ones, by the target or else the first modality
+    that they have; -1 where there are fewer than k. If the target has vectors, only the items with
+    one are searched."""
     result, left = torch.full((n, k), -1), torch.ones(n, dtype=torch.bool)
     own = features.get(f"present.{table.target}")
-    for name, (vectors, present) in found.items():
+    for name in sorted(found, key=lambda name: name != table.target):
+        vectors, present = found[name]
         rows = (left & present).nonzero().flatten()
         usable = features[f"present.{name}"].clone()
         usable[0] = False

@@ -53,9 +53,7 @@ class ImageEncoder(NamedTuple):
         network.load_state_dict(weights)
         return cls(network.eval(), fresh, codebooks)
 
-    def vectors(
-        self, images: Any, device: torch.device | str = "cpu", n_workers: int = 0
-    ) -> Tensor:
-        """Vectors float32 (n, D) of n images without augmentation, on the CPU."""
+    def vectors(self, images: Any, n_workers: int = 0, show_progress: bool = False) -> Tensor:
+        """Vectors float32 (n, D) of n images without augmentation, computed on the CPU."""
         pixels = Pixels(images, self.settings, n_workers)
-        return encode(self.network.to(device), pixels, self.settings, device)
+        return encode(self.network, pixels, self.settings, "cpu", show_progress)

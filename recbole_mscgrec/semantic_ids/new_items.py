@@ -195,17 +195,18 @@ def _rank_among_equals(values: np.ndarray) -> np.ndarray:
 def _nearest_places(vectors: Tensor, codebooks: list[Tensor], width: int) -> np.ndarray:
     """Numbers (n, at most `width`) of the content codes nearest to vectors (n, D), in ascending
     order of distance, by a beam search."""
-    products = _inner_products(codebooks)
+    products = _doubled_products(codebooks)
     rows = max(1, _SCORES_AT_ONCE // (width * max(len(book) for book in codebooks)))
     return np.concatenate(
         [_search(block, codebooks, products, width).numpy() for block in vectors.split(rows)]
     )
 
 
-def _inner_products(codebooks: list[Tensor]) -> list[list[Tensor]]:
-    """Products (K_e, K_l) of the codewords of every level l with those of the earlier levels e."""
+def _doubled_products(codebooks: list[Tensor]) -> list[list[Tensor]]:
+    """Twice the products (K_e, K_l) of the codewords of every level l with those of the earlier
+    levels e."""
     with matmul_precision(HIGHEST):
-        return [[earlier @ book.T for earlier in codebooks[:n]] for n, book in enumerate(codebooks)]
+        return [[2 * e @ book.T for e in codebooks[:n]] for n, book in enumerate(codebooks)]
 
 
 def _search(
@@ -221,7 +222,7 @@ def _search(
             alone = book.square().sum(1) - 2 * vectors @ book.T  # (n, K)
         scores = cost.unsqueeze(-1) + alone.unsqueeze(1)  # (n, W, K)
         for level, product in enumerate(earlier):
-            scores += 2 * product[chosen[..., level]]
+            scores += product[chosen[..., level]]
         cost, best = scores.flatten(1).topk(min(width, scores[0].numel()), largest=False)
         parent, code = best // len(book), best % len(book)
         number = number.gather(1, parent) * len(book) + code

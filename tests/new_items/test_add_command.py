@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import torch
 from new_item_files import VARIANTS, write_new
 from tiny import item_texts
 
+import recbole_mscgrec
 from recbole_mscgrec.cli import main
-from recbole_mscgrec.new_items.add_command import add_items
+from recbole_mscgrec.new_items.add_command import add_items, parser
 from recbole_mscgrec.new_items.remove_command import remove_items
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import read_manifest
 from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.serving.metrics import Metrics
 from recbole_mscgrec.serving.recommender import Recommender
+from recbole_mscgrec.serving.reloading import Reloader
 from recbole_mscgrec.storage.errors import UserError
 
 NEW = {"n1": "new fives2 thirds1", "n0": item_texts()["i7"], "n2": "fives5"}
@@ -195,3 +200,31 @@ def test_the_command(exported: Any, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert export.history[-1]["command"] == f"{command} --skip_known --cold_share=0.2"
     assert main([*words, "--skip_known", "--vectors", "audio"]) == 1
     assert "--vectors audio: write NAME=FILE" in capsys.readouterr().err
+
+
+def test_an_export_without_encoders_takes_no_items(exported: Any, tmp_path: Path) -> None:
+    folder = exported("default")
+    export = export_folder.read(folder)
+    plain = replace(export, new_items={}, generation=1)
+    export_folder.write(tmp_path / "plain", plain)
+    with pytest.raises(UserError, match="keeps no encoders, .* again without --without_new_items"):
+        add_items(tmp_path / "plain", write_new(tmp_path, NEW))
+    assert remove_items(tmp_path / "plain", ["i3"]) == 2
+
+
+def test_a_service_takes_the_new_generation_over(exported: Any, tmp_path: Path) -> None:
+    folder = exported("default")
+    watching = Reloader(folder, Recommender.load, Metrics())
+    assert watching.poll() is None
+    add_items(folder, write_new(tmp_path, NEW), cold_share=0.5)
+    model = watching.poll()
+    assert model is not None and model.generation == 2
+    (found,) = model.recommend([["i3"]], top=6)
+    assert [each.item in NEW for each in found] == [False, True] * 3
+
+
+def test_the_page_names_the_options() -> None:
+    page = Path(recbole_mscgrec.__file__).resolve().parent.parent / "docs" / "new-items.md"
+    named = re.findall(r"^\| `(--\w+)` \|", page.read_text(encoding="utf-8"), flags=re.M)
+    options = [option for action in parser()._actions for option in action.option_strings]
+    assert named == [option for option in options if option not in ("-h", "--help")]

@@ -126,6 +126,37 @@ def test_codes_made_elsewhere_as_the_target(rule_folder: Path, tmp_path: Path) -
     assert len(export.table.target_codes.unique(dim=0)) == 32
 
 
+def test_vectors_and_codes_made_elsewhere_as_the_target(rule_folder: Path, tmp_path: Path) -> None:
+    """The nearest known item is that by the target's own vectors, not by the text."""
+    codes, vectors, more = (tmp_path / f"{name}.json" for name in ("codes", "vectors", "more"))
+    codes.write_text(json.dumps({f"i{i}": [i // 5, i % 5] for i in range(30)}))
+    vectors.write_text(json.dumps({f"i{i}": [float(i), 1.0] for i in range(30)}))
+    more.write_text(json.dumps({"n0": [21.8, 1.0]}))
+    out = write_export(
+        rule_folder,
+        tmp_path / "out",
+        modalities=["text", "given"],
+        codes_file={"given": str(codes)},
+        vectors_file={"given": str(vectors)},
+        target_modality="given",
+    )
+    new = write_new(tmp_path, {"n0": item_texts()["i7"]})
+    with pytest.raises(UserError, match="1 new items need .* and 0 of 30 are free"):
+        add_items(out, new, vectors={"given": str(more)})
+    codes.write_text(json.dumps({f"i{i}": [i // 5, i % 5 % 4] for i in range(30)}))
+    out = write_export(
+        rule_folder,
+        tmp_path / "other",
+        modalities=["text", "given"],
+        codes_file={"given": str(codes)},
+        vectors_file={"given": str(vectors)},
+        target_modality="given",
+    )
+    add_items(out, new, vectors={"given": str(more)})
+    # The content code of i22 is (4, 2), with room for two; that of i7 is (1, 2).
+    assert code(export_folder.read(out), "n0", "given") == [4, 2, 1]
+
+
 def test_interactions_alone_give_new_items_no_code(rule_folder: Path, tmp_path: Path) -> None:
     out = write_export(rule_folder, tmp_path / "out", modalities=["collaborative"])
     with pytest.raises(UserError, match="trained on interactions or given codes alone"):

@@ -16,7 +16,7 @@ from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-CONVOLUTIONS = {"backbone": "resnet10t", "backbone_args": {}, "size": 32, "local_size": 16}
+CONVOLUTIONS = {"backbone": "resnet10t", "backbone_args": {}, "size": 16}
 
 
 def through_a_file(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

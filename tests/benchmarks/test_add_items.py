@@ -1,0 +1,26 @@
+"""The export that the benchmark makes takes new items."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from new_item_files import write_new
+
+import recbole_mscgrec
+from recbole_mscgrec.new_items.add_command import add_items
+from recbole_mscgrec.serving.recommender import Recommender
+
+SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "add_items.py"
+
+
+@pytest.mark.parametrize("target", ["fused", "collaborative"])
+def test_items_join_the_made_up_export(target: str, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("add_items", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write_export(tmp_path / "export", 400, target, 8)
+    new = write_new(tmp_path, {f"n{i}": text for i, text in enumerate(module.texts(9, 2))})
+    assert len(add_items(tmp_path / "export", new).added) == 9
+    assert len(Recommender.load(tmp_path / "export").items) == 409
