@@ -18,6 +18,8 @@ from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import MANIFEST, read_manifest
 from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.serving.exported_programs import programs_of
+from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage import checkpoint, files, provenance
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.item_cards import title_column
@@ -28,6 +30,7 @@ def export(
     folder: str | Path,
     config_dict: dict[str, Any] | None = None,
     overwrite: bool = False,
+    programs: bool = False,
 ) -> Export:
     """Write a saved model of MSCGRec to an export folder.
 
@@ -36,6 +39,7 @@ def export(
         folder: the export folder.
         config_dict: settings that override those in the checkpoint, such as `data_path`.
         overwrite: replace the export that the folder holds, as its next generation.
+        programs: also write the encoder and the decoder as programs of torch.export.
 
     Raises:
         UserError: the folder holds an export and `overwrite` is off, it cannot be written, or the
@@ -53,17 +57,39 @@ def export(
             )
         generation, history = old["generation"] + 1, old["history"]
     made = export_of(model_file, config_dict)
-    entry = {
-        "generation": generation,
-        "what": "export",
-        "model_file": Path(model_file).name,
-        "n_items": len(made.items),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **provenance.made_by(),
-    }
+    entry = _entry(made, generation, "export", model_file=Path(model_file).name)
     made = replace(made, generation=generation, history=[*history, entry])
-    export_folder.write(folder, made)
+    export_folder.write(folder, made, _programs(made) if programs else None)
     return made
+
+
+def add_programs(folder: str | Path) -> Export:
+    """Write the programs of torch.export for the export in a folder, as its next generation. The
+    other files stay as they are.
+
+    Raises:
+        UserError: the folder holds no export, or it cannot be written.
+    """
+    folder = Path(folder)
+    old, names = export_folder.read(folder), read_manifest(folder)["files"]
+    made = _programs(old)
+    generation = old.generation + 1
+    history = [*old.history, _entry(old, generation, "programs")]
+    new = replace(old, generation=generation, history=history)
+    export_folder.write(folder, new, made, unchanged=[name for name in names if name not in made])
+    return new
+
+
+def _programs(export: Export) -> dict[str, bytes]:
+    return programs_of(Recommender(export).network, export.max_history, export.constrained)
+
+
+def _entry(export: Export, generation: int, what: str, **more: str) -> dict[str, Any]:
+    """What was done, for the history of the folder."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    n_items = len(export.items)
+    made = {"generation": generation, "what": what, **more, "n_items": n_items, "date": date}
+    return {**made, **provenance.made_by()}
 
 
 def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Export:
