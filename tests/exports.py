@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from tiny import code_table, network_sizes
 
-from recbole_mscgrec.network.model import CodeNetwork
+from recbole_mscgrec.network.model import CodeNetwork, Sizes
 from recbole_mscgrec.serving.export_folder import Export
 
 N = 24  # items
 
 
 def tiny_export(seed: int = 0, **changes: Any) -> Export:
-    """An export with random weights: 24 items a0, a1, ... with codes of three levels."""
+    """An export with random weights: 24 items a0, a1, ... with codes of three levels. `changes` are
+    fields of `Sizes` or of `Export`."""
     table = code_table(N + 1, seed=seed)
-    sizes = network_sizes(learned_vectors=changes.pop("learned_vectors", False))
+    known = {each.name for each in fields(Sizes)} & changes.keys()
+    sizes = network_sizes(**{name: changes.pop(name) for name in known})
     torch.manual_seed(seed)
-    network = CodeNetwork(table, sizes)
+    network = CodeNetwork(table, sizes, changes.get("vectors"))
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(std=0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -10,13 +11,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from exports import N, tiny_export
 from tiny import best_file, settings
 
 import recbole_mscgrec
-from recbole_mscgrec.cli import parse
+from recbole_mscgrec.cli import command_of, parse
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.deployment.arguments import settings_of
 from recbole_mscgrec.experiments import grid, report
 from recbole_mscgrec.runner import quick_start
+from recbole_mscgrec.serving import export_folder
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 FILES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(PROJECT.glob("docs/**/*.md"))]
@@ -38,22 +42,31 @@ def blocks(language: str) -> list[Block]:
     ]
 
 
-def commands() -> list[list[str]]:
-    """Arguments of every call of run_recbole_mscgrec.py, each once."""
+def calls_of(program: str) -> list[list[str]]:
+    """Arguments of every call of a program, each once."""
     found = []
     for line in "\n".join(b.text for b in blocks("bash")).replace("\\\n", " ").splitlines():
         for part in line.split("&&"):
             words = shlex.split(part, comments=True)
-            if "run_recbole_mscgrec.py" in words:
-                found.append(words[words.index("run_recbole_mscgrec.py") + 1 :])
+            if program in words:
+                found.append(words[words.index(program) + 1 :])
     return [argv for n, argv in enumerate(found) if argv not in found[:n]]
+
+
+def command_lines() -> list[list[str]]:
+    """Arguments of every call of a command beside training, without what the shell does."""
+    lines = calls_of("recbole-mscgrec") + calls_of("recbole_mscgrec")
+    shell = {"&", "|", ">"}
+    ends = [next((n for n, w in enumerate(line) if w in shell), len(line)) for line in lines]
+    cut = [line[:end] for line, end in zip(lines, ends, strict=True)]
+    return [line for line in cut if line and not line[0].startswith("--")]
 
 
 def name_of(block: Block) -> str:
     return f"{block.page}: {block.text.splitlines()[0][:40]}"
 
 
-@pytest.mark.parametrize("argv", commands(), ids=" ".join)
+@pytest.mark.parametrize("argv", calls_of("run_recbole_mscgrec.py"), ids=" ".join)
 def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> None:
     for word in argv if "config_files" in " ".join(argv) else []:
         name = Path(word.rpartition("=")[2])
@@ -66,6 +79,17 @@ def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> Non
         assert grid.plan(known, dict(chosen))
         return
     Config(known.model, known.dataset, known.config_files, dict(chosen))
+
+
+@pytest.mark.parametrize("argv", command_lines(), ids=" ".join)
+def test_every_option_of_a_command_is_known_to_it(argv: list[str]) -> None:
+    command = command_of(argv)
+    assert command is not None, f"{argv[0]} is no command"
+    module, arguments = command
+    parser = importlib.import_module(module).parser()
+    _, rest = parser.parse_known_args(arguments)
+    if chosen := settings_of(rest, parser):
+        Config("MSCGRec", "ml-100k", config_dict=chosen)
 
 
 def test_the_readme_has_two_lines_that_install() -> None:
@@ -114,14 +138,22 @@ def test_rows_of_a_table_are_valid(block: Block) -> None:
     assert grid.plan(parse(["--ablation=rows.yaml"])[0], {})
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=name_of)
+# tests/deployment/test_exported_programs.py runs the loop around the exported programs.
+SNIPPETS = [block for block in blocks("python") if "torch.export.load" not in block.text]
+
+
+@pytest.mark.parametrize("block", SNIPPETS, ids=name_of)
 def test_python_snippets_run(
     block: Block,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """On the data set they name, with the sizes of a tiny model."""
+    """On the data set they name, with the sizes of a tiny model; exports have random weights."""
+    if '"export"' in block.text:
+        films = ["50", "172", "181", "174", "1"]
+        others = [f"other {i}" for i in range(N - len(films))]
+        export_folder.write("export", tiny_export(items=[*films, *others]))
     original = quick_start.run
 
     def small_run(model: str, dataset: str, *args: Any, config_dict: dict[str, Any]) -> Any:

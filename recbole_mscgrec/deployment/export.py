@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
+from recbole_mscgrec.deployment.exported_programs import programs_of
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.new_items.kept_encoders import Kept, kept_encoders
@@ -19,6 +20,7 @@ from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import MANIFEST, read_manifest
 from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage import checkpoint, files, provenance
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.item_cards import title_column
@@ -30,6 +32,7 @@ def export(
     config_dict: dict[str, Any] | None = None,
     overwrite: bool = False,
     new_items: bool = True,
+    programs: bool = False,
 ) -> Export:
     """Write a saved model of MSCGRec to an export folder.
 
@@ -39,6 +42,7 @@ def export(
         config_dict: settings that override those in the checkpoint, such as `data_path`.
         overwrite: replace the export that the folder holds, as its next generation.
         new_items: keep what `add-items` needs.
+        programs: also write the encoder and the decoder as programs of torch.export.
 
     Raises:
         UserError: the folder holds an export and `overwrite` is off, it cannot be written, or the
@@ -58,18 +62,39 @@ def export(
     config, model, train = _loaded(model_file, config_dict)
     made = export_of_loaded(config, model, train)
     kept = kept_encoders(model, train) if new_items else Kept({}, {})
-    entry = {
-        "generation": generation,
-        "what": "export",
-        "model_file": Path(model_file).name,
-        "n_items": len(made.items),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **provenance.made_by(),
-    }
-    history = [*history, entry]
+    history = [*history, _entry(made, generation, "export", model_file=Path(model_file).name)]
     made = replace(made, generation=generation, history=history, new_items=kept.plan)
-    export_folder.write(folder, made, kept.files)
+    export_folder.write(folder, made, {**kept.files, **(_programs(made) if programs else {})})
     return made
+
+
+def add_programs(folder: str | Path) -> Export:
+    """Write the programs of torch.export for the export in a folder, as its next generation. The
+    other files stay as they are.
+
+    Raises:
+        UserError: the folder holds no export, or it cannot be written.
+    """
+    folder = Path(folder)
+    old, names = export_folder.read(folder), read_manifest(folder)["files"]
+    made = _programs(old)
+    generation = old.generation + 1
+    history = [*old.history, _entry(old, generation, "programs")]
+    new = replace(old, generation=generation, history=history)
+    export_folder.write(folder, new, made, unchanged=[name for name in names if name not in made])
+    return new
+
+
+def _programs(export: Export) -> dict[str, bytes]:
+    return programs_of(Recommender(export).network, export.max_history, export.constrained)
+
+
+def _entry(export: Export, generation: int, what: str, **more: str) -> dict[str, Any]:
+    """What was done, for the history of the folder."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    n_items = len(export.items)
+    made = {"generation": generation, "what": what, **more, "n_items": n_items, "date": date}
+    return {**made, **provenance.made_by()}
 
 
 def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Export:

@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from recbole_mscgrec.deployment.arguments import settings_of
-from recbole_mscgrec.deployment.export import export
+from recbole_mscgrec.deployment.export import add_programs, export
+from recbole_mscgrec.storage.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,8 +19,18 @@ def parser() -> argparse.ArgumentParser:
         epilog="Settings such as --data_path=DIR override those of the training.",
         allow_abbrev=False,
     )
-    made.add_argument("--model_file", required=True, help="checkpoint of a training")
-    made.add_argument("--out", required=True, type=Path, help="the export folder")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model_file", help="checkpoint of a training")
+    source.add_argument(
+        "--export", type=Path, help="export folder that only gets programs, with --format torch"
+    )
+    made.add_argument("--out", type=Path, help="the export folder; needed with --model_file")
+    made.add_argument(
+        "--format",
+        choices=["folder", "torch"],
+        default="folder",
+        help="torch: also write encoder and decoder as programs of torch.export (default: folder)",
+    )
     made.add_argument(
         "--overwrite",
         action="store_true",
@@ -37,13 +48,22 @@ def main(arguments: list[str]) -> int:
     """Run the command. Returns the exit status."""
     options, rest = parser().parse_known_args(arguments)
     quiet = {"show_progress": False, "state": "WARNING"}
-    settings = {**quiet, **settings_of(rest, parser())}
-    made = export(
-        options.model_file,
-        options.out,
-        settings,
-        options.overwrite,
-        new_items=not options.without_new_items,
-    )
-    print(f"Generation {made.generation} with {len(made.items):,} items: {options.out}")
+    settings, programs = settings_of(rest, parser()), options.format == "torch"
+    if options.export:
+        if not programs or options.out or options.overwrite or settings:
+            raise UserError("--export goes with --format torch and with nothing else.")
+        made = add_programs(options.export)
+    else:
+        if not options.out:
+            raise UserError("--model_file needs --out FOLDER, the export folder.")
+        made = export(
+            options.model_file,
+            options.out,
+            {**quiet, **settings},
+            options.overwrite,
+            new_items=not options.without_new_items,
+            programs=programs,
+        )
+    folder = options.out or options.export
+    print(f"Generation {made.generation} with {len(made.items):,} items: {folder}")
     return 0

@@ -118,7 +118,7 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T). `windows` is
         given if query t sees the history up to item t."""
-        q, k, v = self.qkv(self.norm_self(x)).view(len(x), 3, self.n_heads, -1).unbind(1)
+        q, k, v = self.qkv(self.norm_self(x)).unflatten(-1, (3, self.n_heads, -1)).unbind(1)
         attended = attend_levels(q, k, v, slots.counts)
         x = x + self.dropout(self.out_self(attended.flatten(1)))
 

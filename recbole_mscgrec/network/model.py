@@ -103,6 +103,7 @@ class CodeNetwork(nn.Module):
         code_positions = sizes.history_tokens == CODE and not sizes.code_bias
         tokens = (sizes.history_tokens, code_positions, sizes.modality_mask_prob)
         self.history = HistoryTokens(table, size, *tokens, vectors, sizes.learned_vectors)
+        self.per_item = self.history.per_item  # G
         self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
         self.node_vectors = NodeVectors(self.tree, size) if sizes.learned_vectors else None
@@ -150,7 +151,7 @@ class CodeNetwork(nn.Module):
         x, keep = self.history(item_seq)
         windows = None
         if torch.is_grad_enabled() and not self.bidirectional:
-            windows = Windows.where_faster(item_seq, self.history.per_item)
+            windows = Windows.where_faster(item_seq, self.per_item)
         if self.recurrent is not None:
             return Encoded(self.encoder_norm(self.recurrent(x)), keep, windows)
         real = item_seq != 0 if keep is None else keep
@@ -180,11 +181,11 @@ class CodeNetwork(nn.Module):
         Returns:
             (sum of counts, D), level by level.
         """
-        slots = LevelSlots(counts, place, (len(encoded), limit.size(1)))
+        slots = LevelSlots(counts, place, (encoded.states.size(0), limit.size(1)))
         bias = self._cross_bias(encoded, limit)
         windows = encoded.windows
         if windows is not None:  # they apply only if query t of every row is limited to item t
-            items = torch.arange(encoded.states.size(1) // self.history.per_item)
+            items = torch.arange(encoded.states.size(1) // self.per_item)
             windows = windows if torch.equal(limit, items[None]) else None
         start = self._start(encoded, limit, place[: counts[0]])
         before = zip(codes, counts[1:], self.level_offset, strict=False)  # code before each level
@@ -200,7 +201,7 @@ class CodeNetwork(nn.Module):
     def _cross_bias(self, encoded: Encoded, limit: Tensor) -> Tensor:
         """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""
         position = torch.arange(encoded.states.size(1), device=limit.device)
-        distance = limit.unsqueeze(-1) - position // self.history.per_item
+        distance = limit.unsqueeze(-1) - position // self.per_item
         return hide(self.decoder_bias(distance), encoded.keep)
 
     def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
@@ -209,12 +210,12 @@ class CodeNetwork(nn.Module):
         mean of its tokens)."""
         states, size = encoded.states, encoded.states.size(-1)
         if self.start_from_history is None:
-            return self.start.expand(len(place), size)
-        if self.history.per_item > 1 and encoded.keep is not None:
-            keep = encoded.keep.unflatten(1, (-1, self.history.per_item)).unsqueeze(-1)
-            tokens = states.unflatten(1, (-1, self.history.per_item)) * keep
+            return self.start.expand(place.size(0), size)
+        if self.per_item > 1 and encoded.keep is not None:
+            keep = encoded.keep.unflatten(1, (-1, self.per_item)).unsqueeze(-1)
+            tokens = states.unflatten(1, (-1, self.per_item)) * keep
             states = tokens.sum(2) / keep.sum(2).clamp(min=1)
-        row, last = place // limit.size(1), limit.expand(len(states), -1).flatten()[place]
+        row, last = place // limit.size(1), limit.expand(states.size(0), -1).flatten()[place]
         last_items = states.flatten(0, 1).index_select(0, row * states.size(1) + last)
         return self.start + self.start_from_history(last_items)
 

@@ -38,7 +38,10 @@ class NodeVectors(nn.Module):
         if level == 0:
             return logits
         inside = nodes.clamp(min=0)
-        children = self.tree.children(level, inside, int(self.tree.n_children(level, inside).max()))
+        width = None  # that of the widest node: a program of torch.export has fixed shapes
+        if not torch.compiler.is_compiling():
+            width = int(self.tree.n_children(level, inside).max())
+        children = self.tree.children(level, inside, width)
         weight = cast(nn.Embedding, self.levels[level - 1]).weight
         where, n_children = children.nodes.long(), children.nodes.size(1)
         if len(weight) <= _DENSE * n_children:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from recbole_mscgrec.serving.queries import Limits
+from recbole_mscgrec.serving.bodies import Limits
 from recbole_mscgrec.storage.errors import UserError
 
 _EXTRA = ("fastapi", "uvicorn")

@@ -17,7 +17,7 @@ from recbole_mscgrec.storage.schema import Each, List
 Tensor = torch.Tensor
 MANIFEST = "manifest.json"
 FORMAT = 1
-Content = dict[str, Tensor] | list[str]  # tensors by name, or lines of text
+Content = dict[str, Tensor] | list[str] | bytes  # tensors by name, lines of text, or a program
 Part = dict[str, Any]  # the entry of a file in the manifest
 _BLOCK = 1 << 20
 
@@ -59,9 +59,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def write_file(file: Path, content: Content) -> Part:
-    """Write tensors or lines, and return the entry for the manifest. Raises UserError."""
+    """Write a file, and return its entry for the manifest. Raises UserError."""
     with files.written_whole(file, "--out") as temporary:
-        if isinstance(content, list):
+        if isinstance(content, bytes):
+            temporary.write_bytes(content)
+        elif isinstance(content, list):
             temporary.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
         else:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in content.items()}

@@ -6,6 +6,7 @@ nor the data set.
     codes.safetensors   codes of all items in all modalities, popularity, removed items
     items.txt           item tokens, one per line, in the order of their ids
     titles.txt          their titles, if the data set has any
+    encoder.pt2, ...    programs of torch.export, with `--format torch` (exported_programs.py)
 
 Further files, which only `add-items` reads, are named in the manifest as well. The files of a later
 generation have its number in their names (codes-2.safetensors). The manifest is written last and
@@ -14,7 +15,7 @@ replaces the old one at once, so a folder is never seen half-written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class Export:
 def write(
     folder: str | Path,
     export: Export,
-    further: dict[str, dict[str, Tensor]] | None = None,
+    further: Mapping[str, Content] | None = None,
     unchanged: Iterable[str] = (),
 ) -> None:
     """Write an export, as a later generation if the folder holds one. Whenever the program is
@@ -101,7 +102,7 @@ def write(
 
     Args:
         export: its `generation` must be that of the folder plus 1, or 1 for a new folder.
-        further: further files of tensors, by name; `read_further` reads them.
+        further: further files, by name; `read_further` reads those of tensors.
         unchanged: names of files (model, items, further ones) that are kept as they are in the old
             generation.
 
@@ -181,6 +182,8 @@ def _smallest(codes: Tensor, largest: int) -> Tensor:
 
 
 def _suffix(content: Content) -> str:
+    if isinstance(content, bytes):
+        return ".pt2"
     return ".txt" if isinstance(content, list) else ".safetensors"
 
 

@@ -21,7 +21,7 @@ class ItemTokens:
 
     def __init__(self, tokens: list[str], kind: str = "item") -> None:
         self.tokens, self.kind = tokens, kind
-        self.id_of = {token: index for index, token in enumerate(tokens, 1)}
+        self.id_of = dict(zip(tokens, range(1, len(tokens) + 1), strict=True))
         if len(self.id_of) < len(tokens):
             twice = next(t for n, t in enumerate(tokens, 1) if self.id_of[t] != n)
             raise UserError(f"The {kind} token {twice!r} occurs twice: write the export again.")
@@ -35,7 +35,7 @@ class ItemTokens:
         if isinstance(tokens, str):
             raise UserError(f"{name} must be a list of item tokens, not the text {tokens!r:.60}.")
         try:
-            return [self.id_of[token] for token in tokens]
+            return list(map(self.id_of.__getitem__, tokens))
         except (KeyError, TypeError) as error:
             unknown = [token for token in tokens if not self._knows(token)]
             raise UserError(self._text(unknown, name)) from error
@@ -49,7 +49,8 @@ class ItemTokens:
         Raises:
             UserError: a token is unknown, or there is not one list per history.
         """
-        if isinstance(given, str) or not any(isinstance(each, (list, tuple)) for each in given):
+        # The first one says which form it is: a sub-catalogue may have a million tokens.
+        if isinstance(given, str) or not given or not isinstance(given[0], (list, tuple)):
             return [self.ids(given, name)] * n  # type: ignore[arg-type]
         if len(given) != n:
             raise UserError(

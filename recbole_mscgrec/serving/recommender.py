@@ -20,6 +20,7 @@ from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.serving.item_tokens import ItemTokens
 from recbole_mscgrec.serving.requests import (
     Request,
+    SubCatalogue,
     allowed_mask,
     batches,
     index,
@@ -110,7 +111,7 @@ class Recommender:
         top: int = 10,
         *,
         exclude: Sequence[str] | Sequence[Sequence[str]] | None = None,
-        allowed: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        allowed: Sequence[str] | Sequence[Sequence[str]] | SubCatalogue | None = None,
         exclude_seen: bool = False,
         beam_size: int | None = None,
         fallback: str | None = None,
@@ -124,7 +125,7 @@ class Recommender:
                 `max_history` of them.
             exclude: tokens that must not be recommended: a list for all histories, or one list for
                 each.
-            allowed: tokens to choose from, in the same two forms.
+            allowed: tokens to choose from, in the same two forms, or a sub-catalogue.
             exclude_seen: also exclude all items of the history.
             beam_size: default: that of the evaluation, or `top` if it is larger.
             fallback: 'popular' recommends the most frequent items for an empty history.
@@ -164,6 +165,15 @@ class Recommender:
             for place, pairs in zip(places, found, strict=True):
                 results[place] = [self._recommendation(*pair) for pair in pairs[:top]]
         return results
+
+    def sub_catalogue(self, tokens: Sequence[str]) -> SubCatalogue:
+        """Items to choose from, for the `allowed` of many calls: tokens are looked up only once.
+
+        Raises:
+            UserError: an unknown token.
+        """
+        ids = index(self.tokens.ids(tokens, "allowed"))
+        return SubCatalogue(torch.zeros_like(self._usable).index_fill(0, ids, True))
 
     def explain(self, history: Sequence[str], item: str) -> list[SharedLevels]:
         """The history items whose semantic ID shares leading levels with that of an item, most
@@ -208,13 +218,15 @@ class Recommender:
         self,
         histories: Sequence[Sequence[str]],
         exclude: Sequence[str] | Sequence[Sequence[str]] | None,
-        allowed: Sequence[str] | Sequence[Sequence[str]] | None,
+        allowed: Sequence[str] | Sequence[Sequence[str]] | SubCatalogue | None,
         exclude_seen: bool,
     ) -> list[Request]:
         ids = [self.tokens.ids(history, "history") for history in histories]
         gone = self.tokens.lists([] if exclude is None else exclude, len(ids), "exclude")
-        chosen: list[list[int]] | list[None] = [None] * len(ids)
-        if allowed is not None:
+        chosen: Sequence[list[int] | SubCatalogue | None] = [None] * len(ids)
+        if isinstance(allowed, SubCatalogue):
+            chosen = [allowed] * len(ids)
+        elif allowed is not None:
             chosen = self.tokens.lists(allowed, len(ids), "allowed")
         return [
             Request(history, excluded + history if exclude_seen else excluded, items)

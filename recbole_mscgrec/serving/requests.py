@@ -20,12 +20,19 @@ _ROWS = 256  # histories per beam search
 _MASK_CELLS = 1 << 26  # of a mask (B, N) of allowed items, one per history
 
 
+class SubCatalogue(NamedTuple):
+    """Items to choose from that many requests share; `Recommender.sub_catalogue` makes it."""
+
+    mask: Tensor  # bool (N,)
+
+
 class Request(NamedTuple):
     """A history and its restrictions, as item ids."""
 
     history: list[int]  # oldest first
     excluded: list[int]  # may repeat
-    allowed: list[int] | None  # None: all items; one object if several requests share it
+    # None: all items; one object if several requests share it
+    allowed: list[int] | SubCatalogue | None
 
 
 def batches(requests: Sequence[Request], n_ids: int) -> Iterator[list[int]]:
@@ -80,5 +87,7 @@ def index(ids: Sequence[int]) -> Tensor:
     return torch.tensor(list(ids), dtype=torch.long)
 
 
-def _mask(items: Sequence[int], n_ids: int) -> Tensor:
+def _mask(items: Sequence[int] | SubCatalogue, n_ids: int) -> Tensor:
+    if isinstance(items, SubCatalogue):
+        return items.mask
     return torch.zeros(n_ids, dtype=torch.bool).index_fill(0, index(items), True)

@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect
 
 from recbole_mscgrec import __version__
 from recbole_mscgrec.serving.batching import Answer, Batcher, QueueFull, Stopping
+from recbole_mscgrec.serving.bodies import Limits, parse
 from recbole_mscgrec.serving.metrics import Metrics
-from recbole_mscgrec.serving.queries import Limits, parse
 from recbole_mscgrec.storage.errors import UserError
 
 _PATHS = ("/recommend", "/health", "/metrics")

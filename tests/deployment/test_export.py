@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,38 @@ def trained_twin(trained: Path, folder: Path) -> Path:
     place = {**protocol(folder / "twin", hidden_size=8, inner_size=8)}
     run("TiledSASRec", "rule", None, {**place, "data_path": str(Path(data).parent)})
     return best_file(folder / "twin" / "saved", "TiledSASRec")
+
+
+def test_programs_are_written_with_the_export_or_for_one(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What programs find is tested in tests/deployment/test_exported_programs.py."""
+    module = importlib.import_module("recbole_mscgrec.deployment.export")
+    monkeypatch.setattr(module, "programs_of", lambda *_: {"encoder": b"1", "decoder_0": b"2"})
+    folder = tmp_path / "out"
+    assert main(["export", "--model_file", str(trained), "--out", str(folder)]) == 0
+    assert not list(folder.glob("*.pt2"))
+    assert main(["export", "--export", str(folder), "--format", "torch"]) == 0
+    assert sorted(path.name for path in folder.glob("*.pt2")) == [
+        "decoder_0-2.pt2",
+        "encoder-2.pt2",
+    ]
+    made = export_folder.read(folder)
+    assert [entry["what"] for entry in made.history] == ["export", "programs"]
+    assert (folder / "model.safetensors").is_file()  # not written again
+    again = ["export", "--model_file", str(trained), "--out", str(folder), "--overwrite"]
+    assert main([*again, "--format", "torch"]) == 0
+    assert sorted(path.name for path in folder.glob("*.pt2")) == [
+        "decoder_0-3.pt2",
+        "encoder-3.pt2",
+    ]
+    capsys.readouterr()
+    for wrong, message in (
+        (["--export", str(folder)], "--export goes with --format torch"),
+        (["--model_file", str(trained)], "--model_file needs --out FOLDER"),
+    ):
+        assert main(["export", *wrong]) == 1
+        assert message in capsys.readouterr().err

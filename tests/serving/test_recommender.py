@@ -67,6 +67,10 @@ def test_exclusions_and_allowed_items_leave_the_rest_in_order(model: Recommender
     some = ["a9", "a1", "a17", "a3"]
     chosen = [i for i in everything if i in some]
     assert best(model, history, top=N, allowed=some) == chosen
+    shared = model.sub_catalogue(some)
+    assert best(model, history, top=N, allowed=shared) == chosen
+    two = model.recommend([history, ["a1"]], top=N, allowed=shared, exclude_seen=True)
+    assert {each.item for each in two[1]} == {"a9", "a17", "a3"}
     left = [i for i in chosen if i not in history]
     assert best(model, history, top=N, allowed=some, exclude_seen=True) == left
 

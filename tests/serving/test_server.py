@@ -9,8 +9,8 @@ from served import WalkModel, ask
 
 from recbole_mscgrec.serving import server
 from recbole_mscgrec.serving.batching import Batcher
+from recbole_mscgrec.serving.bodies import Limits
 from recbole_mscgrec.serving.metrics import Metrics
-from recbole_mscgrec.serving.queries import Limits
 from recbole_mscgrec.serving.service import Service
 from recbole_mscgrec.storage.errors import UserError
 

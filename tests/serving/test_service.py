@@ -15,7 +15,7 @@ import pytest
 from served import Running, WalkModel, items_of, running
 
 import recbole_mscgrec
-from recbole_mscgrec.serving.queries import Limits
+from recbole_mscgrec.serving.bodies import Limits
 
 
 @pytest.fixture(scope="module")

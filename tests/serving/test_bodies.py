@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recbole_mscgrec.serving.batching import Options, Query
-from recbole_mscgrec.serving.queries import FIELDS, Limits, parse
+from recbole_mscgrec.serving.bodies import FIELDS, Limits, parse
 from recbole_mscgrec.storage.errors import UserError
 
 LIMITS = Limits(max_histories=3, max_length=4, max_top=20)

@@ -1,0 +1,41 @@
+"""Latency of an export folder: the folder that is measured, and the measurements."""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+import recbole_mscgrec
+
+FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+
+
+def test_percentiles_of_calls_on_a_clock() -> None:
+    import recommend
+
+    times = iter([0.0, 0.001, 1.0, 1.002, 2.0, 2.003, 3.0, 3.004, 4.0, 4.005])
+    calls = count()
+    found = recommend.percentiles(lambda: next(calls), 0.0, lambda: next(times))
+    assert found == {"p50": pytest.approx(3), "p99": pytest.approx(5), "calls": 5}
+    assert next(calls) == 1 + 5  # one to warm up
+
+
+def test_a_small_catalogue_gets_every_column(tmp_path: Path) -> None:
+    import recommend
+
+    n_bytes = recommend.write_export(tmp_path, 100)
+    assert n_bytes == sum(file.stat().st_size for file in tmp_path.iterdir()) > 0
+    clock = count()  # every reading is a second later
+    found = recommend.measure(tmp_path, 0.0, lambda: float(next(clock)))
+    assert found["load_seconds"] == 1 and found["half allowed, 64"]["p99"] == 1000
+    table = recommend.table([{"items": 100, "mb_on_disk": n_bytes / 1e6, **found}])
+    row = next(line for line in table.splitlines() if line.startswith("| 100 items"))
+    assert row.count("1000.0 / 1000.0") == 8
