@@ -11,14 +11,15 @@ all users are predicted (the items before them choose `cold_share`); some of the
         --model_file=saved/MSCGRec-amazon-scientific-cold-2020-HASH.pth --csv=saved/cold.csv
     python benchmarks/cold_items.py table --csv=saved/cold.csv
 
-`measure` appends its figures, one row per method, protocol and group of targets; `table` prints
-mean and standard deviation over seeds.
+`measure` appends its figures, one row per method, protocol and group of targets; `table` writes
+mean and standard deviation over seeds to results/cold_items.csv.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterable
@@ -154,7 +155,7 @@ def scores(lists: Iterable[list[str]], cases: list[Case], chosen: set[str] | Non
         for found, case in zip(lists, cases, strict=True)
         if (case.drawn if chosen is None else case.target in chosen)
     ]
-    gains = [1 / torch.tensor(r + 2.0).log2().item() for r in ranks if r is not None]
+    gains = [1 / math.log2(r + 2) for r in ranks if r is not None]
     n = max(len(ranks), 1)
     return {"targets": len(ranks), "recall@10": len(gains) / n, "ndcg@10": sum(gains) / n}
 
@@ -266,27 +267,35 @@ def _run(arguments: list[str]) -> None:
 # --- table ----------------------------------------------------------------------------------------
 
 
-def table(file: Path) -> list[dict[str, str]]:
-    """Mean and standard deviation over seeds: one row per data set, protocol, method and group."""
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    keys = ("dataset", "protocol", "group", "method")
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+def table(sources: list[Path]) -> list[dict[str, str]]:
+    """Mean and standard deviation over seeds: one row per data set, protocol and method, with two
+    metrics for each group of targets."""
+    rows: list[dict[str, str]] = []
+    for source in sources:
+        with source.open(encoding="utf-8", newline="") as stream:
+            rows += csv.DictReader(stream)
+    groups: dict[tuple[str, ...], dict[str, list[dict[str, str]]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+        key = tuple(row[name] for name in ("dataset", "protocol", "method"))
+        groups.setdefault(key, {}).setdefault(row["group"], []).append(row)
     made = []
-    for key, members in groups.items():
-        line = dict(zip(keys, key, strict=True))
-        line["seeds"] = str(len(members))
-        line["targets"] = str(round(mean(int(m["targets"]) for m in members)))
-        for metric in ("recall@10", "ndcg@10"):
-            values = [float(m[metric]) for m in members]
-            spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
-            line[metric] = f"{mean(values):.4f}{spread}"
-        n_chosen = sum(bool(m["note"]) for m in members)
-        line["chosen on validation"] = f"{n_chosen} of {len(members)}" if n_chosen else ""
+    for key, by_group in groups.items():
+        line = dict(zip(("dataset", "protocol", "method"), key, strict=True))
+        line["seeds"] = str(max(len(members) for members in by_group.values()))
+        for group, members in by_group.items():
+            for metric, title in (("recall@10", "Recall@10"), ("ndcg@10", "NDCG@10")):
+                values = [float(member[metric]) for member in members]
+                spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+                line[f"{group}: {title}"] = f"{mean(values):.4f}{spread}"
         made.append(line)
     return made
+
+
+TABLE = ["dataset", "protocol", "method", "seeds"] + [
+    f"{group}: {title}"
+    for group in ("cold targets, all items", "cold targets, cold items", "all targets, all items")
+    for title in ("Recall@10", "NDCG@10")
+]
 
 
 def main() -> None:
@@ -306,6 +315,8 @@ def main() -> None:
     parser.add_argument("--cache_dir", type=Path, default=Path("saved/cache"))
     parser.add_argument("--tfidf_size", type=int, default=256, help="of the text baseline")
     parser.add_argument("--csv", type=Path, default=Path("saved/cold.csv"))
+    parser.add_argument("--more", type=Path, nargs="*", default=[], help="further files of figures")
+    parser.add_argument("--table", type=Path, default=Path("results/cold_items.csv"))
     options = parser.parse_args()
     if options.step == "split":
         name = (options.dataset, options.data_path, options.out, options.seed, options.share)
@@ -320,8 +331,10 @@ def main() -> None:
                 shown = {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()}
                 writer.writerow(shown)
     else:
-        for row in table(options.csv):
-            print(" | ".join(row.values()))
+        with options.table.open("w", encoding="utf-8", newline="") as out:
+            table_writer = csv.DictWriter(out, TABLE, restval="", lineterminator="\n")
+            table_writer.writeheader()
+            table_writer.writerows(table([options.csv, *options.more]))
 
 
 if __name__ == "__main__":

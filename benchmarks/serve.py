@@ -23,15 +23,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 TOP, LENGTH, N_HISTORIES = 10, 50, 256
 NEAR = 1e-3  # of log-probabilities; the last digits depend on the shape of a batch
 OVERLOAD = ("--queue=16", "--max_batch=16")
-COLUMNS = ("items clients requests requests_per_s p50_ms p99_ms status_503 wrong lost").split()
+COLUMNS = (
+    "items clients requests requests_per_s cpu_ms p50_ms p99_ms status_503 wrong lost"
+).split()
 
 
 class Reply(NamedTuple):
@@ -43,8 +49,9 @@ class Reply(NamedTuple):
     body: bytes
 
 
-def write_export(folder: Path, n_items: int) -> None:
-    """An export of a model of random weights over so many items, each with a title."""
+def write_export(folder: Path, n_items: int, generation: int = 1) -> None:
+    """An export of a model of random weights over so many items, each with a title. All
+    generations are the same model."""
     import torch
     from decode import SIZES, build_network, random_codes
 
@@ -76,6 +83,7 @@ def write_export(folder: Path, n_items: int) -> None:
         beam_size=20,
         constrained=True,
         max_history=LENGTH,
+        generation=generation,
     )
     export_folder.write(folder, export)
 
@@ -159,8 +167,8 @@ def body_of(history: Sequence[str]) -> bytes:
 
 
 @contextmanager
-def serving(folder: Path, threads: int, *options: str) -> Iterator[int]:
-    """The service in a process of its own, and its port."""
+def serving(folder: Path, threads: int, *options: str) -> Iterator[tuple[int, int]]:
+    """The service in a process of its own: its port and process id."""
     command = [sys.executable, "-m", "recbole_mscgrec", "serve", str(folder), "--port=0"]
     command += [f"--threads={threads}", *options]
     process = subprocess.Popen(
@@ -174,15 +182,36 @@ def serving(folder: Path, threads: int, *options: str) -> Iterator[int]:
         found = re.search(r":(\d+)$", line.strip())
         if not found:
             raise SystemExit(f"The service did not start: {line!r}")
-        yield int(found[1])
+        yield int(found[1]), process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         if process.wait(60):
             print(f"The service ended with status {process.returncode}.", file=sys.stderr)
 
 
+def load_and_export(port: int, bodies: Sequence[bytes], folder: Path, n_items: int) -> list[Reply]:
+    """All replies to 8 clients until the service has taken over a new generation."""
+    writer = get_context("spawn").Process(target=write_export, args=(folder, n_items, 2))
+    writer.start()
+    replies: list[Reply] = []
+    limit = time.perf_counter() + 120
+    while not replies or b'"generation": 2' not in replies[-1].body:
+        if time.perf_counter() > limit:
+            raise SystemExit("The service has not taken over the new export within 120 seconds.")
+        replies += load(port, bodies, 8, 1.0)
+    writer.join()
+    return replies
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has used of the processor so far, which other programs hardly change."""
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
 def measure(folder: Path, n_clients: Sequence[int], seconds: float, threads: int) -> list[dict]:
-    """A row for each number of clients, and one for 256 clients of a service with a short queue."""
+    """A row for each number of clients, one for 256 clients of a service with a short queue, and
+    one for a new export during a load."""
     import torch
 
     from recbole_mscgrec.serving.recommender import Recommender
@@ -194,16 +223,26 @@ def measure(folder: Path, n_clients: Sequence[int], seconds: float, threads: int
     known = [recommender.recommend([history], top=TOP)[0] for history in histories]
     bodies, n_items = [body_of(history) for history in histories], len(recommender.items)
     del recommender
-    rows = []
+    rows: list[dict] = []
+
+    def add(label: str, process: int, call: Callable[[], list[Reply]]) -> None:
+        begin, used = time.perf_counter(), cpu_seconds(process)
+        replies = call()
+        elapsed = time.perf_counter() - begin  # with the answers that came after the last request
+        milliseconds = 1000 * (cpu_seconds(process) - used) / len(replies)
+        row = {"items": n_items, "clients": label, **summary(replies, known, elapsed)}
+        rows.append({**row, "cpu_ms": round(milliseconds, 1)})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+
     for options, counts in (((), n_clients), (OVERLOAD, (256,))):
-        with serving(folder, threads, *options) as port:
+        with serving(folder, threads, *options) as (port, process):
             for count in counts:
                 load(port, bodies, count, min(seconds, 1.0))  # warm up
-                replies = load(port, bodies, count, seconds)
                 label = f"{count}, `{' '.join(options)}`" if options else str(count)
-                row = {"items": n_items, "clients": label, **summary(replies, known, seconds)}
-                print(json.dumps(row), file=sys.stderr, flush=True)
-                rows.append(row)
+                add(label, process, partial(load, port, bodies, count, seconds))
+            if not options:
+                reload = partial(load_and_export, port, bodies, folder, n_items)
+                add("8, a new export meanwhile", process, reload)
     return rows
 
 
@@ -231,6 +270,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             write_export(Path(folder), n_items)
             rows += measure(Path(folder), args.clients, args.seconds, args.threads)
+    print(f"load average at the end: {os.getloadavg()[0]:.1f}", file=sys.stderr)
     print(markdown(rows))
     if args.out:
         with open(args.out, "w", encoding="utf-8", newline="") as file:

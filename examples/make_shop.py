@@ -118,10 +118,11 @@ def write(folder: Path) -> None:
     columns = ("parent_asin", "title", "store", "price")
     table(folder / "products.csv", ("product", "title", "brand", "price"), known, columns)
     header = "item_id:token\ttitle:token_seq\tfeatures:token_seq\tdescription:token_seq"
-    lines = [f"{header}\tstore:token_seq\tcategories:token_seq"]
+    lines = [f"{header}\tstore:token_seq\tcategories:token_seq\tmain_category:token_seq"]
     for good in new:
         cells = (good["parent_asin"], good["title"], " ".join(good["features"]))
         cells += (good["description"][0], good["store"], ", ".join(good["categories"]))
+        cells += (good["main_category"],)
         lines.append("\t".join(cells))
     (folder / "new-products.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

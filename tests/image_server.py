@@ -30,16 +30,11 @@ class _Handler(BaseHTTPRequestHandler):
         with served.lock:
             served.asked[self.path] += 1
             n = served.asked[self.path]
-            served.open += 1
-            served.most_open = max(served.most_open, served.open)
             served.agents.add(self.headers["User-Agent"])
         try:
             getattr(self, f"_{kind}")(rest, n)
         except OSError:  # the other side has had enough
             pass
-        finally:
-            with served.lock:
-                served.open -= 1
 
     def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -57,7 +52,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, image_bytes("JPEG", (1600, 800)))
 
     def _delayed(self, rest: str, n: int) -> None:
+        served = self.server
+        with served.lock:
+            served.open += 1
+            served.most_open = max(served.most_open, served.open)
         time.sleep(0.05)
+        with served.lock:  # before the answer, after which the next request may come
+            served.open -= 1
         self._ok(rest, n)
 
     def _status(self, rest: str, n: int) -> None:
@@ -134,7 +135,7 @@ class ImageServer(ThreadingHTTPServer):
     Attributes:
         url: the address, with a / at the end.
         asked: how often each path was requested.
-        most_open: the most requests that were answered at the same time.
+        most_open: the most requests of delayed/ at the same time.
     """
 
     daemon_threads = True

@@ -122,8 +122,8 @@ def load_image(path: Path) -> Image.Image:
 
 
 def decode(source: Path | BinaryIO) -> Image.Image:
-    """The same without a change of the filters of warnings, which all threads share: too many
-    pixels raise DecompressionBombError."""
+    """See `load_image`. For threads: the filters of warnings, which all threads share, are left as
+    they are, and too many pixels raise DecompressionBombError."""
     with Image.open(source, formats=sorted(set(formats().values()))) as image:
         pixels = image.width * image.height
         if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:

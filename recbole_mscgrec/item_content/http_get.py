@@ -89,12 +89,13 @@ class Getter:
             NotFetched: there is none.
         """
         host_of(url)
-        request = urllib.request.Request(written(url), headers={"User-Agent": self.user_agent})
         opener = urllib.request.OpenerDirector()  # without handlers of files, FTP and redirects
         clock = _Clock(time.monotonic() + 2 * self.timeout, self.stopping)
         for handler in (urllib.request.ProxyHandler(), _Plain(clock), _Tls(clock, self.tls)):
             opener.add_handler(handler)
         try:
+            sent = written(url)
+            request = urllib.request.Request(sent, headers={"User-Agent": self.user_agent})
             with opener.open(request, timeout=self.timeout) as answer:
                 clock.end = time.monotonic() + self.timeout
                 return self._read(url, answer)

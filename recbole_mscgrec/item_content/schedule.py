@@ -14,7 +14,7 @@ _LONGEST_BACKOFF = 60.0  # seconds between two tries, where the server names no 
 _DEAD_AFTER = 20  # failed connections in a row after which a host is left alone
 
 
-@dataclass
+@dataclass(slots=True)
 class Task:
     """An item's image that is to be fetched."""
 
@@ -26,7 +26,7 @@ class Task:
     redirects: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Host:
     waiting: deque[Task] = field(default_factory=deque)
     active: int = 0

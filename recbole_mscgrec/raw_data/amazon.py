@@ -130,6 +130,8 @@ def _files_given(options: argparse.Namespace) -> list[Path]:
 def _files_of_categories(options: argparse.Namespace, year: str) -> list[Path]:
     found: list[Path] = []
     for category in options.category:
+        if not re.fullmatch(r"[\w-]+", category):
+            raise UserError(f"--category ({category}) is a name such as All_Beauty.")
         if year == "2023" and not options.from_ and category not in places.CATEGORIES_2023:
             near = difflib.get_close_matches(category, places.CATEGORIES_2023, n=3, cutoff=0.3)
             raise UserError(

@@ -48,7 +48,7 @@ def cells_of(
     Raises:
         UserError: a column is not in the header, or the encoding is unknown.
     """
-    rows = _rows(file, separator, _codec_of(encoding), quotes)
+    rows = _rows(file, separator, codec_of(encoding), quotes)
     names: list[str] = []
     for line, cells in rows:
         if not names and not isinstance(cells, BadLine):
@@ -94,7 +94,8 @@ def _texts(file: RawFile, codec: str, at: list[int]) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _codec_of(encoding: str) -> str:
+def codec_of(encoding: str) -> str:
+    """Python's name of an encoding. Raises UserError."""
     try:
         codec = codecs.lookup(encoding).name
     except LookupError as error:
@@ -109,7 +110,7 @@ def _codec_of(encoding: str) -> str:
 
 def _separator_of(file: RawFile, columns: list[str], encoding: str, header: bool) -> str:
     """The separator by which the first line has the columns; else the one that makes most."""
-    line = next(_texts(file, _codec_of(encoding), [0]), "").rstrip("\r\n")
+    line = next(_texts(file, codec_of(encoding), [0]), "").rstrip("\r\n")
     cells = {s: [cell.strip('"') for cell in line.split(s)] for s in _SEPARATORS}
     by_separator = {separator: _names(found) for separator, found in cells.items()}
     if header:

@@ -19,7 +19,7 @@ from recbole_mscgrec.raw_data import amazon, movielens, tables
 from recbole_mscgrec.raw_data.card import facts_of, state_in, write_card
 from recbole_mscgrec.raw_data.filters import Filters, kept_rows
 from recbole_mscgrec.raw_data.records import BadLines, Source
-from recbole_mscgrec.raw_data.spool import Spool, spool
+from recbole_mscgrec.raw_data.spool import SPOOL_FILES, Spool, spool
 from recbole_mscgrec.raw_data.values import Cleaner
 from recbole_mscgrec.raw_data.writing import write_interactions, write_items
 from recbole_mscgrec.storage.errors import UserError
@@ -29,6 +29,11 @@ _FORMAT = 1  # of the work folder and of what is written; another one makes a da
 # Options on which the result does not depend, or whose files are a part of the key.
 _UNCHANGED = frozenset(
     "command source name data_path overwrite no_download raw_path from_ items max_bad_lines".split()
+)
+# Options on which the reading of the interactions does not depend.
+_NOT_READ = frozenset(
+    "min_user_interactions min_item_interactions min_rating repeats without_metadata item_key text"
+    " number image_url".split()
 )
 _EPILOG = (
     "The data set is used with `--dataset=NAME --data_path=DIR`. `prepare SOURCE --help` shows the "
@@ -128,13 +133,13 @@ def main(arguments: list[str]) -> int:
             "data_path leads. Choose another name."
         )
     folder = Path(options.data_path).expanduser() / name
-    check_folder(folder, "data_path")
     work = folder / ".prepare"
-    work.mkdir(exist_ok=True)
-    lock = FileLock(folder / ".prepare.lock", timeout=0)
     try:
-        with lock:
-            made = _prepare(options, folder, work)
+        cleaner = Cleaner()
+        source = _source(options, cleaner)
+        check_folder(folder, "data_path")
+        with FileLock(folder / ".prepare.lock", timeout=0):
+            made = _prepare(options, source, cleaner, folder, work)
     except Timeout as error:
         raise UserError(f"Another process prepares {folder}: wait for it.") from error
     except KeyboardInterrupt as stop:
@@ -150,22 +155,33 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace, folder: Path, work: Path) -> bool:
-    """Whether something was made."""
-    cleaner = Cleaner()
+def _source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     source = _SOURCES[options.source][0](options, cleaner)
     for file in source.files:
         if not os.access(file.path, os.R_OK):
             raise UserError(f"{file.path} cannot be read: check its permissions.")
+    return source
+
+
+def _prepare(
+    options: argparse.Namespace, source: Source, cleaner: Cleaner, folder: Path, work: Path
+) -> bool:
+    """Whether something was made."""
     filters = _filters(options, source)
-    key = _key(options, source, filters)
+    keys = _keys(options, source, filters)
+    key = keys["all"]
     if not options.overwrite and _is_there(folder, options.name, key):
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
         return False
-    if not (work / "key.json").is_file() or read_json(work / "key.json") != key:
-        shutil.rmtree(work)
-        work.mkdir()
-        write_json(work / "key.json", key)
+    before = read_json(work / "keys.json") if (work / "keys.json").is_file() else {}
+    if before.get("read") != keys["read"]:
+        shutil.rmtree(work, ignore_errors=True)
+    elif before != keys:  # other filters or items: what was read is of use
+        for file in work.iterdir():
+            if file.name not in SPOOL_FILES:
+                file.unlink()
+    work.mkdir(exist_ok=True)
+    write_json(work / "keys.json", keys)
     _stages(options, source, cleaner, filters, folder, work, key)
     shutil.rmtree(work)
     return True
@@ -183,25 +199,21 @@ def _stages(
     """Each stage leaves a file in `work` when it is done, and is not repeated then."""
     bad = BadLines(options.max_bad_lines)
     spool(source, work, bad)
-    read = Spool(work)
 
     def filtered() -> dict[str, Any]:
-        order, steps = kept_rows(read, filters)
+        with Spool(work) as read:
+            order, steps = kept_rows(read, filters)
         with written_whole(work / "order.npy") as temporary, temporary.open("wb") as out:
             np.save(out, order)
         return {"steps": steps}
 
     def with_interactions() -> dict[str, Any]:
         order = np.load(work / "order.npy", mmap_mode="r")
-        whole = len(order) == len(read.rows)
-        return write_interactions(
-            work / "inter",
-            work / "items.txt",
-            read,
-            order,
-            has_times=source.has_times,
-            check_histories=source.has_histories and whole,
-        )
+        with Spool(work) as read:
+            whole = len(order) == len(read)
+            histories = source.has_histories and whole
+            files = (work / "inter", work / "items.txt")
+            return write_interactions(*files, read, order, source.has_times, histories)
 
     def with_items() -> dict[str, Any]:
         if source.items is None:
@@ -228,14 +240,15 @@ def _stages(
 def _publish(name: str, folder: Path, work: Path, facts: dict[str, Any], key: Any) -> None:
     """Move the files to their place, the card last: without it nothing counts as made."""
     card = folder / f"{name}.card.md"
+    (work / "moving").touch()  # from here on the data set in the folder is not whole
     card.unlink(missing_ok=True)
-    for kind in ("inter", "item"):
+    has_items = any(facts.get("items", {}).get("columns", {}).values())
+    for kind, is_made in (("inter", True), ("item", has_items)):
         target = folder / f"{name}.{kind}"
         if (work / kind).is_file():
             os.replace(work / kind, target)
-        elif not (work / f"{kind}.moved").is_file():
+        elif not is_made:
             target.unlink(missing_ok=True)  # of an earlier data set
-        (work / f"{kind}.moved").touch()
     sizes = {kind: _size(folder / f"{name}.{kind}") for kind in ("inter", "item")}
     write_card(card, facts, {"key": key, "sizes": sizes})
 
@@ -246,12 +259,16 @@ def _filters(options: argparse.Namespace, source: Source) -> Filters:
     return Filters(options.min_rating, options.repeats, user, item)
 
 
-def _key(options: argparse.Namespace, source: Source, filters: Filters) -> Any:
-    """What the result depends on: another key makes another data set."""
+def _keys(options: argparse.Namespace, source: Source, filters: Filters) -> dict[str, str]:
+    """What the reading of the interactions depends on, and what the data set depends on."""
     chosen = {k: v for k, v in vars(options).items() if k not in _UNCHANGED}
-    files = [file.signature for file in source.files]
-    content = json.dumps([_FORMAT, options.source, chosen, files, filters], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    read = {k: v for k, v in chosen.items() if k not in _NOT_READ}
+    found = {
+        "read": [read, [file.signature for file in source.interactions.files]],
+        "all": [chosen, [file.signature for file in source.files], filters],
+    }
+    contents = {k: json.dumps([_FORMAT, options.source, v]) for k, v in found.items()}
+    return {k: hashlib.sha256(text.encode()).hexdigest() for k, text in contents.items()}
 
 
 def _is_there(folder: Path, name: str, key: Any) -> bool:
@@ -260,8 +277,8 @@ def _is_there(folder: Path, name: str, key: Any) -> bool:
     sizes = {kind: _size(folder / f"{name}.{kind}") for kind in ("inter", "item")}
     if state is not None and state.get("key") == key and state.get("sizes") == sizes:
         return True
-    moved = (folder / ".prepare" / "inter.moved").is_file()
-    if (sizes["inter"] is not None or sizes["item"] is not None) and not moved:
+    moving = (folder / ".prepare" / "moving").is_file()
+    if (sizes["inter"] is not None or sizes["item"] is not None) and not moving:
         raise UserError(
             f"{folder} holds a data set {name} of other files or options, or one that was changed "
             "since: --overwrite replaces it; --name names another one."

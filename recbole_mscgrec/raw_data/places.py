@@ -80,7 +80,8 @@ def place_of(wanted: Wanted, options: argparse.Namespace, terms: str) -> Path | 
     downloaded. None if the user named folders that lack it.
 
     Raises:
-        UserError: it is not there and cannot be downloaded; says what to fetch from where.
+        UserError: there are several; or it is not there and cannot be downloaded, which says what
+            to fetch from where.
     """
     folders = [path for path in given(options) if path.is_dir()]
     for path in given(options):
@@ -88,7 +89,13 @@ def place_of(wanted: Wanted, options: argparse.Namespace, terms: str) -> Path | 
             return path
     for folder in folders or [raw_folder(options)]:
         for name in wanted.names:
-            if found := sorted(folder.rglob(name)):
+            found = sorted(folder.rglob(name))
+            if len(found) > 1:
+                raise UserError(
+                    f"{folder} holds several files {name}: {', '.join(map(str, found[:3]))}. Name "
+                    "the right one, or its folder, with --from."
+                )
+            if found:
                 return found[0]
     if options.from_:
         return None

@@ -7,7 +7,7 @@ its last checkpoint.
 
 from __future__ import annotations
 
-import mmap
+import io
 import os
 from hashlib import blake2b
 from itertools import islice
@@ -42,43 +42,58 @@ ROW = np.dtype(
 )
 NONE = 0  # the hash of no token
 _CHECKPOINT = 50_000  # interactions
-_BLOCK = 1 << 20  # rows
-_STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
+_BLOCK = 1 << 18  # rows
+SPOOL_FILES = _STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
 
 
 class Spool:
-    """The finished rows (n,) of `ROW` and their tokens, mapped from disk."""
+    """The finished rows of `ROW` and their tokens. They are read where they are needed: mapped
+    into the memory, rows from all over the files would bring much of these with them."""
 
     def __init__(self, folder: Path) -> None:
-        self._maps = [_mapped(folder / name) for name in (_ROWS, _TOKENS)]
-        self.rows = np.frombuffer(self._maps[0], dtype=ROW)
-        self._tokens = self._maps[1]
+        self._rows = (folder / _ROWS).open("rb", buffering=0)
+        self._tokens = (folder / _TOKENS).open("rb", buffering=0)
+        self._n = (folder / _ROWS).stat().st_size // ROW.itemsize
 
-    def token(self, row: int) -> bytes:
-        """User and item of a row, separated by a tab."""
-        begin = int(self.rows["at"][row])
-        last = row + 1 == len(self.rows)
-        end = len(self._tokens) if last else int(self.rows["at"][row + 1])
-        return self._tokens[begin : end - 1]
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._rows.close()
+        self._tokens.close()
+
+    def __len__(self) -> int:
+        return self._n
 
     def column(self, name: str) -> np.ndarray:
-        """One column of all rows, in memory."""
-        values = np.empty(len(self.rows), dtype=ROW[name])
-        for begin in range(0, len(values), _BLOCK):
-            values[begin : begin + _BLOCK] = self.rows[name][begin : begin + _BLOCK]
-            self.release()
+        """One column of all rows (n,), in memory."""
+        values = np.empty(self._n, dtype=ROW[name])
+        self._rows.seek(0)
+        for begin in range(0, self._n, _BLOCK):
+            block = np.fromfile(self._rows, dtype=ROW, count=_BLOCK)
+            values[begin : begin + len(block)] = block[name]
         return values
 
-    def release(self) -> None:
-        """Take the pages of the files that were read out of this process's memory."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for one in self._maps:
-                one.madvise(mmap.MADV_DONTNEED)
+    def take(self, numbers: np.ndarray) -> tuple[np.ndarray, list[bytes]]:
+        """Rows by their numbers, and the tokens of each: user, tab, item."""
+        size = ROW.itemsize
+        found = [_read_at(self._rows, n * size, size) for n in numbers.tolist()]
+        rows = np.frombuffer(b"".join(found), dtype=ROW)
+        return rows, [self._line(at) for at in rows["at"].tolist()]
+
+    def _line(self, at: int) -> bytes:
+        size = 128
+        while True:
+            text = _read_at(self._tokens, at, size)
+            line, end, _ = text.partition(b"\n")
+            if end or len(text) < size:
+                return line
+            size *= 8
 
 
-def _mapped(file: Path) -> mmap.mmap:
-    with file.open("rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+def _read_at(stream: io.FileIO, at: int, size: int) -> bytes:
+    stream.seek(at)
+    return stream.read(size)
 
 
 def hash_of(token: str | bytes) -> int:

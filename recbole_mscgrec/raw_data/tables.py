@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from recbole_mscgrec.raw_data import places
-from recbole_mscgrec.raw_data.cells import cells_of, table_cells
+from recbole_mscgrec.raw_data.cells import cells_of, codec_of, table_cells
 from recbole_mscgrec.raw_data.records import (
     BadLine,
     Interaction,
@@ -118,7 +118,7 @@ def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     paths = places.given(options)
     if not paths:
         raise UserError("Name the file of sequences with --from.")
-    separator = _separator(options)
+    separator, codec = _separator(options), codec_of(options.encoding)
 
     def records(file: RawFile) -> Iterator[Record]:
         for number, line in lines(file):
@@ -127,9 +127,9 @@ def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     def parse(record: tuple[list[str], bytes]) -> list[Interaction]:
         first, line = record
         try:
-            text = line.decode(options.encoding)
+            text = line.decode(codec)
         except UnicodeDecodeError as error:
-            raise BadLine(f"bytes that are not {options.encoding}: name --encoding.") from error
+            raise BadLine(f"bytes that are not {codec}: name --encoding.") from error
         user, *items = [*first, *text.strip().split(separator)]
         if not items:
             raise BadLine("a line is `user item item ...`, and this one has no item.")

@@ -23,6 +23,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _PRICE = re.compile(
     r"(?:from )?(?:[$€£]|US\$|USD)?\s*(\d[\d,]*(?:\.\d+)?)\s*(?:-.*)?$", re.IGNORECASE
 )
+_FRACTION = re.compile(r"\.(\d+)")
 _NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -161,7 +162,9 @@ class Times:
         try:
             if self._pattern is not None:
                 return _nanoseconds(datetime.strptime(text, self._pattern))
+            # Python 3.10 reads neither Z nor fractions of other than 3 or 6 digits.
             iso = f"{text[:-1]}+00:00" if text[-1:] in "Zz" else text
+            iso = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", iso)
             return _nanoseconds(datetime.fromisoformat(iso))
         except ValueError as error:
             rule = f"a date of the form {self._pattern}" if self._pattern else "an ISO date"

@@ -19,7 +19,7 @@ from recbole_mscgrec.raw_data.values import filled, seconds
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import written_whole
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14  # rows
 
 
 def write_interactions(
@@ -82,11 +82,9 @@ def _positions(users: list[int], user: int, position: int) -> tuple[list[int], i
 
 
 def _any_rating(spool: Spool, order: np.ndarray) -> bool:
-    for begin in range(0, len(order), _BLOCK):
-        if not np.isnan(spool.rows["rating"][order[begin : begin + _BLOCK]]).all():
-            return True
-        spool.release()
-    return False
+    rated = ~np.isnan(spool.column("rating"))
+    blocks = (order[begin : begin + _BLOCK] for begin in range(0, len(order), _BLOCK))
+    return any(rated[block].any() for block in blocks)
 
 
 def _checked_blocks(
@@ -96,8 +94,7 @@ def _checked_blocks(
     user_before, token_before, item_before = NONE, b"", NONE
     for begin in range(0, len(order), _BLOCK):
         numbers = order[begin : begin + _BLOCK]
-        rows = spool.rows[numbers]
-        texts = [spool.token(row) for row in numbers.tolist()]
+        rows, texts = spool.take(numbers)
         hashes = zip(rows["user"].tolist(), rows["item"].tolist(), rows["previous"], strict=True)
         for text, (user_hash, item_hash, previous) in zip(texts, hashes, strict=True):
             user, _, item = text.partition(b"\t")
@@ -115,7 +112,6 @@ def _checked_blocks(
                 )
             item_before = item_hash
         yield rows, texts
-        spool.release()
 
 
 def _collision(one: bytes, other: bytes) -> UserError:

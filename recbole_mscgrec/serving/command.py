@@ -125,7 +125,10 @@ def parser() -> argparse.ArgumentParser:
         "--max_histories", type=count, default=limits.max_histories, help="most histories of one"
     )
     made.add_argument(
-        "--max_length", type=count, default=limits.max_length, help="most items in a history"
+        "--max_length",
+        type=count,
+        default=limits.max_length,
+        help="most items in a history, and in `exclude`",
     )
     made.add_argument(
         "--max_top", type=count, default=limits.max_top, help="largest `top` and `beam_size`"

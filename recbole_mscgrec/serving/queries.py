@@ -18,7 +18,7 @@ class Limits:
 
     max_body: int = 1 << 20  # bytes
     max_histories: int = 64  # per request
-    max_length: int = 1000  # items per history
+    max_length: int = 1000  # items per history, and excluded items per history
     max_top: int = 100  # also of beam_size: the time of a search grows with it
 
 
@@ -41,11 +41,8 @@ def parse(body: bytes, limits: Limits) -> Query:
         fallback=_fallback(fields.get("fallback")),
         cold_share=_share(fields.get("cold_share")),
     )
-    excluded, exclude = _filter(fields.get("exclude"), "exclude", n_rows)
-    if excluded:
-        exclude = (excluded,) * n_rows
+    exclude = _exclude(fields.get("exclude"), n_rows, limits)
     # An empty list excludes nothing; one that allows nothing is an error, which the model raises.
-    exclude = exclude if exclude and any(exclude) else None
     allowed, allowed_each = _filter(fields.get("allowed"), "allowed", n_rows)
     return Query(histories, options, exclude, allowed, allowed_each)
 
@@ -98,6 +95,21 @@ def _tokens(value: Any, place: str) -> Tokens:
         if not isinstance(token, str):
             raise UserError(f'{place}[{n}]: an item is a string such as "50", not {_shown(token)}.')
     return tuple(value)
+
+
+def _exclude(value: Any, n_rows: int, limits: Limits) -> tuple[Tokens, ...] | None:
+    """One list of distinct items for each history; None if nothing is excluded."""
+    for_all, for_each = _filter(value, "exclude", n_rows)
+    rows = (for_all,) if for_each is None else for_each
+    distinct = tuple(tuple(dict.fromkeys(row or ())) for row in rows)
+    # The beam search of a whole batch takes memory for the longest list, in each row and beam.
+    longest = max(map(len, distinct))
+    if longest > limits.max_length:
+        raise UserError(
+            f"exclude: {longest:,} items for one history are too many; at most "
+            f"{limits.max_length:,} are accepted. `allowed` has no such limit."
+        )
+    return (distinct * n_rows if for_each is None else distinct) if longest else None
 
 
 def _filter(

@@ -24,6 +24,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 _PATHS = ("/recommend", "/health", "/metrics")
 _DRAINED = 8  # times the largest body are read and dropped, so that the client sees the answer
+_MOST_BODIES = 64  # times the largest body: what all requests in work may take together
 _BUSY = {"Retry-After": "1"}
 
 
@@ -39,8 +40,9 @@ class Service:
         self.batcher, self.metrics = batcher, metrics
         self.limits, self.timeout = limits, timeout
         self.stopping = False
+        self._bytes = 0  # of the bodies of requests in work
         # No pages of documentation: theirs load scripts from another host.
-        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_exception_handler(HTTPException, self._unknown)
         self.app.post("/recommend")(self._counted(self.recommend))
         self.app.get("/health")(self._counted(self.health))
@@ -59,6 +61,9 @@ class Service:
         if len(body) > self.limits.max_body:
             text = f"body: more than {self.limits.max_body:,} bytes (--max_body)."
             return _error(413, text, {"Connection": "close"})
+        if self._bytes + len(body) > _MOST_BODIES * self.limits.max_body:
+            return _error(503, "too many large requests are waiting; try again.", _BUSY)
+        self._bytes += len(body)
         try:
             if self.stopping:  # told only now: a client that is still sending may miss an answer
                 raise Stopping
@@ -74,6 +79,8 @@ class Service:
             return _error(503, "the service is stopping.", {**_BUSY, "Connection": "close"})
         except asyncio.TimeoutError:
             return _error(504, f"no answer within {self.timeout:g} seconds (--timeout).")
+        finally:
+            self._bytes -= len(body)
 
     async def health(self, request: Request) -> Response:
         """200 while requests are taken, 503 once the service is stopping."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from recbole_mscgrec.storage.errors import UserError, one_line
@@ -23,7 +24,8 @@ _BEGINS = {".gz": b"\x1f\x8b", ".zip": b"PK"}
 
 
 def fetch(address: str, file: Path, md5: str = "", timeout: float = 30) -> None:
-    """Download a file. What has arrived stays in FILE.part, and the next call asks for the rest.
+    """Download a file, unless it is there. What has arrived stays in FILE.part, and the next call
+    asks for the rest.
 
     Args:
         md5: the checksum that the content must have; '' if none is known.
@@ -33,6 +35,12 @@ def fetch(address: str, file: Path, md5: str = "", timeout: float = 30) -> None:
         UserError: the reason as a part of a sentence, without the address.
     """
     check_folder(file.parent, "the folder of downloads")
+    with FileLock(file.with_name(f".{file.name}.lock")):  # another process may fetch it as well
+        if not file.is_file():
+            _fetch(address, file, md5, timeout)
+
+
+def _fetch(address: str, file: Path, md5: str, timeout: float) -> None:
     part = file.with_name(f"{file.name}.part")
     for n in range(_TRIES):
         before = part.stat().st_size if part.is_file() else 0

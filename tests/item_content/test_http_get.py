@@ -35,7 +35,7 @@ def server() -> Iterator[ImageServer]:
         yield served
 
 
-def getter(timeout: float = 5.0) -> Getter:
+def getter(timeout: float = 20.0) -> Getter:
     return Getter(timeout, 100_000, "test/1 (me@example.org)")
 
 
@@ -70,15 +70,15 @@ def test_failures_and_whether_another_try_may_help(
 ) -> None:
     began = time.perf_counter()
     with pytest.raises(NotFetched) as failed:
-        getter(0.3).get(server.url + path)
+        getter(0.3 if "0.3 s" in reason else 20.0).get(server.url + path)
     why = failed.value
     assert (why.reason, why.lasting, why.wait, why.answered) == (reason, lasting, wait, answered)
-    assert time.perf_counter() - began < 3
+    assert time.perf_counter() - began < 10
 
 
 def test_a_length_above_the_limit_is_refused_before_it_is_read(server: ImageServer) -> None:
     with pytest.raises(NotFetched, match="larger than 50 bytes"):
-        Getter(5.0, 50, "t").get(f"{server.url}ok/1")
+        Getter(20.0, 50, "t").get(f"{server.url}ok/1")
 
 
 def test_servers_that_are_not_there(server: ImageServer) -> None:
@@ -99,6 +99,13 @@ def test_only_http_addresses_are_requested(url: str) -> None:
         assert why.value.lasting
 
 
+@pytest.mark.parametrize("host", ["ü" * 70, "a" * 70, "ü..b", "a b"])
+def test_hosts_that_cannot_be_named_are_lasting_failures(host: str) -> None:
+    with pytest.raises(NotFetched, match="address") as why:
+        getter().get(f"http://{host}.example/a.jpg")
+    assert why.value.lasting
+
+
 def test_a_stop_ends_requests_that_wait(server: ImageServer) -> None:
     slow, ended = getter(60.0), []
 
@@ -112,7 +119,7 @@ def test_a_stop_ends_requests_that_wait(server: ImageServer) -> None:
     thread.start()
     time.sleep(0.2)
     slow.stop()
-    thread.join(3)
+    thread.join(20)
     assert ended == [True]
 
 

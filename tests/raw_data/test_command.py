@@ -127,6 +127,20 @@ def test_a_stopped_command_goes_on(
     assert contents(tmp_path) == expected
 
 
+def test_other_filters_do_not_read_the_files_again(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prepare(*arguments, "--min_user_interactions=99") == 1  # nothing is left
+    monkeypatch.setattr(spool._Writer, "add", None)  # no row is read
+    assert prepare(*arguments, "--min_user_interactions=8") == 0
+    assert len(table(tmp_path / "data" / "d" / "d.inter")) == 241
+
+
+def test_wrong_options_leave_no_folder(tmp_path: Path, arguments: list[str]) -> None:
+    assert prepare(*arguments, "--rating=stars") == 1
+    assert not (tmp_path / "data").exists()
+
+
 def test_reading_goes_on_within_a_file(
     tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

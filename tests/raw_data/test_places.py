@@ -35,7 +35,7 @@ def test_a_category_is_downloaded_and_then_there(
         monkeypatch.setattr(places, "_HOSTS_2023", (gone, host.address))  # the second one has it
         assert prepare("amazon-2023", *ARGUMENTS) == 0
     assert len(table(tmp_path / "data" / "d" / "d.inter")) == 241
-    files = sorted(file.name for file in (tmp_path / "data" / "raw" / "amazon-2023").iterdir())
+    files = sorted(file.name for file in (tmp_path / "data" / "raw" / "amazon-2023").glob("[!.]*"))
     assert files == ["All_Beauty.jsonl.gz", "meta_All_Beauty.jsonl.gz"]
     assert prepare("amazon-2023", *ARGUMENTS, "--overwrite") == 0
 
@@ -60,6 +60,18 @@ def test_without_a_network_the_error_says_what_to_fetch(
 def test_an_unknown_category_is_offered_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare("amazon-2023", *ARGUMENTS[:2], "--category=Beauty_and_Care") == 1
     assert "Did you mean Beauty_and_Personal_Care" in capsys.readouterr().err
+
+
+def test_which_file_must_be_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for core in ("0core", "5core"):
+        (tmp_path / "raw" / core).mkdir(parents=True)
+        (tmp_path / "raw" / core / "All_Beauty.csv").touch()
+    given = ["--benchmark=rating_only", "--without_metadata", "--from=raw"]
+    assert prepare("amazon-2023", *ARGUMENTS, *given) == 1
+    error = capsys.readouterr().err
+    assert "several files All_Beauty.csv" in error and "raw/5core/All_Beauty.csv" in error
+    assert prepare("amazon-2023", *ARGUMENTS[:2], "--category=*") == 1
+    assert "is a name such as All_Beauty" in capsys.readouterr().err
 
 
 def test_official_addresses() -> None:

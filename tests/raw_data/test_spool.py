@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from raw_files import write
 
@@ -18,6 +19,8 @@ from recbole_mscgrec.raw_data.records import (
 )
 from recbole_mscgrec.raw_data.spool import Spool, hash_of, spool
 
+LONG = "i" * 2000
+
 
 def source_of(*files: Path, has_times: bool = True) -> Source:
     """Lines are `user item time`."""
@@ -31,20 +34,26 @@ def source_of(*files: Path, has_times: bool = True) -> Source:
 
 
 def test_rows_and_tokens(tmp_path: Path) -> None:
-    files = [write(tmp_path / "a", "u1 i1 5\nu2 \u00e9 6\n"), write(tmp_path / "b", "u1 i2 7\n")]
+    files = [
+        write(tmp_path / "a", "u1 i1 5\nu2 \u00e9 6\n"),
+        write(tmp_path / "b", f"u1 {LONG} 7\n"),
+    ]
     spool(source_of(*files), tmp_path, BadLines(0))
-    found = Spool(tmp_path)
-    assert [found.token(n) for n in range(3)] == [b"u1\ti1", "u2\t\u00e9".encode(), b"u1\ti2"]
-    assert found.rows["time"].tolist() == [5, 6, 7]
-    assert found.rows["user"].tolist() == [hash_of("u1"), hash_of("u2"), hash_of(b"u1")]
-    assert found.rows["previous"].tolist() == [0, 0, 0]
+    with Spool(tmp_path) as found:
+        assert len(found) == 3 and found.column("time").tolist() == [5, 6, 7]
+        rows, texts = found.take(np.array([2, 0, 1]))
+    assert texts == [f"u1\t{LONG}".encode(), b"u1\ti1", "u2\t\u00e9".encode()]
+    assert rows["user"].tolist() == [hash_of("u1"), hash_of(b"u1"), hash_of("u2")]
+    assert rows["item"][0] == hash_of(LONG) and rows["time"].tolist() == [7, 5, 6]
+    assert rows["previous"].tolist() == [0, 0, 0]
 
 
 def test_without_times_the_row_is_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CHECKPOINT", 2)
     file = write(tmp_path / "a", "u1 i1 5\n" * 5)
     spool(source_of(file, has_times=False), tmp_path, BadLines(0))
-    assert Spool(tmp_path).rows["time"].tolist() == [0, 1, 2, 3, 4]
+    with Spool(tmp_path) as found:
+        assert found.column("time").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_hashes_are_the_same_in_every_process() -> None:

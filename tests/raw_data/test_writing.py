@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from raw_files import csv_file, prepare, table
+from raw_files import csv_file, prepare, table, write
 
 from recbole_mscgrec.data.atomic_files import read_atomic_file
 from recbole_mscgrec.raw_data import spool
@@ -48,7 +48,8 @@ def test_cells_that_look_like_those_of_csv_keep_their_quotes(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("bad", ["a\tb", 'a""b', "[PAD]", "a\nb", " ", "\x00", "a\x1fb"])
 def test_ids_that_an_atomic_file_cannot_hold_are_bad_lines(tmp_path: Path, bad: str) -> None:
-    csv_file(tmp_path / "r.csv", ["u", "i"], [("u", "i1"), ("u", bad), (bad, "i2")])
+    quoted = bad.replace('"', '""')
+    write(tmp_path / "r.csv", f'u,i\nu,i1\nu,"{quoted}"\n"{quoted}",i2\n')
     assert prepare(*ARGUMENTS) == 0
     assert [row[:2] for row in table(tmp_path / "data/d/d.inter")[1:]] == [["u", "i1"]]
     assert "Skipped: 2." in (tmp_path / "data/d/d.card.md").read_text()

@@ -45,11 +45,11 @@ def hold(batcher: Batcher, model: WalkModel) -> Future[Answer]:
 
 def test_requests_of_a_moment_share_one_call() -> None:
     model = WalkModel()
-    batcher = batcher_of(model, wait=0.5, max_batch=3)
+    batcher = batcher_of(model, wait=5.0, max_batch=3)
     begin = time.monotonic()
     futures = [batcher.submit(query(f"i{n}")) for n in (4, 9, 48)]
     answers = [future.result(5) for future in futures]
-    assert time.monotonic() - begin < 0.4  # a full batch does not wait
+    assert time.monotonic() - begin < 4.0  # a full batch does not wait
     assert [items_of(a.lists[0]) for a in answers] == [
         ["i5", "i6", "i7"],
         ["i10", "i11", "i12"],
@@ -63,7 +63,7 @@ def test_a_lone_request_waits_only_for_the_given_time() -> None:
     batcher = batcher_of(WalkModel(), wait=0.1)
     begin = time.monotonic()
     batcher.submit(query("i1")).result(5)
-    assert 0.09 < time.monotonic() - begin < 1.0
+    assert 0.09 < time.monotonic() - begin < 3.0
     batcher.close()
 
 

@@ -113,7 +113,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         begin = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 6
     assert process.returncode == 130 and "Traceback" not in err
 
 

@@ -37,6 +37,8 @@ def test_filters_for_each_history() -> None:
     two = [["a"], ["b"]]
     assert parsed(histories=two, exclude=[["x"], []]).exclude == (("x",), ())
     assert parsed(histories=two, exclude=[[], []]).exclude is None
+    assert parsed(histories=two, exclude=["x", "y", "x"] * 9).exclude == (("x", "y"),) * 2
+    assert parsed(histories=two, allowed=["x"] * 9).allowed == ("x",) * 9
     assert parsed(histories=two, exclude=[]).exclude is None
     assert parsed(histories=two, allowed=[]).allowed == ()  # nothing; the model refuses it
     assert parsed(histories=two, allowed=[["x"], []]).allowed_each == (("x",), ())
@@ -65,6 +67,11 @@ def test_filters_for_each_history() -> None:
         ({"histories": ONE, "cold_share": 1.5}, "cold_share: must be a number from 0 to 1"),
         ({"histories": ONE, "exclude": "a"}, 'exclude: must be a list of items, not "a"'),
         ({"histories": ONE, "exclude": [1]}, "exclude[0]: an item is a string"),
+        ({"histories": ONE, "exclude": list("abcde")}, "exclude: 5 items for one history are too"),
+        (
+            {"histories": ONE, "exclude": [list("abcde")]},
+            "exclude: 5 items for one history are too",
+        ),
         ({"histories": ONE, "allowed": [["a"], ["b"]]}, "allowed: 2 lists for 1 histories"),
         ({"histories": [["a"]] * 2, "allowed": [["a"], "b"]}, "allowed[1]: must be a list of"),
         ({"histories": ONE, "top": "x" * 500}, '"' + "x" * 59 + "."),

@@ -98,6 +98,7 @@ def test_a_request_that_cannot_be_answered_says_why(
         ("GET", "/recommend", 405),
         ("POST", "/health", 405),
         ("GET", "/", 404),
+        ("GET", "/health/", 404),
         ("GET", "/docs", 404),
     ],
 )
@@ -173,7 +174,7 @@ def test_a_client_that_leaves_disturbs_nobody(walk: Running) -> None:
 
 def test_a_slow_answer_is_status_504_and_the_late_request_is_not_computed() -> None:
     model = WalkModel()
-    with running(model, timeout=0.3) as made, ThreadPoolExecutor(2) as pool:
+    with running(model, timeout=0.6) as made, ThreadPoolExecutor(2) as pool:
         model.go_on.clear()
         first = pool.submit(made.ask, "/recommend", {"histories": [["i1"]]})
         while not model.calls:
@@ -181,10 +182,30 @@ def test_a_slow_answer_is_status_504_and_the_late_request_is_not_computed() -> N
         second = pool.submit(made.ask, "/recommend", {"histories": [["i2"]]})
         for reply in (first.result(), second.result()):
             assert reply.status == 504
-            assert reply.content == {"error": "no answer within 0.3 seconds (--timeout)."}
+            assert reply.content == {"error": "no answer within 0.6 seconds (--timeout)."}
         model.go_on.set()
         assert made.ask("/recommend", {"histories": [["i3"]]}).status == 200
     assert [call["histories"] for call in model.calls] == [[["i1"]], [["i3"]]]
+
+
+def test_large_requests_that_wait_are_bounded_together() -> None:
+    """64 bodies of the largest size are in work; one more is refused, large or small."""
+    model = WalkModel()
+    body = json.dumps({"histories": [["i1"]], "top": 1}).encode()
+    with running(model, Limits(max_body=len(body))) as made, ThreadPoolExecutor(64) as pool:
+        model.go_on.clear()
+        asked = [pool.submit(made.ask, "/recommend", body) for _ in range(64)]
+        limit = time.monotonic() + 8
+        while time.monotonic() < limit:
+            in_model = sum(len(call["histories"]) for call in model.calls)
+            if len(made.service.batcher) + in_model == 64:
+                break
+            time.sleep(0.01)
+        refused = made.ask("/recommend", body)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        model.go_on.set()
+        assert {reply.result().status for reply in asked} == {200}
+        assert made.ask("/recommend", body).status == 200
 
 
 def test_overload_is_status_503_and_every_accepted_request_is_answered_right() -> None:
