@@ -20,11 +20,25 @@ from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.features.tfidf import Tfidf
 from recbole_mscgrec.new_items.kept_encoders import ENCODERS, GIVEN, IMAGE, TEXT
 from recbole_mscgrec.serving import export_folder
+from recbole_mscgrec.serving.export_files import MANIFEST
 from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.storage import schema
 from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.schema import Each, List, Maybe
 
 Tensor = torch.Tensor
 _WORKERS, _FEW = 4, 64  # processes that decode images, unless there are few
+_PLAN = {
+    "item_column": str,
+    "title_column": Maybe(str),
+    "separator": str,
+    "encoding": str,
+    "modalities": Each(str),
+    "widths": Each(int),
+    "content_levels": Each(int),
+    "text": Maybe({"columns": List(str), "encoder": str, "batch_size": int, "max_length": int}),
+    "image": Maybe(dict),
+}
 
 
 class Vectors(NamedTuple):
@@ -121,6 +135,7 @@ class ItemEncoders:
                 f"{folder} keeps no encoders, so no item can be added to it: export the model "
                 "again without --without_new_items."
             )
+        schema.check(export.new_items, _PLAN, folder / MANIFEST, "an export that keeps encoders")
         self.plan, self.tensors = export.new_items, tensors
 
     def part(self, prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from recbole_mscgrec.semantic_ids.residual_kmeans import nearest
 
 Tensor = torch.Tensor
 EXACT = 50_000  # up to this many known items all are compared
-_PROBED = 8  # otherwise those whose nearest codeword is among the item's nearest ones
+_PROBED = 4  # otherwise those whose nearest codeword is among the item's nearest ones
 _CELLS_AT_ONCE = 1 << 24  # distances of a block
 
 
@@ -19,7 +19,7 @@ def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | Non
 
     With more than 50,000 known vectors the search is approximate, as in an inverted file: the
     known vectors are grouped by their nearest codeword (K, D) of `codebook`, and only the groups
-    of the 8 codewords nearest to an item are searched. Without a codebook all are compared.
+    of the 4 codewords nearest to an item are searched. Without a codebook all are compared.
 
     The result for an item does not depend on the other items.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,15 @@ def test_an_export_without_encoders_takes_no_items(exported: Any, tmp_path: Path
     with pytest.raises(UserError, match="keeps no encoders, .* again without --without_new_items"):
         add_items(tmp_path / "plain", write_new(tmp_path, NEW))
     assert remove_items(tmp_path / "plain", ["i3"]) == 2
+
+
+def test_a_changed_manifest_is_named(exported: Any, tmp_path: Path) -> None:
+    folder = exported("default")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["new_items"]["text"]["columns"] = "title"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest.json is not an .*: text.columns must be a list"):
+        add_items(folder, write_new(tmp_path, NEW))
 
 
 def test_a_service_takes_the_new_generation_over(exported: Any, tmp_path: Path) -> None:
