@@ -36,15 +36,18 @@ Tensor = torch.Tensor
 def programs_of(network: CodeNetwork, max_history: int, constrained: bool) -> dict[str, bytes]:
     """The programs of a network in evaluation: name -> content of a .pt2 file.
 
-    B, T and W are free. Only with `encoder: gru` T is `max_history`: the recurrence is unrolled.
+    B, T and W are free. Only with `encoder: gru` T is `max_history`, because the recurrence is
+    unrolled, and where that is below 3.
     """
-    items = torch.ones(3, max_history if network.recurrent is not None else 5, dtype=torch.long)
+    fixed = network.recurrent is not None or max_history < 3
+    items = torch.ones(3, max_history if fixed else 3, dtype=torch.long)
     batch, beams, tokens = Dim("batch"), Dim("beams"), Dim("tokens")
-    width = {} if network.recurrent is not None else {1: Dim("length", max=max_history)}
+    width = {} if fixed else {1: Dim("length", max=max_history)}
     made, encoder = {}, EncoderProgram(network)
     with torch.no_grad(), _quiet():
         made["encoder"] = _saved(encoder, (items,), ({0: batch, **width},))
-        states, used = encoder(items)
+        states = torch.zeros(3, 4 * network.per_item, network.start.numel())
+        used = torch.ones(states.shape[:2], dtype=torch.bool)
         for level in range(network.n_levels):
             codes = torch.zeros(3, 2, level, dtype=torch.long)
             made[f"decoder_{level}"] = _saved(

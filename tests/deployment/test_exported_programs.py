@@ -69,10 +69,20 @@ def test_grids_give_what_packed_tokens_give(name: str) -> None:
     assert torch.allclose(exact.flatten(), expected.sum(0), atol=1e-5)
 
 
-def test_the_loop_of_the_documentation_equals_the_recommender(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vectors": {"text": torch.randn(N + 1, 6)}},
+        {"encoder": "gru", "learned_vectors": True, "constrained": False},
+    ],
+    ids=["attention", "gru"],
+)
+def test_the_loop_of_the_documentation_equals_the_recommender(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     small = {"n_encoder_layers": 1, "n_decoder_layers": 1}  # the export takes seconds per layer
     films = ["50", "172", "181", *(f"film {i}" for i in range(N - 3))]
-    export = tiny_export(vectors={"text": torch.randn(N + 1, 6)}, items=films, **small)
+    export = tiny_export(items=films, **small, **changes)
     model = Recommender(export)
     made = programs_of(model.network, export.max_history, export.constrained)
     assert list(made) == ["encoder", "decoder_0", "decoder_1", "decoder_2"]
