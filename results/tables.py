@@ -240,6 +240,12 @@ def plain(file: str, columns: Sequence[str], **where: str) -> str:
     return lines(columns, [[r[c].replace("|", "\\|") for c in columns] for r in rows])
 
 
+def cold(dataset: str) -> str:
+    """The table of items that training never saw."""
+    columns = [name for name in read("cold_items.csv")[0] if name != "dataset"]
+    return plain("cold_items.csv", columns, dataset=dataset)
+
+
 def tried(page: str) -> str:
     """What was tried, kept or not."""
     return plain("tried.csv", ("change", "epoch", "validation NDCG@10", "note"), page=page)
@@ -288,6 +294,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "modalities ml-100k": lambda: accuracy("modalities ml-100k", (*SETS, "Pop")),
     "modalities ml-1m": lambda: accuracy("modalities ml-1m", SETS[:3], [RANKED]),
     "seen-items tried": lambda: tried("seen-items"),
+    "cold amazon-scientific": lambda: cold("amazon-scientific"),
+    "cold ml-1m": lambda: cold("ml-1m"),
     "image codes": lambda: plain("image_codes.csv", list(read("image_codes.csv")[0])),
     "image losses": lambda: plain("image_losses.csv", list(read("image_losses.csv")[0])),
     "image-codes tried": lambda: tried("image-codes"),
