@@ -151,7 +151,7 @@ def test_python_snippets_run(
 ) -> None:
     """On the data set they name, with the sizes of a tiny model; exports have random weights."""
     if '"export"' in block.text:
-        films = ["50", "172", "181", "174", "1"]
+        films = ["50", "172", "181", "174", "1", "B00000", "B00003"]
         others = [f"other {i}" for i in range(N - len(films))]
         export_folder.write("export", tiny_export(items=[*films, *others]))
     original = quick_start.run

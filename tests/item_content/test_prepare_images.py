@@ -111,7 +111,7 @@ def test_ctrl_c_keeps_what_is_done(rule_folder: Path, server: ImageServer) -> No
         while len(server.asked) < 7 or len(list(images.glob("*.jpg"))) < 5:
             time.sleep(0.02)
         time.sleep(0.5)  # for the 404 to be noted
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     began = time.perf_counter()
     threading.Thread(target=press, daemon=True).start()
