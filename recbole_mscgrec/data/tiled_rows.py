@@ -180,6 +180,10 @@ class TiledDataset(SequentialDataset):
         targets = self.inter_feat[field]
         return Counter(targets[targets != 0].numpy())
 
+    def target_counts(self) -> np.ndarray:
+        """How often each item is a target of this train split: int (N,)."""
+        return np.bincount(self._sequence[self._is_target], minlength=self.item_num)
+
     def items_seen(self) -> torch.Tensor:
         """Ascending ids of all items in this train split, as history or as target."""
         rows = self.windows()

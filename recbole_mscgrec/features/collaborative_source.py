@@ -15,7 +15,8 @@ from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
 Tensor = torch.Tensor
 SASREC = "SASRec"  # SASRec has the settings collaborative_*, GRU4Rec those of RecBole
 _HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
-_SCORED_AT_ONCE = 256  # users
+_SCORED_AT_ONCE = 256  # users, or fewer
+_SCORES_AT_ONCE = 1 << 24  # 64 MB
 
 
 def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> TiledSource:
@@ -23,7 +24,9 @@ def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> 
     if settings.source == SASREC:
         model = TiledSASRec(_sasrec_config(settings, run, train.config), train)
     else:
-        model = TiledGRU4Rec(_gru4rec_config(train.config), train)
+        config = _gru4rec_config(train.config)
+        config["n_negatives"] = settings.n_negatives
+        model = TiledGRU4Rec(config, train)
     return TiledSource(model, settings.batch_size, run, train)
 
 
@@ -54,9 +57,10 @@ class TiledSource:
     @torch.no_grad()
     def score(self) -> float:
         """NDCG@10 on the held-out items, ranked among all items."""
+        n_users = max(1, min(_SCORED_AT_ONCE, _SCORES_AT_ONCE // self.model.n_items))
         ranks = []
         for rows, items, lengths in zip(
-            *(part.split(_SCORED_AT_ONCE) for part in self.held_out), strict=True
+            *(part.split(n_users) for part in self.held_out), strict=True
         ):
             output = self.model.forward(self.history[rows].to(self.device), lengths.to(self.device))
             scores = output @ self.model.item_embedding.weight[1:].T
@@ -80,6 +84,7 @@ def _sasrec_config(settings: CollaborativeSettings, run: RunSettings, config: An
         layer_norm_eps=1e-12,
         initializer_range=0.02,
         loss_type="CE",
+        n_negatives=settings.n_negatives,
     )
 
 

@@ -146,8 +146,25 @@ def test_the_source_is_trained_on_windows_and_gives_its_item_embedding(
     assert torch.equal(found, vectors(rule_folder, "rule", **chosen)[0])
 
 
-def test_gru4rec_learns_the_rule(rule_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("n_negatives", [0, 8], ids=["all items", "8 negatives"])
+def test_gru4rec_learns_the_rule(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture, n_negatives: int
+) -> None:
     caplog.set_level("INFO")
     chosen = {"collaborative_epochs": 25, "collaborative_learning_rate": 0.01}
-    vectors(rule_folder, "rule", collaborative_source="GRU4Rec", **chosen)
+    chosen |= {"collaborative_source": "GRU4Rec", "collaborative_n_negatives": n_negatives}
+    vectors(rule_folder, "rule", **chosen)
     assert float(caplog.text.rpartition("NDCG@10 ")[2].split()[0]) > 0.9
+
+
+def test_scores_in_blocks_of_few_users_are_those_of_many(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
+    train = create_dataset(config).build()[0]
+    chosen = typed(config, train)
+    source = collaborative_source.source_of(chosen.collaborative, chosen.run, train)
+    source.model.eval()
+    together = source.score()
+    monkeypatch.setattr(collaborative_source, "_SCORES_AT_ONCE", 100)  # 3 users of 31 items
+    assert source.score() == pytest.approx(together, abs=1e-6) and together > 0
