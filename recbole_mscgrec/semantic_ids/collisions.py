@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 _CANDIDATES = 64  # empty leaves per item that redistribution considers at first
 _CHUNK = 256  # items per search
 _EXACT_ITEMS = 20_000  # with more items to move, the matching is not the cheapest one
-_EXACT_PAIRS = 1 << 24  # nor with more pairs of an item and a leaf
+_EXACT_PAIRS = 1 << 22  # nor with more pairs of an item and a leaf
 _MOST_CANDIDATES = 4096  # leaves per item; if all are taken, any empty leaf will do
 _LISTED_LEAVES = 1 << 28  # of so many leaves, a table says which are taken
 
@@ -54,7 +54,7 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
     suffice; a beam search over the codebooks finds them.
 
     The time of that matching grows faster than the number of items. So with more than 20,000 items
-    to move, or if 16 million pairs do not suffice, each item proposes to its leaves, nearest first,
+    to move, or if 4 million pairs do not suffice, each item proposes to its leaves, nearest first,
     and a leaf keeps the nearest of its items (deferred acceptance). Then no item and leaf would
     both be nearer to each other than to what they have, but the sum is not minimal. Items that find
     no empty leaf among 4096 get any empty one.

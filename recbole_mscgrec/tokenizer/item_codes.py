@@ -48,7 +48,8 @@ def quantize(
             iterations = codes.quantizer_iterations
             quantizer = ResidualQuantizer(sizes.tolist(), iterations, settings.run.seed)
             table = torch.full((train.item_num, len(sizes)), MISSING)
-            table[rows] = quantizer.fit(feature.vectors[rows])
+            table[rows] = quantizer.fit(feature.vectors[rows].to(settings.run.device)).cpu()
+            quantizer.to("cpu")
             stored[f"codebooks.{name}"] = torch.cat(quantizer.codebooks)
         stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
         if name == codes.target_modality:
