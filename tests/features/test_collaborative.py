@@ -94,15 +94,19 @@ def test_vectors_know_the_rule(rule_folder: Path) -> None:
 def test_held_out_targets_are_not_trained_on(rule_folder: Path) -> None:
     config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
     train = create_dataset(config).build()[0]
-    rows = train.inter_feat
-    targets = rows["item_id_target_list"].clone()
-    where, items, length = collaborative_source._hold_out(rows, targets, "user_id", 0)
+    chosen, rows = typed(config, train), train.inter_feat
+    source = collaborative_source.source_of(chosen.collaborative, chosen.run, train)
+    where, items, length = source.held_out
+    history, targets = source.windows(torch.arange(len(rows)))
     assert len(items) == 40 and (items > 0).all()
     for row, item, n in zip(where.tolist(), items.tolist(), length.tolist(), strict=True):
         assert int(rows["item_id_target_list"][row, n - 1]) == item
         assert targets[row, n - 1 :].eq(0).all()
         assert int((rows["item_id_list"][row] != 0).sum()) == n
+    assert torch.equal(history, rows["item_id_list"])
     assert int((targets != rows["item_id_target_list"]).sum()) == 40
+    some = torch.tensor([7, 3, 3])
+    assert torch.equal(source.windows(some)[1], targets[some])
 
 
 def test_interrupted_stage_goes_on_to_the_same_vectors(

@@ -78,5 +78,5 @@ def test_sampled_softmax_draws_by_the_targets_of_the_train_split(ring: str, name
     assert exact.sampler is None
     exact.load_state_dict(model.state_dict())
     assert min(losses) != max(losses)
-    mean = sum(losses) / len(losses)
-    assert mean == pytest.approx(float(exact.calculate_loss(tiled.inter_feat)), rel=0.1)
+    expected = exact.calculate_loss(tiled.inter_feat).item()
+    assert sum(losses) / len(losses) == pytest.approx(expected, rel=0.1)
