@@ -99,6 +99,7 @@ class CollaborativeSettings:
     batch_size: int
     epochs: int
     patience: int
+    n_negatives: int | None  # None: by the size of the catalogue; 0: softmax over all items
 
 
 @dataclass(frozen=True)

@@ -145,20 +145,19 @@ def _check_split(config: Any) -> None:
 
 
 def check_memory(config: Any, data: Any) -> None:
-    """Check that the histories of the data set fit into memory: at least one row per user with
-    tiled rows, one per target otherwise, each with MAX_ITEM_LIST_LENGTH item ids.
+    """Check that the histories of the data set fit into memory, each with MAX_ITEM_LIST_LENGTH item
+    ids: RecBole's sequential models hold one per target, `TiledDataset` those of a batch.
 
     Raises:
         UserError: they need more memory than is available.
     """
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         return
-    prefixes = "train_rows" in config and config["train_rows"] == "prefix"
-    tiled = isinstance(data, TiledDataset) and not prefixes
-    n_rows = data.user_num - 1 if tiled else data.inter_num - data.user_num + 1
-    length = config["MAX_ITEM_LIST_LENGTH"]
-    parts = 4 if tiled else 1  # histories and targets of training, histories of the other splits
-    needed, free = 8 * parts * n_rows * length, psutil.virtual_memory().available  # int64
+    n_rows, length = data.inter_num - data.user_num + 1, config["MAX_ITEM_LIST_LENGTH"]
+    if isinstance(data, TiledDataset):
+        largest = max(config["train_batch_size"], config["eval_batch_size"])
+        n_rows = min(largest, data.user_num - 1)
+    needed, free = 8 * n_rows * length, psutil.virtual_memory().available  # int64
     if needed > free:
         raise UserError(
             f"MAX_ITEM_LIST_LENGTH ({length}): {n_rows:,} histories of this length need "

@@ -8,6 +8,7 @@ itself splits the data, on its own rows, so all models have the same three split
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,83 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_mscgrec.config.protocol import LABELED
 from recbole_mscgrec.data.parts import has_histories
+from recbole_mscgrec.storage.cache import Blocks
 from recbole_mscgrec.storage.errors import UserError
 
 POSITION = "sequence_position"
+_FIRST_TARGET = "first_target"  # of a window: not shown as a column
+_ROWS_AT_ONCE = 1 << 15
+Columns = dict[str, torch.Tensor]
 
 
 def target_list_field(config: Any) -> str:
     """Name of the (B, T) field that holds the next item of every position; 0 if there is none."""
     return f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
+
+
+class GatheredRows(Interaction):
+    """Rows whose histories and targets, (R, T), are gathered from the users' sequences when they
+    are read, since at a million users they take 10 GB.
+
+    Args:
+        columns: the columns that are held, (R,) each.
+        gathered: name of a further column -> function that makes it from the held ones.
+    """
+
+    def __init__(
+        self, columns: Columns, gathered: Mapping[str, Callable[[Columns], torch.Tensor]]
+    ) -> None:
+        super().__init__(columns)
+        self.gathered = gathered
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            if index in self.gathered:
+                return self.gathered[index](self.interaction)
+            return super().__getitem__(index)
+        rows = super().__getitem__(index)
+        made = {name: gather(rows.interaction) for name, gather in self.gathered.items()}
+        rows.interaction.update(made)
+        rows.interaction.pop(_FIRST_TARGET, None)
+        return rows
+
+    def in_blocks(self, name: str) -> Any:
+        """A column for `cache.fingerprint`, which gives the same result as the whole column."""
+        if name not in self.gathered:
+            return self[name]
+        one = self[:1][name].numpy()
+        return Blocks(str(one.dtype), (len(self), *one.shape[1:]), self._blocks_of(name))
+
+    def _blocks_of(self, name: str) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            yield self[start : start + _ROWS_AT_ONCE][name].numpy()
+
+    @property
+    def columns(self) -> list[str]:
+        held = [name for name in self.interaction if name != _FIRST_TARGET]
+        return [*held, *self.gathered]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    # RecBole's methods that return other rows know the held columns only.
+    def to(self, *args: Any, **kwargs: Any) -> Interaction:
+        return self[:].to(*args, **kwargs)
+
+    def cpu(self) -> Interaction:
+        return self[:].cpu()
+
+    def numpy(self) -> dict[str, np.ndarray]:
+        return self[:].numpy()
+
+    def repeat(self, *args: Any, **kwargs: Any) -> Interaction:
+        return self[:].repeat(*args, **kwargs)
+
+    def repeat_interleave(self, *args: Any, **kwargs: Any) -> Interaction:
+        return self[:].repeat_interleave(*args, **kwargs)
 
 
 class TiledDataset(SequentialDataset):
@@ -35,7 +105,7 @@ class TiledDataset(SequentialDataset):
     (T,), length, target item. They are the rows of SequentialDataset, sorted by length, because a
     batch is as wide as its longest history. Windows are cut from the end of a sequence, so the
     latest targets have the longest histories, as in evaluation. With `train_rows: prefix`, train
-    rows are like the others. There is no Python loop over rows.
+    rows are like the others. There is no Python loop over rows, and all are `GatheredRows`.
 
     `sequence_times`, float64 (S,), holds the exact times of all interactions, sorted by user and
     time. The `POSITION` of a row is the index of its target there.
@@ -75,7 +145,7 @@ class TiledDataset(SequentialDataset):
         users = self.inter_feat[self.uid_field].numpy()
         first_of_user = np.r_[True, users[1:] != users[:-1]]
         starts = np.maximum.accumulate(np.where(first_of_user, np.arange(len(users)), 0))
-        self._sequence = self.inter_feat[self.iid_field].numpy()
+        self._sequence = self.inter_feat[self.iid_field].numpy().astype(np.int32)
         self.sequence_times = self.inter_feat[self.time_field].numpy()
         self._sequence_start, self._sequence_user = starts, users
         targets = torch.from_numpy(np.flatnonzero(~first_of_user))
@@ -94,40 +164,54 @@ class TiledDataset(SequentialDataset):
         train.inter_feat = train.prefixes() if by_prefix else train.windows()
         for split in held_out:
             rows = self._histories(split.inter_feat)
-            split.inter_feat = rows[rows[self.item_list_length_field].argsort(stable=True)]
+            rows._reindex(rows[self.item_list_length_field].argsort(stable=True))
+            split.inter_feat = rows
         return [train, *held_out]
 
     def sequence_of(self, user: int) -> np.ndarray:
         """The ids of all items of a user, over all splits, oldest first: (n,)."""
         begin, end = np.searchsorted(self._sequence_user, [user, user + 1])
-        return self._sequence[begin:end]
+        return self._sequence[begin:end].astype(np.int64)
 
-    def windows(self) -> Interaction:
+    def windows(self) -> GatheredRows:
         """The train split as windows, whatever `train_rows` is."""
+        begin, end = self._window_bounds()
+        columns = {
+            self.uid_field: torch.from_numpy(self._window_user),
+            self.item_list_length_field: torch.from_numpy(end - begin + 1),
+            _FIRST_TARGET: torch.from_numpy(begin),
+        }
+        targets = target_list_field(self.config)
+        gathered = {self.history_field: self._window_history, targets: self._window_targets}
+        return GatheredRows(columns, gathered)
+
+    def _window_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The index of the first and of the last target of each window in the sorted sequence."""
         width, last = self.max_item_list_len, self._window_last
         end = last - self._window * width
-        begin = np.maximum(end - width + 1, self._sequence_start[last] + 1)  # first target
-        length = end - begin + 1
-        return Interaction(
-            {
-                self.uid_field: torch.from_numpy(self._window_user),
-                self.history_field: self._gather(begin - 1, length),
-                self.item_list_length_field: torch.from_numpy(length),
-                target_list_field(self.config): self._gather(begin, length, keep=self._is_target),
-            }
-        )
+        return np.maximum(end - width + 1, self._sequence_start[last] + 1), end
 
-    def prefixes(self) -> Interaction:
+    def _window_history(self, rows: Columns) -> torch.Tensor:
+        return self._gather(rows[_FIRST_TARGET] - 1, rows[self.item_list_length_field])
+
+    def _window_targets(self, rows: Columns) -> torch.Tensor:
+        begin, length = rows[_FIRST_TARGET], rows[self.item_list_length_field]
+        return self._gather(begin, length, keep=self._is_target)
+
+    def prefixes(self) -> GatheredRows:
         """The train split with one row per prefix, whatever `train_rows` is."""
         return self._histories(self._targets)
 
-    def _histories(self, rows: Interaction) -> Interaction:
+    def _histories(self, rows: Interaction) -> GatheredRows:
         end = rows[POSITION].numpy()  # (R,) index of the target in the sorted sequence
         start = np.maximum(self._sequence_start[end], end - self.max_item_list_len)
-        fields = {name: rows[name] for name in (self.uid_field, self.iid_field, POSITION)}
-        fields[self.history_field] = self._gather(start, end - start)
-        fields[self.item_list_length_field] = torch.from_numpy(end - start)
-        return Interaction(fields)
+        columns = {name: rows[name] for name in (self.uid_field, self.iid_field, POSITION)}
+        columns[self.item_list_length_field] = torch.from_numpy(end - start)
+        return GatheredRows(columns, {self.history_field: self._history})
+
+    def _history(self, rows: Columns) -> torch.Tensor:
+        length = rows[self.item_list_length_field]
+        return self._gather(rows[POSITION] - length, length)
 
     def _plan_windows(self, targets: np.ndarray) -> None:
         """Rows of the train split. Window k of a user ends k * T targets before the user's last
@@ -150,7 +234,7 @@ class TiledDataset(SequentialDataset):
         RecBole's `get_flops` takes one, get their histories here."""
         rows = super().__getitem__(index, join)
         if POSITION in rows and self.history_field not in rows:
-            rows.update(self._histories(rows))
+            rows.update(self._histories(rows)[:])
         targets = target_list_field(self.config)
         if targets in rows and rows[targets].dim() == 2 and len(rows):
             longest = max(int(rows[self.item_list_length_field].max()), 1)
@@ -159,30 +243,35 @@ class TiledDataset(SequentialDataset):
         return rows
 
     def _gather(
-        self, start: np.ndarray, length: np.ndarray, keep: np.ndarray | None = None
+        self, first: torch.Tensor, lengths: torch.Tensor, keep: np.ndarray | None = None
     ) -> torch.Tensor:
-        """The items at `length` positions from `start` on, left-aligned and padded with 0: (R,
+        """The items at `lengths` positions from `first` on, left-aligned and padded with 0: (R,
         T)."""
-        column = np.arange(self.max_item_list_len)
+        column, start, length = np.arange(self.max_item_list_len), first.numpy(), lengths.numpy()
         index = (start[:, None] + column).clip(0, len(self._sequence) - 1)
         inside = column < length[:, None]
         if keep is not None:
             inside &= keep[index]
-        return torch.from_numpy(np.where(inside, self._sequence[index], 0))
+        return torch.from_numpy(np.where(inside, self._sequence[index], np.int64(0)))
 
     @property
     def item_counter(self) -> Counter:
         """Number of occurrences of every item as a target, as RecBole counts them on its prefix
         rows."""
-        field = target_list_field(self.config)
-        if field not in self.inter_feat:
+        if not hasattr(self, "_is_target"):  # not a train split
             return super().item_counter
-        targets = self.inter_feat[field]
-        return Counter(targets[targets != 0].numpy())
+        counts = self.target_counts()
+        return Counter({item: int(counts[item]) for item in np.flatnonzero(counts).tolist()})
+
+    def target_counts(self) -> np.ndarray:
+        """How often each item is a target of this train split: int (N,)."""
+        return np.bincount(self._sequence[self._is_target], minlength=self.item_num)
 
     def items_seen(self) -> torch.Tensor:
         """Ascending ids of all items in this train split, as history or as target."""
-        rows = self.windows()
-        shown = [rows[self.history_field], rows[target_list_field(self.config)]]
-        ids = torch.cat([s.flatten() for s in shown]).unique()
-        return ids[ids != 0]
+        begin, end = self._window_bounds()
+        change = np.zeros(len(self._sequence) + 1, dtype=np.int32)
+        np.add.at(change, begin - 1, 1)  # a history begins before the first target
+        np.add.at(change, end, -1)
+        shown = (change[:-1].cumsum() > 0) | self._is_target
+        return torch.from_numpy(np.unique(self._sequence[shown]).astype(np.int64))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_mscgrec.data.tiled_rows import GatheredRows
 from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
 
@@ -15,12 +16,16 @@ def train_rows(dataset: Any) -> dict[str, str]:
     """`rows`, the fingerprint of a train split and of its users' and items' names, and `form`, the
     kind of the rows: only rows of the same form compare."""
     feat = dataset.inter_feat
-    columns = {name: cache.fingerprint(rows=feat[name]) for name in sorted(feat.columns)}
+    columns = {name: cache.fingerprint(rows=_column(feat, name)) for name in sorted(feat.columns)}
     for field in (dataset.uid_field, dataset.iid_field):
         if field:
             columns[f"names of {field}"] = cache.fingerprint(names=_names(dataset, field))
     form = f"{type(dataset).__name__}, {dataset.config['MAX_ITEM_LIST_LENGTH']}"
     return {"rows": cache.fingerprint(**columns), "form": form}
+
+
+def _column(feat: Any, name: str) -> Any:
+    return feat.in_blocks(name) if isinstance(feat, GatheredRows) else feat[name]
 
 
 def _names(dataset: Any, field: str) -> np.ndarray:

@@ -15,7 +15,8 @@ from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
 Tensor = torch.Tensor
 SASREC = "SASRec"  # SASRec has the settings collaborative_*, GRU4Rec those of RecBole
 _HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
-_SCORED_AT_ONCE = 256  # users
+_SCORED_AT_ONCE = 256  # users, or fewer
+_SCORES_AT_ONCE = 1 << 24  # 64 MB
 
 
 def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> TiledSource:
@@ -23,7 +24,9 @@ def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> 
     if settings.source == SASREC:
         model = TiledSASRec(_sasrec_config(settings, run, train.config), train)
     else:
-        model = TiledGRU4Rec(_gru4rec_config(train.config), train)
+        config = _gru4rec_config(train.config)
+        config["n_negatives"] = settings.n_negatives
+        model = TiledGRU4Rec(config, train)
     return TiledSource(model, settings.batch_size, run, train)
 
 
@@ -33,32 +36,43 @@ class TiledSource:
     def __init__(self, model: Any, batch_size: int, run: RunSettings, train: Any) -> None:
         self.device, self.batch_size = run.device, batch_size
         self.model = model.to(self.device)
-        rows = train.windows()
-        self.history = rows[self.model.ITEM_SEQ]
-        self.targets = rows[target_list_field(train.config)].clone()
-        self.held_out = _hold_out(rows, self.targets, train.uid_field, run.seed)
+        self.rows, self.target_field = train.windows(), target_list_field(train.config)
+        self.held_out = _hold_out(self.rows, self.target_field, train.uid_field, run.seed)
+        self.hidden = torch.full((len(self.rows),), -1, dtype=torch.int32)
+        self.hidden[self.held_out[0]] = self.held_out[2].int() - 1
 
     def train_epoch(self, optimizer: Any) -> float:
         """Train for one epoch over all windows. Returns the mean loss of its batches."""
         losses = []
-        for index in torch.randperm(len(self.history)).split(self.batch_size):
-            if not bool((self.targets[index] != 0).any()):
+        for index in torch.randperm(len(self.rows)).split(self.batch_size):
+            history, targets = self.windows(index)
+            if not bool((targets != 0).any()):
                 continue
             batch = {
-                self.model.ITEM_SEQ: self.history[index].to(self.device),
-                self.model.TARGETS: self.targets[index].to(self.device),
+                self.model.ITEM_SEQ: history.to(self.device),
+                self.model.TARGETS: targets.to(self.device),
             }
             losses.append(_step(self.model, batch, optimizer))
         return float(np.mean(losses))
 
+    def windows(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories and targets (B, T) of some windows, without the targets that are held out."""
+        rows, hidden = self.rows[index], self.hidden[index]
+        targets = rows[self.target_field]
+        place = (hidden >= 0).nonzero().flatten()
+        targets[place, hidden[place].long()] = 0
+        return rows[self.model.ITEM_SEQ], targets
+
     @torch.no_grad()
     def score(self) -> float:
         """NDCG@10 on the held-out items, ranked among all items."""
+        n_users = max(1, min(_SCORED_AT_ONCE, _SCORES_AT_ONCE // self.model.n_items))
         ranks = []
         for rows, items, lengths in zip(
-            *(part.split(_SCORED_AT_ONCE) for part in self.held_out), strict=True
+            *(part.split(n_users) for part in self.held_out), strict=True
         ):
-            output = self.model.forward(self.history[rows].to(self.device), lengths.to(self.device))
+            history = self.windows(rows)[0].to(self.device)
+            output = self.model.forward(history, lengths.to(self.device))
             scores = output @ self.model.item_embedding.weight[1:].T
             ranks.append(_rank(scores, items.to(self.device) - 1))
         return _ndcg(torch.cat(ranks))
@@ -80,23 +94,24 @@ def _sasrec_config(settings: CollaborativeSettings, run: RunSettings, config: An
         layer_norm_eps=1e-12,
         initializer_range=0.02,
         loss_type="CE",
+        n_negatives=settings.n_negatives,
     )
 
 
 def _hold_out(
-    rows: Any, targets: Tensor, user_field: str, seed: int
+    rows: Any, target_field: str, user_field: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Remove the last target of some users from `targets`. Returns where and what it was."""
+    """The last targets of some users: their rows, the items, and the lengths of their
+    histories."""
     users = rows[user_field]
     is_newest = torch.ones(len(users), dtype=torch.bool)
     is_newest[1:] = users[1:] != users[:-1]  # the newest window of a user comes first
     candidates = is_newest.nonzero().flatten()
     generator = torch.Generator().manual_seed(seed)
     held = candidates[torch.randperm(len(candidates), generator=generator)[:_HELD_OUT_USERS]]
-    position = targets.size(1) - 1 - (targets[held] != 0).flip(1).int().argmax(1)
-    items = targets[held, position]
-    targets[held, position] = 0
-    return held, items, position + 1
+    targets = rows[held][target_field]
+    position = targets.size(1) - 1 - (targets != 0).flip(1).int().argmax(1)
+    return held, targets.gather(1, position.unsqueeze(1)).squeeze(1), position + 1
 
 
 def _gru4rec_config(config: Any) -> Config:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
-from torch.nn.functional import cross_entropy
 
 from recbole_mscgrec.data.tiled_rows import target_list_field
+from recbole_mscgrec.features.item_softmax import NegativeSampler, item_cross_entropy, n_sampled
 from recbole_mscgrec.storage.errors import UserError
 
 if TYPE_CHECKING:  # the base class for type checking
@@ -24,6 +24,7 @@ class TiledRows(_Model):
 
     The model must be causal and its rows left-aligned. Then, for a sequence that fits into one
     window, the loss equals RecBole's loss over all its prefixes, up to the order of summation.
+    In a large catalogue the softmax is over sampled items (`n_negatives`).
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -31,6 +32,9 @@ class TiledRows(_Model):
         self.TARGETS = target_list_field(config)
         if self.loss_type != "CE":
             raise UserError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
+        self.sampler, n = None, n_sampled(config["n_negatives"], self.n_items)
+        if n:
+            self.sampler = NegativeSampler(dataset.target_counts(), n, config["device"])
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """RecBole's method, on as many columns as the longest history has, since no position sees
@@ -44,13 +48,13 @@ class TiledRows(_Model):
         return output.gather(1, gather_index.unsqueeze(-1).expand(-1, -1, output.size(-1)))
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Mean cross-entropy over all items and all targets of the batch."""
+        """Mean cross-entropy over all targets of the batch, among all items or sampled ones."""
         item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
         lengths = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
         output = self.forward(item_seq, lengths.expand_as(item_seq))  # (B, T, H)
         is_target = targets != 0
-        logits = output[is_target] @ self.item_embedding.weight.T  # (targets, n_items)
-        return cross_entropy(logits, targets[is_target])
+        weight = self.item_embedding.weight  # (n_items, H)
+        return item_cross_entropy(output[is_target], weight, targets[is_target], self.sampler)
 
 
 class TiledSASRec(TiledRows, SASRec):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec.data.train_rows import check_same_rows
+from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.storage import checkpoint, digest, matching, schema
 from recbole_mscgrec.storage.errors import UserError
 
@@ -57,6 +58,7 @@ def _check_same_codes(last: Path, state: dict[str, Any], model: Any) -> None:
 
 
 def _short(table: dict[str, Any]) -> str:
+    table = CodeTable.from_plain(table).to_plain()  # older files hold the same codes as int64
     return digest.digest_of(table)[:20]
 
 

@@ -33,13 +33,16 @@ class CodeTable:
         validate(self)
 
     def to_plain(self) -> dict[str, Any]:
-        """The table as tensors, lists and strings, for a checkpoint."""
-        return {"codes": dict(self.codes), "sizes": dict(self.sizes), "target": self.target}
+        """The table as tensors, lists and strings, for a checkpoint; the codes in the smallest type
+        that holds them."""
+        codes = {name: table.to(_type_of(self.sizes[name])) for name, table in self.codes.items()}
+        return {"codes": codes, "sizes": dict(self.sizes), "target": self.target}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> CodeTable:
         """The table from the result of `to_plain`, validated."""
-        return cls({k: v.cpu() for k, v in plain["codes"].items()}, plain["sizes"], plain["target"])
+        codes = {name: table.cpu().long() for name, table in plain["codes"].items()}
+        return cls(codes, plain["sizes"], plain["target"])
 
     @property
     def modalities(self) -> list[str]:
@@ -60,6 +63,12 @@ class CodeTable:
     def target_codes(self) -> Tensor:
         """Codes (N-1, L) of the items 1..N-1 in the target modality."""
         return self.codes[self.target][1:]
+
+
+def _type_of(sizes: list[int]) -> torch.dtype:
+    """The smallest integer type for codes below these sizes and MISSING."""
+    types = (torch.int8, torch.int16, torch.int32)
+    return next(kind for kind in types if max(sizes) - 1 <= torch.iinfo(kind).max)
 
 
 def validate(table: CodeTable) -> None:

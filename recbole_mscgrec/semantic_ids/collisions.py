@@ -10,11 +10,16 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from recbole_mscgrec.semantic_ids.code_table import free_leaves
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _CANDIDATES = 64  # empty leaves per item that redistribution considers at first
 _CHUNK = 256  # items per search
+_EXACT_ITEMS = 20_000  # with more items to move, the matching is not the cheapest one
+_EXACT_PAIRS = 1 << 22  # nor with more pairs of an item and a leaf
+_MOST_CANDIDATES = 4096  # leaves per item; if all are taken, any empty leaf will do
+_LISTED_LEAVES = 1 << 28  # of so many leaves, a table says which are taken
 
 
 def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
@@ -48,6 +53,12 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
     codewords) is minimal. For each item 64 empty leaves are considered, or more if these do not
     suffice; a beam search over the codebooks finds them.
 
+    The time of that matching grows faster than the number of items. So with more than 20,000 items
+    to move, or if 4 million pairs do not suffice, each item proposes to its leaves, nearest first,
+    and a leaf keeps the nearest of its items (deferred acceptance). Then no item and leaf would
+    both be nearer to each other than to what they have, but the sum is not minimal. Items that find
+    no empty leaf among 4096 get any empty one.
+
     Raises:
         UserError: there are fewer leaves than items.
     """
@@ -63,17 +74,82 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
     if len(movers) == 0:
         return codes
     own_cost = (vectors[movers] - _centroids(codes[movers], codebooks)).square().sum(1)
-    taken, n_candidates = key.unique(), _CANDIDATES
-    while True:
-        leaf, cost = _nearest_empty(vectors[movers], codebooks, taken, n_candidates)
-        leaf = torch.cat([key[movers].unsqueeze(1), leaf], dim=1)
+    moving = (vectors[movers], key[movers], own_cost, codebooks)
+    matched = _cheapest(*moving, key.unique()) if len(movers) <= _EXACT_ITEMS else None
+    if matched is None:
+        matched = _by_proposals(*moving, key.unique())
+    result = codes.clone()
+    result[movers] = _digits(matched, sizes)
+    return result
+
+
+def _cheapest(
+    vectors: Tensor, own: Tensor, own_cost: Tensor, codebooks: list[Tensor], taken: Tensor
+) -> Tensor | None:
+    """Keys (n,) of the leaves with the least total cost; None if too many pairs are needed."""
+    n_candidates = _CANDIDATES
+    while len(vectors) * n_candidates <= _EXACT_PAIRS:
+        leaf, cost = _nearest_empty(vectors, codebooks, taken, n_candidates)
+        leaf = torch.cat([own.unsqueeze(1), leaf], dim=1)
         cost = torch.cat([own_cost.unsqueeze(1), cost], dim=1)
         matched = _match(leaf, cost)
         if matched is not None:
-            break
+            return matched
         n_candidates *= 4
-    result = codes.clone()
-    result[movers] = _digits(matched, sizes)
+    return None
+
+
+def _by_proposals(
+    vectors: Tensor, own: Tensor, own_cost: Tensor, codebooks: list[Tensor], taken: Tensor
+) -> Tensor:
+    """Keys (n,) of distinct leaves by deferred acceptance: first among the item's own leaf and 64
+    empty ones; then, for the items that are left, among others that are still empty."""
+    result, n_candidates = torch.full_like(own, -1), _CANDIDATES
+    left, first = torch.arange(len(vectors)), True
+    while len(left) and n_candidates <= _MOST_CANDIDATES:
+        leaf, cost = _nearest_empty(vectors[left], codebooks, taken, n_candidates)
+        if first:  # a leaf that items share goes to one of them
+            leaf = torch.cat([own.unsqueeze(1), leaf], dim=1)
+            cost = torch.cat([own_cost.unsqueeze(1), cost], dim=1)
+        found = _proposals(leaf, cost)
+        result[left] = found
+        still, first = left[found < 0], False
+        taken = torch.cat([taken, found[found >= 0]]).unique()
+        if 2 * len(still) > len(left):  # most of the leaves around are taken: search more widely
+            n_candidates *= 4
+        left = still
+    if len(left):
+        sizes = [len(book) for book in codebooks]
+        result[left] = _keys(free_leaves(_digits(taken, sizes), sizes, len(left)), sizes)
+    return result
+
+
+def _proposals(leaf: Tensor, cost: Tensor) -> Tensor:
+    """The stable matching of items and leaves, both of which prefer a smaller cost: keys (n,), -1
+    for an item all of whose leaves prefer another one.
+
+    leaf (n, C) keys, distinct in a row; cost (n, C), inf where an item has fewer candidates. Of
+    several items with the same cost, a leaf keeps the one that proposed first.
+    """
+    cost, order = cost.sort(dim=1, stable=True)
+    keys, columns = torch.unique(leaf.gather(1, order), return_inverse=True)
+    price, column = cost.numpy(), columns.numpy()
+    holder, paid = np.full(len(keys), -1), np.full(len(keys), np.inf)
+    place, proposing = np.zeros(len(price), dtype=np.int64), np.arange(len(price))
+    while len(proposing):
+        wanted = column[proposing, place[proposing]]
+        offer = price[proposing, place[proposing]]
+        by_leaf = np.lexsort((offer, wanted))
+        at, offer, item = wanted[by_leaf], offer[by_leaf], proposing[by_leaf]
+        wins = np.r_[True, at[1:] != at[:-1]] & (offer < paid[at])
+        sent_away = np.r_[holder[at[wins]], item[~wins]]
+        holder[at[wins]], paid[at[wins]] = item[wins], offer[wins]
+        sent_away = sent_away[sent_away >= 0]
+        place[sent_away] += 1
+        proposing = sent_away[place[sent_away] < price.shape[1]]
+    result = torch.full((len(price),), -1)
+    held = torch.from_numpy(np.flatnonzero(holder >= 0))
+    result[torch.from_numpy(holder)[held]] = keys[held]
     return result
 
 
@@ -103,8 +179,13 @@ def _nearest_empty(
 ) -> tuple[Tensor, Tensor]:
     """Keys (n, C) of the empty leaves nearest to each vector, and squared distances; -1 and inf
     fill up rows with fewer."""
+    n_leaves, is_taken = math.prod(len(book) for book in codebooks), None
+    if n_leaves <= _LISTED_LEAVES:
+        is_taken = torch.zeros(n_leaves, dtype=torch.bool)
+        is_taken[taken] = True
     found = [
-        _search(block, codebooks, taken, n_candidates) for block in vectors.float().split(_CHUNK)
+        _search(block, codebooks, taken if is_taken is None else is_taken, n_candidates)
+        for block in vectors.float().split(_CHUNK)
     ]
     return torch.cat([leaf for leaf, _ in found]), torch.cat([cost for _, cost in found])
 
@@ -112,13 +193,15 @@ def _nearest_empty(
 def _search(
     vectors: Tensor, codebooks: list[Tensor], taken: Tensor, n_candidates: int
 ) -> tuple[Tensor, Tensor]:
+    """As `_nearest_empty`. `taken` holds the keys of leaves, or a bool for every leaf."""
     residual, key = vectors.unsqueeze(1), torch.zeros(len(vectors), 1, dtype=torch.long)
     for level, book in enumerate(codebooks):
         distance = torch.cdist(residual, book.unsqueeze(0)).square()  # (n, W, K)
         keys = key.unsqueeze(-1) * len(book) + torch.arange(len(book))
         is_last = level == len(codebooks) - 1
         if is_last:
-            distance = distance.masked_fill(torch.isin(keys, taken), torch.inf)
+            full = taken[keys] if taken.dtype == torch.bool else torch.isin(keys, taken)
+            distance = distance.masked_fill(full, torch.inf)
         width = min(n_candidates, distance[0].numel())
         cost, chosen = distance.flatten(1).topk(width, largest=False)
         key = keys.flatten(1).gather(1, chosen)

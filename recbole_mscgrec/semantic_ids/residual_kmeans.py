@@ -1,5 +1,5 @@
 """Residual quantization by k-means on the whole catalogue: one codebook per level, fitted to the
-residuals of the earlier levels (paper: item tokenization)."""
+residuals of the earlier levels (paper: item tokenization). A large catalogue is sampled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, with different starts
+_SAMPLE_ABOVE = 100_000  # vectors; of more, a sample is fitted
+_SAMPLE, _PER_CODEWORD = 50_000, 256  # its size is the larger of 50,000 and 256 a codeword
+_ENCODED_AT_ONCE = 1 << 16  # vectors
 # Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
 _BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
 
@@ -33,11 +36,23 @@ class ResidualQuantizer:
     def fit(self, vectors: Tensor) -> Tensor:
         """Learn the codebooks from vectors (N, D); returns their codes (N, L).
 
+        More than 100,000 vectors are sampled: the codebooks are those of 50,000 random ones, or of
+        256 a codeword if that is more. All work is done on the device of the vectors.
+
         Raises:
             UserError: a codebook is larger than N, a value is not finite, or all vectors are equal.
         """
         self._check(vectors)
         generator = torch.Generator().manual_seed(self.seed)
+        size = max(_SAMPLE, _PER_CODEWORD * max(self.codebook_sizes))
+        if len(vectors) <= max(_SAMPLE_ABOVE, size):
+            return self._fit(vectors, generator)
+        chosen = torch.randperm(len(vectors), generator=generator)[:size].sort().values
+        self._fit(vectors[chosen.to(vectors.device)], generator)
+        return self.encode(vectors)
+
+    def _fit(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
+        """Learn the codebooks from all vectors (N, D); returns their codes (N, L)."""
         residual, codes = vectors.float(), []
         self.codebooks = []
         for size in self.codebook_sizes:
@@ -50,11 +65,19 @@ class ResidualQuantizer:
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Codes (N, L) of vectors (N, D): the nearest codeword at each level, greedily."""
+        return torch.cat([self._encoded(block) for block in vectors.split(_ENCODED_AT_ONCE)])
+
+    def _encoded(self, vectors: Tensor) -> Tensor:
         residual, codes = vectors.float(), []
         for codebook in self.codebooks:
             codes.append(nearest(residual, codebook)[0])
             residual = residual - codebook[codes[-1]]
         return torch.stack(codes, dim=1)
+
+    def to(self, device: torch.device | str) -> ResidualQuantizer:
+        """Move the codebooks to a device. Returns this object."""
+        self.codebooks = [codebook.to(device) for codebook in self.codebooks]
+        return self
 
     def decode(self, codes: Tensor) -> Tensor:
         """Sum of the codewords of codes (N, L): the quantized vectors (N, D)."""

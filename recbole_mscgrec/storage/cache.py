@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -18,6 +19,14 @@ from recbole_mscgrec.storage.errors import one_line
 from recbole_mscgrec.storage.files import written_whole
 
 Tensor = torch.Tensor
+
+
+class Blocks(NamedTuple):
+    """An array whose rows are given block by block. Its fingerprint is that of the whole array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    blocks: Iterable[np.ndarray]
 
 
 def fingerprint(**parts: Any) -> str:
@@ -34,11 +43,15 @@ def _update(total: Any, part: Any) -> None:
         part = part.detach().cpu().numpy()
     if isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
         total.update(f"{part.dtype}{part.shape}".encode())
-        total.update(np.ascontiguousarray(part).tobytes())
+        total.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+    elif isinstance(part, Blocks):
+        total.update(f"{part.dtype}{part.shape}".encode())
+        for block in part.blocks:
+            total.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
     elif isinstance(part, Path):
         with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
+            while data := file.read(1 << 20):
+                total.update(data)
     else:
         part = part.tolist() if isinstance(part, np.ndarray) else part
         total.update(json.dumps(part, sort_keys=True, default=_refuse).encode())

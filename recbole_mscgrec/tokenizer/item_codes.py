@@ -11,6 +11,7 @@ from recbole_mscgrec.features.fusion import side_by_side
 from recbole_mscgrec.semantic_ids import code_table
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
 from recbole_mscgrec.semantic_ids.collisions import add_collision_level, redistribute
+from recbole_mscgrec.semantic_ids.nearest_vectors import nearest_vectors
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.modalities import Features
@@ -47,7 +48,8 @@ def quantize(
             iterations = codes.quantizer_iterations
             quantizer = ResidualQuantizer(sizes.tolist(), iterations, settings.run.seed)
             table = torch.full((train.item_num, len(sizes)), MISSING)
-            table[rows] = quantizer.fit(feature.vectors[rows])
+            table[rows] = quantizer.fit(feature.vectors[rows].to(settings.run.device)).cpu()
+            quantizer.to("cpu")
             stored[f"codebooks.{name}"] = torch.cat(quantizer.codebooks)
         stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes
         if name == codes.target_modality:
@@ -104,8 +106,7 @@ def _complete_target(
         if name == target or len(mine) == 0 or len(known) == 0:
             continue
         k = min(_NEIGHBOURS if quantizer else 1, len(known))
-        distance = torch.cdist(other.vectors[mine], other.vectors[known])
-        nearest = known[distance.topk(k, largest=False).indices]  # (n, k)
+        nearest = known[nearest_vectors(other.vectors[mine], other.vectors[known], k)]  # (n, k)
         if quantizer:
             table[mine] = quantizer.encode(own.vectors[nearest].mean(dim=1))
         else:

@@ -79,9 +79,9 @@ def _given_stage(name: str, given: CodeSettings, train: Any) -> Stage:
 def _collaborative_stage(settings: MSCGRecSettings, train: Any) -> Stage:
     rows = train.windows()
     key = cache.fingerprint(
-        rows={k: cache.fingerprint(v=rows[k]) for k in sorted(rows)},
+        rows={k: cache.fingerprint(v=rows.in_blocks(k)) for k in sorted(rows.columns)},
         n_items=train.item_num,
-        settings=asdict(settings.collaborative),
+        settings={k: v for k, v in asdict(settings.collaborative).items() if v is not None},
         precision=settings.run.matmul_precision,
         seed=settings.run.seed,
     )

@@ -10,7 +10,9 @@ import torch
 from recbole.config import Config as StockConfig
 from recbole.data.dataset import SequentialDataset
 
+from recbole_mscgrec.data import tiled_rows
 from recbole_mscgrec.data.tiled_rows import TiledDataset, target_list_field
+from recbole_mscgrec.storage import cache
 from tests.conftest import make_config, write_dataset
 
 
@@ -132,3 +134,50 @@ def targets_with_histories(config: StockConfig, rows: object) -> list[tuple]:
         assert all(history[:n]) and not any(history[n:]) and not any(targets[n:])
         found += [(user, t, tuple(history[: i + 1])) for i, t in enumerate(targets) if t]
     return found
+
+
+def test_no_split_holds_a_history_and_batches_are_gathered() -> None:
+    config, splits = split(TiledDataset, 7)
+    for part in splits:
+        held = part.inter_feat.interaction
+        assert all(column.dim() == 1 for column in held.values())
+    rows = splits[0].inter_feat
+    whole = {name: rows[name] for name in rows}
+    fields = {"user_id", "item_id_list", "item_length", target_list_field(config)}
+    assert set(whole) == set(rows.columns) == fields
+    index = torch.tensor([5, 0, 5])
+    for name, column in whole.items():
+        assert torch.equal(rows[index][name], column[index]), name
+        assert torch.equal(rows.to("cpu")[name], column), name
+        assert torch.equal(rows.repeat(2)[name], torch.cat([column, column])), name
+    assert set(rows[index].columns) == fields and rows["item_id_list"].dtype == torch.int64
+
+
+def test_rows_in_another_order_have_their_own_histories() -> None:
+    _, splits = split(TiledDataset, 7)
+    torch.manual_seed(0)
+    for part in splits:
+        rows = part.inter_feat
+        before = {
+            int(u): h.tolist() for u, h in zip(rows["user_id"], rows["item_id_list"], strict=True)
+        }
+        order = rows["user_id"].tolist()
+        rows.shuffle()
+        assert rows["user_id"].tolist() != order
+        after = {
+            int(u): h.tolist() for u, h in zip(rows["user_id"], rows["item_id_list"], strict=True)
+        }
+        if part is not splits[0]:  # of which a user has several
+            assert before == after and len(after) > 3
+
+
+def test_the_fingerprint_of_gathered_rows_is_that_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiled_rows, "_ROWS_AT_ONCE", 3)
+    _, splits = split(TiledDataset, 7)
+    for rows in (part.inter_feat for part in splits):
+        assert len(rows) > 3
+        for name in rows:
+            in_blocks = cache.fingerprint(rows=rows.in_blocks(name))
+            assert in_blocks == cache.fingerprint(rows=rows[name])

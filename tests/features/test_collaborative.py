@@ -94,15 +94,19 @@ def test_vectors_know_the_rule(rule_folder: Path) -> None:
 def test_held_out_targets_are_not_trained_on(rule_folder: Path) -> None:
     config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
     train = create_dataset(config).build()[0]
-    rows = train.inter_feat
-    targets = rows["item_id_target_list"].clone()
-    where, items, length = collaborative_source._hold_out(rows, targets, "user_id", 0)
+    chosen, rows = typed(config, train), train.inter_feat
+    source = collaborative_source.source_of(chosen.collaborative, chosen.run, train)
+    where, items, length = source.held_out
+    history, targets = source.windows(torch.arange(len(rows)))
     assert len(items) == 40 and (items > 0).all()
     for row, item, n in zip(where.tolist(), items.tolist(), length.tolist(), strict=True):
         assert int(rows["item_id_target_list"][row, n - 1]) == item
         assert targets[row, n - 1 :].eq(0).all()
         assert int((rows["item_id_list"][row] != 0).sum()) == n
+    assert torch.equal(history, rows["item_id_list"])
     assert int((targets != rows["item_id_target_list"]).sum()) == 40
+    some = torch.tensor([7, 3, 3])
+    assert torch.equal(source.windows(some)[1], targets[some])
 
 
 def test_interrupted_stage_goes_on_to_the_same_vectors(
@@ -146,8 +150,25 @@ def test_the_source_is_trained_on_windows_and_gives_its_item_embedding(
     assert torch.equal(found, vectors(rule_folder, "rule", **chosen)[0])
 
 
-def test_gru4rec_learns_the_rule(rule_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("n_negatives", [0, 8], ids=["all items", "8 negatives"])
+def test_gru4rec_learns_the_rule(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture, n_negatives: int
+) -> None:
     caplog.set_level("INFO")
     chosen = {"collaborative_epochs": 25, "collaborative_learning_rate": 0.01}
-    vectors(rule_folder, "rule", collaborative_source="GRU4Rec", **chosen)
+    chosen |= {"collaborative_source": "GRU4Rec", "collaborative_n_negatives": n_negatives}
+    vectors(rule_folder, "rule", **chosen)
     assert float(caplog.text.rpartition("NDCG@10 ")[2].split()[0]) > 0.9
+
+
+def test_scores_in_blocks_of_few_users_are_those_of_many(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
+    train = create_dataset(config).build()[0]
+    chosen = typed(config, train)
+    source = collaborative_source.source_of(chosen.collaborative, chosen.run, train)
+    source.model.eval()
+    together = source.score()
+    monkeypatch.setattr(collaborative_source, "_SCORES_AT_ONCE", 100)  # 3 users of 31 items
+    assert source.score() == pytest.approx(together, abs=1e-6) and together > 0

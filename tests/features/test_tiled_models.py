@@ -60,3 +60,23 @@ def test_only_cross_entropy(ring: str, name: str) -> None:
     config = make_config(f"Tiled{name}", loss_type="BPR")
     with pytest.raises(ValueError, match="loss_type .'BPR'. must be 'CE'"):
         PAIRS[name][0](config, TiledDataset(config).build()[0])
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_sampled_softmax_draws_by_the_targets_of_the_train_split(ring: str, name: str) -> None:
+    tiled = TiledDataset(make_config(f"Tiled{name}")).build()[0]
+    config = make_config(f"Tiled{name}", n_negatives=6)
+    model = PAIRS[name][0](config, tiled)
+    assert model.sampler is not None and model.sampler.n_negatives == 6
+    counts = [tiled.item_counter[i] for i in range(tiled.item_num)]
+    assert min(counts[1:]) > 0
+    share = (torch.tensor(counts).double() + 1) ** 0.75
+    torch.testing.assert_close(model.sampler.share, share / share.sum())
+    with torch.no_grad():
+        losses = [float(model.eval().calculate_loss(tiled.inter_feat)) for _ in range(50)]
+    exact = PAIRS[name][0](make_config(f"Tiled{name}"), tiled).eval()
+    assert exact.sampler is None
+    exact.load_state_dict(model.state_dict())
+    assert min(losses) != max(losses)
+    expected = exact.calculate_loss(tiled.inter_feat).item()
+    assert sum(losses) / len(losses) == pytest.approx(expected, rel=0.1)

@@ -99,6 +99,20 @@ def test_other_codes_are_refused(rule_folder: Path, monkeypatch: pytest.MonkeyPa
         run("MSCGRec", "rule", config_dict=chosen)
 
 
+def test_codes_of_an_older_file_are_the_same_in_another_type(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, last = stopped(rule_folder, monkeypatch)
+    state = torch.load(last, weights_only=True)
+    codes = state["other_parameter"]["code_state"]["table"]["codes"]
+    state["other_parameter"]["code_state"]["table"]["codes"] = {
+        k: v.long() for k, v in codes.items()
+    }
+    del state["digest"]
+    torch.save(state, last)
+    assert run("MSCGRec", "rule", config_dict=chosen)["test_result"]
+
+
 def _without_average(state: dict) -> None:
     state["training"]["average"].pop()
 

@@ -93,3 +93,31 @@ def test_a_table_that_breaks_its_promises_is_refused() -> None:
     lacking = plain["codes"]["a"].tolist()[:4] + [ABSENT]
     with pytest.raises(ValueError, match="1 items lack a code in the target modality a.*item 4"):
         CodeTable.from_plain(changed("a", lacking))
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        (128, torch.int8),
+        (129, torch.int16),
+        (1 << 15, torch.int16),
+        ((1 << 15) + 1, torch.int32),
+        (1 << 24, torch.int32),
+    ],
+)
+def test_a_checkpoint_holds_codes_in_the_smallest_type(size: int, kind: torch.dtype) -> None:
+    codes = torch.tensor([ABSENT, [0, size - 1], [1, 0]])
+    other = torch.tensor([ABSENT, ABSENT, [3, 4]])
+    sizes = {"a": [2, size], "text": [5, 5]}
+    plain = CodeTable({"a": codes, "text": other}, sizes, "a").to_plain()
+    assert plain["codes"]["a"].dtype == kind and plain["codes"]["text"].dtype == torch.int8
+    again = CodeTable.from_plain(plain)
+    assert torch.equal(again.codes["a"], codes) and torch.equal(again.codes["text"], other)
+
+
+def test_codes_of_older_checkpoints_are_int64() -> None:
+    plain = {**table().to_plain(), "codes": table().codes}
+    assert plain["codes"]["a"].dtype == torch.int64
+    again = CodeTable.from_plain(plain)
+    assert again.to_plain().keys() == plain.keys()
+    assert all(torch.equal(again.codes[name], table().codes[name]) for name in again.codes)

@@ -90,3 +90,77 @@ def test_more_items_than_leaves_cannot_be_redistributed() -> None:
         ValueError, match=r"\[2, 2\] have 4 leaves for 5 items: raise codebook_size"
     ):
         redistribute(torch.zeros(5, 2, dtype=torch.long), torch.randn(5, 3), books([2, 2]))
+
+
+def crowded(n: int, sizes: list[int], seed: int = 3) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Codes that many of n items share, the vectors, and the codebooks."""
+    codebooks = books(sizes, seed)
+    vectors = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)) * 0.7
+    return nearest_codes(vectors, codebooks), vectors, codebooks
+
+
+def test_many_items_propose_to_leaves_and_no_pair_would_rather_have_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every leaf is considered, so the result is the stable matching."""
+    monkeypatch.setattr(collisions, "_EXACT_ITEMS", 0)
+    codes, vectors, codebooks = crowded(40, [5, 12])
+    found = redistribute(codes, vectors, codebooks)
+    assert len(found.unique(dim=0)) == 40
+    groups, counts = torch.unique(codes, dim=0, return_inverse=True, return_counts=True)[1:]
+    moved = (counts[groups] > 1).nonzero().flatten().tolist()
+    assert len(moved) > 20
+    mine = {i: float((vectors[i] - centroid_of(found[i], codebooks)).square().sum()) for i in moved}
+    owner = {tuple(found[i].tolist()): i for i in range(40)}
+    for i in moved:
+        for leaf in product(range(5), range(12)):
+            if leaf in {tuple(c) for c in codes.tolist()} and leaf != tuple(codes[i].tolist()):
+                continue  # another item's leaf is not empty
+            cost = float((vectors[i] - centroid_of(torch.tensor(leaf), codebooks)).square().sum())
+            if cost < mine[i] - 1e-5:  # a nearer leaf prefers the item that it has
+                assert mine[owner[leaf]] <= cost + 1e-5
+
+
+def centroid_of(code: Tensor, codebooks: list[Tensor]) -> Tensor:
+    return sum((b[c] for b, c in zip(codebooks, code.tolist(), strict=True)), torch.zeros(3))
+
+
+def test_proposals_cost_little_more_than_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, vectors, codebooks = crowded(300, [8, 8, 8])
+    exact = redistribute(codes, vectors, codebooks)
+    monkeypatch.setattr(collisions, "_EXACT_ITEMS", 0)
+    found = redistribute(codes, vectors, codebooks)
+    assert len(found.unique(dim=0)) == len(exact.unique(dim=0)) == 300
+    least = total_cost(exact, vectors, codebooks)
+    assert least <= total_cost(found, vectors, codebooks) + 1e-4 < 1.5 * least
+
+
+@pytest.mark.parametrize("most", [4096, 8], ids=["a wider search", "any empty leaf"])
+def test_many_items_fill_a_tree_to_the_last_leaf(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(collisions, "_EXACT_ITEMS", 0)
+    monkeypatch.setattr(collisions, "_CANDIDATES", 2)
+    monkeypatch.setattr(collisions, "_MOST_CANDIDATES", most)
+    codes, vectors, codebooks = crowded(64, [4, 4, 4])
+    found = redistribute(codes, vectors, codebooks)
+    assert len(found.unique(dim=0)) == 64 and int(found.max()) == 3
+
+
+def test_too_many_pairs_are_left_to_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one candidate at first the matching fails; twelve items with four are too many."""
+    monkeypatch.setattr(collisions, "_CANDIDATES", 1)
+    monkeypatch.setattr(collisions, "_EXACT_PAIRS", 12)
+    tried, match = [], collisions._match
+    monkeypatch.setattr(collisions, "_match", lambda *a: tried.append(a[0].shape) or match(*a))
+    found = redistribute(torch.zeros(12, 2, dtype=torch.long), torch.randn(12, 3), books([4, 4]))
+    assert tried == [(12, 2)] and len(found.unique(dim=0)) == 12
+
+
+def test_a_table_of_leaves_finds_what_a_list_of_taken_ones_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codes, vectors, codebooks = crowded(100, [6, 6, 6])
+    with_table = redistribute(codes, vectors, codebooks)
+    monkeypatch.setattr(collisions, "_LISTED_LEAVES", 0)
+    assert torch.equal(redistribute(codes, vectors, codebooks), with_table)

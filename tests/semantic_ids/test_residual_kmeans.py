@@ -153,6 +153,36 @@ def test_nearest_multiplies_exactly_whatever_the_precision_of_the_run() -> None:
     assert set(seen) == {"highest"}
 
 
+def test_a_large_catalogue_is_fitted_on_a_sample_and_encoded_in_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """4,000 vectors of 12 clusters, of which 240 are seen: the same clusters are found."""
+    vectors, labels = two_scales(n_per_cell=334)
+    fitted, lloyd = [], residual_kmeans._lloyd
+    monkeypatch.setattr(
+        residual_kmeans, "_lloyd", lambda v, *a: fitted.append(len(v)) or lloyd(v, *a)
+    )
+    monkeypatch.setattr(residual_kmeans, "_SAMPLE_ABOVE", 1000)
+    monkeypatch.setattr(residual_kmeans, "_SAMPLE", 200)
+    monkeypatch.setattr(residual_kmeans, "_PER_CODEWORD", 60)
+    monkeypatch.setattr(residual_kmeans, "_ENCODED_AT_ONCE", 999)
+    codes = ResidualQuantizer([4, 3], seed=1).fit(vectors)
+    assert set(fitted) == {240} and len(codes) == len(vectors) == 4008
+    assert same_partition(codes[:, 0], labels[:, 0]) and same_partition(codes[:, 1], labels[:, 1])
+    assert torch.equal(codes, ResidualQuantizer([4, 3], seed=1).fit(vectors))
+
+
+def test_up_to_the_stated_size_all_vectors_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+    expected = ResidualQuantizer([16, 8]).fit(vectors)
+    monkeypatch.setattr(residual_kmeans, "_SAMPLE_ABOVE", 300)
+    monkeypatch.setattr(residual_kmeans, "_SAMPLE", 50)
+    monkeypatch.setattr(residual_kmeans, "_PER_CODEWORD", 1)
+    assert torch.equal(ResidualQuantizer([16, 8]).fit(vectors), expected)
+    monkeypatch.setattr(residual_kmeans, "_SAMPLE_ABOVE", 299)
+    assert not torch.equal(ResidualQuantizer([16, 8]).fit(vectors), expected)
+
+
 def test_vectors_that_cannot_be_quantized_are_refused() -> None:
     vectors = torch.randn(10, 4)
     with pytest.raises(ValueError, match=r"codebook_size \(11\).*\(10\)"):

@@ -1,0 +1,134 @@
+"""Cross-entropy over the items of a large catalogue, in bounded memory: over all of them, or over
+sampled negatives with logQ correction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, embedding, softplus
+
+Tensor = torch.Tensor
+FULL_UP_TO = 100_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
+N_NEGATIVES = 8192  # drawn for a batch of a larger catalogue
+_IN_ONE_PIECE = 1 << 26  # up to this many logits (256 MB), the plain form is used
+_ROWS, _COLUMNS = 1 << 9, 1 << 10  # of a block of logits, 2 MB: it stays in the cache
+_POWER = 0.75  # of the counts that items are drawn by
+
+
+def item_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, sampler: NegativeSampler | None = None
+) -> Tensor:
+    """Mean of -log softmax(hidden @ weight.T) at the targets.
+
+    With a sampler, the sum over all items in the denominator is replaced by an unbiased estimate
+    from its negatives (sampled softmax with logQ correction): the target's own term is exact, and
+    that of a negative is divided by the expected number of its draws.
+
+    Args:
+        hidden: (n, D).
+        weight: (N, D), the embedding of all items.
+        targets: long (n,), ids of items.
+        sampler: draws the negatives, which all rows share.
+    """
+    if sampler is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
+        return cross_entropy(hidden @ weight.T, targets)
+    hidden, weight = hidden.float(), weight.float()
+    of_target = (hidden * embedding(targets, weight)).sum(1)
+    nothing = torch.full_like(targets, -1)
+    if sampler is None:
+        zero = weight.new_zeros(len(weight))
+        return (log_sum_exp(hidden, weight, zero, nothing) - of_target).mean()
+    items, correction = sampler.draw()
+    column = torch.searchsorted(items, targets).clamp(max=len(items) - 1)
+    own = torch.where(items[column] == targets, column, nothing)
+    others = log_sum_exp(hidden, embedding(items, weight), correction, own)
+    return softplus(others - of_target).mean()  # log(exp(others) + exp(of_target)) - of_target
+
+
+class NegativeSampler:
+    """Draws items in proportion to (count + 1) ** 0.75, with replacement.
+
+    Args:
+        counts: (N,), how often each item is a target in training.
+        n_negatives: number of draws.
+    """
+
+    def __init__(self, counts: np.ndarray, n_negatives: int, device: torch.device | str) -> None:
+        share = (counts.astype(np.float64) + 1) ** _POWER
+        self.share = torch.from_numpy(share / share.sum()).to(device)
+        self.bound = self.share.cumsum(0)
+        self.n_negatives = n_negatives
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The distinct items drawn, ascending (C,), and what is added to their logits, (C,): the
+        logarithm of the number of their draws divided by the expected number."""
+        at = torch.rand(self.n_negatives, dtype=torch.float64, device=self.bound.device)
+        drawn = torch.searchsorted(self.bound, at).clamp(max=len(self.bound) - 1)
+        items, count = drawn.unique(return_counts=True)
+        expected = self.share[items] * self.n_negatives
+        return items, (count / expected).log().float()
+
+
+def n_sampled(n_negatives: int | None, n_items: int) -> int:
+    """The number of negatives that the setting `n_negatives` asks for; 0: none, but all items."""
+    if n_negatives is None:
+        return N_NEGATIVES if n_items > FULL_UP_TO else 0
+    return n_negatives
+
+
+def log_sum_exp(hidden: Tensor, weight: Tensor, correction: Tensor, leave_out: Tensor) -> Tensor:
+    """Logarithm of the sum of exp(hidden @ weight.T + correction) over the columns: (n,).
+
+    `leave_out` (n,) names one column that a row leaves out; -1 for none. The logits are computed in
+    blocks and, for the gradient, again: memory does not depend on their number.
+    """
+    result: Tensor = _LogSumExp.apply(hidden, weight, correction, leave_out)
+    return result
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, hidden: Tensor, weight: Tensor, correction: Tensor, leave_out: Tensor
+    ) -> Tensor:
+        least = torch.finfo(hidden.dtype).min
+        largest, total = hidden.new_full((len(hidden),), least), hidden.new_zeros(len(hidden))
+        for rows, _, logits in _blocks(hidden, weight, correction, leave_out):
+            larger = torch.maximum(largest[rows], logits.amax(1))
+            of_block = logits.sub_(larger.unsqueeze(1)).exp_().sum(1)
+            total[rows] = total[rows] * (largest[rows] - larger).exp() + of_block
+            largest[rows] = larger
+        result = (total.log() + largest).clamp(min=least)  # finite also if all is left out
+        context.save_for_backward(hidden, weight, correction, leave_out, result)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, correction, leave_out, result = context.saved_tensors
+        of_hidden, of_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+        for rows, columns, logits in _blocks(hidden, weight, correction, leave_out):
+            share = logits.sub_(result[rows].unsqueeze(1)).exp_()
+            share *= gradient[rows].unsqueeze(1)
+            of_hidden[rows].addmm_(share, weight[columns])
+            of_weight[columns].addmm_(share.T, hidden[rows])
+        return of_hidden, of_weight, None, None
+
+
+def _blocks(
+    hidden: Tensor, weight: Tensor, correction: Tensor, leave_out: Tensor
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and logits of one block after the other; the logits may be overwritten."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        for left in range(0, len(weight), _COLUMNS):
+            columns = slice(left, min(left + _COLUMNS, len(weight)))
+            for top in range(0, len(hidden), _ROWS):
+                rows = slice(top, min(top + _ROWS, len(hidden)))
+                logits = torch.addmm(correction[columns], hidden[rows], weight[columns].T)
+                place = leave_out[rows] - left
+                out = ((place >= 0) & (place < logits.size(1))).nonzero().flatten()
+                logits[out, place[out]] = -torch.inf
+                yield rows, columns, logits

@@ -1,0 +1,57 @@
+"""The vectors nearest to others, in bounded memory."""
+
+from __future__ import annotations
+
+import torch
+
+from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
+
+Tensor = torch.Tensor
+_IN_ONE_PIECE = 1 << 24  # up to this many distances: 64 MB
+_QUERIES, _KNOWN = 512, 1 << 13  # vectors of a block: 16 MB of distances
+_GROUP = 32  # distances whose smallest one is compared first
+
+
+def nearest_vectors(vectors: Tensor, known: Tensor, k: int) -> Tensor:
+    """Rows (n, k) of the k vectors among `known` (N, D) nearest to each of `vectors` (n, D),
+    nearest first; k is at most N.
+
+    The search is exact and takes about 100 MB, whatever n and N are: the distances are computed in
+    blocks, each of which updates the k nearest so far. Which of several vectors at the same
+    distance are taken is not specified; distances are equal if they differ by rounding only.
+    """
+    if len(vectors) * len(known) <= _IN_ONE_PIECE:
+        return torch.cdist(vectors, known).topk(k, largest=False).indices
+    return torch.cat([_of_block(block, known, k) for block in vectors.split(_QUERIES)])
+
+
+def _of_block(vectors: Tensor, known: Tensor, k: int) -> Tensor:
+    """As `nearest_vectors`, for one block of vectors."""
+    best = vectors.new_full((len(vectors), k), torch.inf)
+    rows = torch.full((len(vectors), k), -1, device=vectors.device)
+    for start in range(0, len(known), _KNOWN):
+        part = known[start : start + _KNOWN]
+        with matmul_precision(HIGHEST):  # squared, up to |vector|^2: the same order
+            distance = torch.addmm(part.square().sum(1), vectors, part.T, alpha=-2)
+        value, place = _smallest(distance, min(k, len(part)))
+        both = torch.cat([best, value], dim=1)
+        best, chosen = both.topk(k, largest=False)
+        rows = torch.cat([rows, place + start], dim=1).gather(1, chosen)
+    return rows
+
+
+def _smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row of values (n, m), and their columns.
+
+    They are in the k groups with the smallest minima. Only these are searched, because a minimum
+    over rows of numbers is much faster than `topk`.
+    """
+    n, m = values.shape
+    if m % _GROUP or m // _GROUP < k:
+        value, column = values.topk(k, largest=False)
+        return value, column
+    groups = values.view(n, _GROUP, m // _GROUP)  # number g of all groups is column g
+    of_group = groups.amin(1).topk(k, largest=False).indices  # (n, k)
+    inside = groups.gather(2, of_group.unsqueeze(1).expand(-1, _GROUP, -1))  # (n, _GROUP, k)
+    value, place = inside.flatten(1).topk(k, largest=False)
+    return value, place // k * (m // _GROUP) + of_group.gather(1, place % k)
