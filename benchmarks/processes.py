@@ -1,12 +1,12 @@
 """Seconds of training and evaluation in one and in several processes on this machine.
 
     python benchmarks/processes.py --json=processes.json
-    python benchmarks/processes.py --processes 1 4 8 --threads 0 --dataset=ml-1m
+    python benchmarks/processes.py --processes 1 4 8 --threads 0 --dataset=ml-1m --seed=7
 
 Each line is a run of the command line. Its epoch seconds are the median over the epochs but the
 first; the seconds of an evaluation likewise. One process is also run with as many threads as the
 largest number of processes. `--threads 0` leaves the number of threads to torch. On a machine with
-GPUs each process takes one; use --use_gpu False for the CPU.
+GPUs each process takes one; use --use_gpu False for the CPU. Further settings are passed on.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--use_gpu", default="True")
     parser.add_argument("--json", help="where to write the measurements")
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
     names = ("model", "dataset", "data_path", "epochs", "use_gpu")
-    settings = [f"--{name}={getattr(args, name)}" for name in names] + ["--show_progress=False"]
+    settings = [f"--{name}={getattr(args, name)}" for name in names] + ["--show_progress=False", *more]
     runs = [(n, args.threads) for n in args.processes]
     if args.threads:
         runs.append((1, args.threads * max(args.processes)))

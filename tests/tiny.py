@@ -8,6 +8,7 @@ import pickle
 import random
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -283,9 +284,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, model: type, call: int) -> None:
     monkeypatch.setattr(model, "calculate_loss", calculate_loss)
 
 
-def in_processes(n: int, function: Callable[[], Any]) -> list[Any]:
+def in_processes(n: int, function: Callable[[], Any], group: bool = True) -> list[Any]:
     """The results of a function called in n processes that form a group, by rank. They are forks of
-    this one, which saves the imports. Raises what the first of them raised."""
+    this one, which saves the imports. Raises what the first of them raised. Without `group` the
+    function has to form it."""
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     with socket.socket() as free:
@@ -297,7 +299,7 @@ def in_processes(n: int, function: Callable[[], Any]) -> list[Any]:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in (place | address).items()})
         try:
-            with processes.together():
+            with processes.together() if group else nullcontext():
                 results.put((rank, pickle.dumps(function()), None))
                 processes.wait()
         except BaseException as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from logging import CRITICAL, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
         local_addr="localhost",
         max_restarts=0,
     )
-    getLogger("torch.distributed.elastic").setLevel(CRITICAL)  # it repeats what is told below
+    logging.disable(logging.CRITICAL)  # torch repeats what is told below
     with _environment(nproc):
         try:
             elastic_launch(config, sys.executable)("-m", "recbole_mscgrec", *arguments)
@@ -83,6 +83,8 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
             if type(error).__name__ != "SignalException":  # how it ends after Ctrl-C
                 raise
             return _STOPPED
+        finally:
+            logging.disable(logging.NOTSET)
     return 0
 
 

@@ -14,7 +14,7 @@ from tiny import arguments, protocol
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.runner.launch import asked_for
+from recbole_mscgrec.runner.launch import _told, asked_for
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
@@ -54,6 +54,23 @@ def test_an_error_is_told_once(rule_folder: Path, capfd: pytest.CaptureFixture) 
     assert main(["--model=SASRec", "--dataset=rule", *arguments(chosen)]) == 1
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and "eval_args mode labeled" in told[0]
+
+
+@pytest.mark.parametrize(
+    "ends, told",
+    [
+        ({0: -15, 1: 1}, 1),  # 1 has told its error; 0 was ended by torch
+        ({0: 3, 1: 1}, 1),
+        ({0: -15, 1: -9}, "Process 1 of 2 was killed by SIGKILL"),
+        ({0: 3, 1: -15}, "Another of the processes .* was killed"),
+    ],
+)
+def test_the_status_of_the_first_failure(ends: dict[int, int], told: int | str) -> None:
+    if isinstance(told, int):
+        assert _told(ends, 2) == told
+        return
+    with pytest.raises(UserError, match=told):
+        _told(ends, 2)
 
 
 def kill_when(file: Path, rank: int) -> threading.Thread:

@@ -97,6 +97,19 @@ def test_one_after_the_other(tmp_path: Path) -> None:
     assert in_processes(3, download) == [True, False, False]
 
 
+def test_groups_one_after_the_other() -> None:
+    """A script may run several models."""
+
+    def twice() -> list[list[int]]:
+        found = []
+        for _ in range(2):
+            with processes.together(), processes.together():  # the inner one is the same group
+                found.append(processes.everyones(processes.rank()))
+        return [*found, [processes.count()]]
+
+    assert in_processes(2, twice, group=False) == [[[0, 1], [0, 1], [1]]] * 2
+
+
 def test_incomplete_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
