@@ -68,7 +68,10 @@ def main() -> None:
     parser.add_argument("--json", help="where to write the measurements")
     args, more = parser.parse_known_args()
     names = ("model", "dataset", "data_path", "epochs", "use_gpu")
-    settings = [f"--{name}={getattr(args, name)}" for name in names] + ["--show_progress=False", *more]
+    settings = [f"--{name}={getattr(args, name)}" for name in names] + [
+        "--show_progress=False",
+        *more,
+    ]
     runs = [(n, args.threads) for n in args.processes]
     if args.threads:
         runs.append((1, args.threads * max(args.processes)))

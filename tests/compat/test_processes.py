@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from recbole.utils import get_trainer
-from tiny import build, in_processes, protocol, randomize, settings
+from tiny import best_file, build, in_processes, protocol, randomize, settings
 
 from recbole_mscgrec.compat.processes import _Part
 from recbole_mscgrec.plugin.evaluation import for_testing
 from recbole_mscgrec.runner import user_ranks
+from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
@@ -80,6 +81,12 @@ def test_values_per_row_are_those_of_one_process(rule_folder: Path) -> None:
 def test_seen_items_are_excluded(rule_folder: Path) -> None:
     check_evaluation("MSCGRec", rule_folder, (2,), exclude_seen="all")
     check_evaluation("SASRec", rule_folder, (2,), exclude_seen="all")
+
+
+def test_reranked_lists_are_those_of_one_process(rule_folder: Path) -> None:
+    run("TiledSASRec", "rule", config_dict=protocol(rule_folder))
+    second = best_file(rule_folder / "saved", "TiledSASRec")
+    check_evaluation("MSCGRec", rule_folder, (2,), rescore_model=str(second))
 
 
 def test_more_processes_than_batches(rule_folder: Path) -> None:

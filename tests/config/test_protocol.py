@@ -96,6 +96,15 @@ def test_settings_of_several_processes(rule_folder: Any) -> None:
             Config("SASRec", "rule", config_dict=protocol(rule_folder, **{key: 2}))
 
 
+def test_use_gpu_chooses_the_device(rule_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecBole takes a GPU in any case."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for use_gpu, kind in ((True, "cuda"), (False, "cpu")):
+        config = Config("SASRec", "rule", config_dict=protocol(rule_folder, use_gpu=use_gpu))
+        assert config["device"].type == kind
+
+
 def test_a_config_in_several_processes(rule_folder: Any) -> None:
     def told() -> dict[str, Any]:
         chosen = protocol(rule_folder, nproc=2, show_progress=True)

@@ -33,6 +33,7 @@ def test_a_run_in_two_processes(rule_folder: Path, chosen: dict[str, Any]) -> No
     (rule_folder / "logs").mkdir()
     ranks = rule_folder / "two.npz"
     two = {**chosen, "per_user_file": str(ranks), "eval_batch_size": 16}
+    two["eval_drop_modality"] = "text"
     first, second = in_processes(2, lambda: run("MSCGRec", "rule", config_dict=two))
     assert first == second and first["n_processes"] == 2
     assert json.loads((rule_folder / "two.json").read_text()) == digest.sealed(first)
@@ -43,7 +44,7 @@ def test_a_run_in_two_processes(rule_folder: Path, chosen: dict[str, Any]) -> No
     again = {**two, "model_file": str(file), "per_user_file": str(one_file), "result_file": None}
     one = run("MSCGRec", "rule", config_dict=again)
     assert one["n_processes"] == 1
-    for name in ("best_valid_result", "test_result", "level_share"):
+    for name in ("best_valid_result", "test_result", "level_share", "test_without"):
         assert one[name] == first[name]
     held = [dict(np.load(path, allow_pickle=False)) for path in (ranks, one_file)]
     assert all(np.array_equal(held[0][name], held[1][name]) for name in held[0])

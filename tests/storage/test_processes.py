@@ -110,6 +110,23 @@ def test_groups_one_after_the_other() -> None:
     assert in_processes(2, twice, group=False) == [[[0, 1], [0, 1], [1]]] * 2
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(processes, "local_rank", lambda: 1)
+    assert processes.device(None) == torch.device("cuda", 1) and chosen == [1]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5"
+    assert processes.device("0,2") == torch.device("cuda", 1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,2"
+    assert processes.device("") == torch.device("cpu")
+    monkeypatch.setattr(processes, "local_rank", lambda: 2)
+    with pytest.raises(UserError, match="a machine with 2 GPUs to use: start at most one per GPU"):
+        processes.device(None)
+
+
 def test_incomplete_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
