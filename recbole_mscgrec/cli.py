@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -110,6 +111,42 @@ def command_of(argv: list[str]) -> tuple[str, list[str]] | None:
     return None
 
 
+def _check_alone(what: str, n_asked: int = 1) -> None:
+    """Raise UserError if several processes were started, or asked for, for what runs in one."""
+    n = max(n_asked, int(os.environ.get("WORLD_SIZE") or 1))
+    if n > 1:
+        raise UserError(
+            f"{what} runs in one process, not in {n}: leave out torchrun and --nproc, which train "
+            "one model in several processes."
+        )
+
+
+def _reports() -> bool:
+    """Whether this process tells its end: of several that train together, the first that failed."""
+    if "WORLD_SIZE" not in os.environ:
+        return True
+    from recbole_mscgrec.storage import processes
+
+    return processes.reports_first()
+
+
+def _told_of_loss() -> int:
+    """Tell that another process has ended without a word, unless `--nproc` will say how. Returns
+    the exit status."""
+    from recbole_mscgrec.runner import launch
+
+    if not launch.started_this():
+        print(f"error: {launch.LOST}", file=sys.stderr)
+    return launch.LOST_STATUS
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether another process that trains together with this one has ended without a word."""
+    from recbole_mscgrec.storage import processes
+
+    return processes.lost_another(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of run_recbole_mscgrec.py and of the command recbole-mscgrec.
 
@@ -125,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with ended_like_ctrl_c():
             if command := command_of(given):
+                _check_alone(" ".join(given[:1]))
                 debug = "--debug" in given
                 module, arguments = command
                 arguments = [a for a in arguments if a != "--debug"]
@@ -133,22 +171,36 @@ def main(argv: list[str] | None = None) -> int:
             known, settings = parse(given)
             debug = known.debug
             from recbole_mscgrec.experiments import grid
-            from recbole_mscgrec.runner.quick_start import run
+            from recbole_mscgrec.runner import launch
 
+            n_processes = launch.asked_for(known.config_files, settings)
             if grid.asked_for(known):
+                _check_alone("A table of runs", n_processes)
                 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
                 table = grid.run(known, dict(settings))
                 return 1 if grid.any_failed(table) else 0
+            if n_processes > 1:
+                return launch.launch(n_processes, given)
+            from recbole_mscgrec.runner.quick_start import run
+
             run(known.model, known.dataset, known.config_files, dict(settings))
     except UserError as error:
+        if not _reports():
+            return 1
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
+        if not _reports():
+            return 130
         print(str(stop) or "Stopped.", file=sys.stderr)
         return 130
     except Exception as error:
+        if not _reports():
+            return 1
+        if _lost_another(error):
+            return _told_of_loss()
         if _out_of_memory(error) and not debug:
             print(f"error: {_NO_MEMORY} ({str(error)[:200]})", file=sys.stderr)
             return 1

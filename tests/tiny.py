@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import pickle
 import random
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +24,7 @@ from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.network.model import Sizes
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, tokenize
 
 N_ITEMS = 30
@@ -346,6 +353,47 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, model: type, call: int) -> None:
         return original(self, interaction)
 
     monkeypatch.setattr(model, "calculate_loss", calculate_loss)
+
+
+def in_processes(n: int, function: Callable[[], Any], group: bool = True) -> list[Any]:
+    """The results of a function called in n processes that form a group, by rank. They are forks of
+    this one, which saves the imports. Raises what the first of them raised. Without `group` the
+    function has to form it."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def go(rank: int) -> None:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in (place | address).items()})
+        try:
+            with processes.together() if group else nullcontext():
+                results.put((rank, pickle.dumps(function()), None))
+                processes.wait()
+        except BaseException as error:
+            results.put((rank, None, error))
+        results.close()
+        results.join_thread()
+        os._exit(0)  # without pytest's own end
+
+    started = [context.Process(target=go, args=(rank,)) for rank in range(n)]
+    for process in started:
+        process.start()
+    found: dict[int, Any] = {}
+    try:
+        for _ in range(n):
+            rank, result, error = results.get(timeout=120)
+            if error is not None:
+                raise error
+            found[rank] = pickle.loads(result)
+    finally:
+        for process in started:
+            process.join(timeout=10)
+            process.kill()
+    return [found[rank] for rank in range(n)]
 
 
 def typed(config: Config, train: Any) -> MSCGRecSettings:

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
-    from recbole_mscgrec.compat import evaluation, models, reading, settings
+    from recbole_mscgrec.compat import (
+        evaluation,
+        joint_evaluation,
+        models,
+        processes,
+        reading,
+        settings,
+    )
 
-    for part in (models, settings, reading, evaluation):  # models first: the names of numpy
+    # models first: the names of numpy
+    for part in (models, settings, reading, evaluation, processes, joint_evaluation):
         part.apply()

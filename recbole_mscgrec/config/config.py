@@ -20,11 +20,13 @@ from recbole.utils import ModelType, argument_list
 
 from recbole_mscgrec.config import data_fields, model_needs, parsing, ranges, run_id
 from recbole_mscgrec.config.protocol import (
-    check_one_process,
+    check_processes,
     check_protocol,
     complete_eval_args,
+    processes_settings,
 )
 from recbole_mscgrec.config.removed import check_not_removed
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.checkpoint import to_plain
 from recbole_mscgrec.storage.errors import UserError
 
@@ -148,8 +150,15 @@ class Config(recbole.config.Config):
         model_needs.load_columns(self, self._columns_of)
 
     def _init_device(self) -> None:
-        check_one_process(self.final_config_dict)
-        super()._init_device()
+        settings, given = self.final_config_dict, self.external_config_dict
+        check_processes(settings, given)
+        if settings["use_gpu"] is False:  # which RecBole does not look at here
+            settings["gpu_id"] = ""
+        if processes.count() == 1:
+            super()._init_device()
+        else:
+            chosen = "gpu_id" in given or settings["use_gpu"] is False
+            settings |= processes_settings(settings["gpu_id"] if chosen else None)
 
     def _find_fields(self) -> None:
         """Find the columns of user, item and time if the settings do not name them and the .inter

@@ -4,7 +4,6 @@ ends in an evaluation that cannot be done."""
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +11,13 @@ from typing import Any
 from recbole.evaluator.register import metric_types
 from recbole.utils import EvaluatorType
 
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
 FULL, LABELED = "full", "labeled"
 _SAMPLED = re.compile(r"(uni|pop)[1-9]\d*")
 _PARTS = ("split", "order", "group_by", "mode")
+_SET_BY_TORCHRUN = ("world_size", "local_rank", "offset", "ip", "port")
 
 
 def complete_eval_args(given: Any, ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,20 +61,43 @@ def check_protocol(settings: Mapping[str, Any]) -> None:
         _check_mode(mode, metrics, bool(values))
 
 
-def check_one_process(settings: Mapping[str, Any]) -> None:
-    """Refuse several processes: each would train a model of its own and write the same files.
+def check_processes(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check the settings that RecBole has for several processes against those that there are.
+
+    Args:
+        settings: of all sources.
+        given: those of the user.
 
     Raises:
-        UserError: `nproc`, `world_size`, or torchrun's WORLD_SIZE is above 1.
+        UserError: `nproc` is not the number of processes on this machine; or `world_size` and the
+            like are given, which torchrun sets.
     """
-    asked = {key: settings.get(key) for key in ("nproc", "world_size")}
-    asked["WORLD_SIZE"] = os.environ.get("WORLD_SIZE")
-    for key, value in asked.items():
-        if value is not None and int(value) > 1:
+    for key in _SET_BY_TORCHRUN:
+        if given.get(key) not in (None, -1):
             raise UserError(
-                f"{key} is {value}, but training in several processes is not supported yet: start "
-                "one process, without torchrun."
+                f"{key} ({given[key]}) is set by torchrun: leave it out. For several machines: "
+                "torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d ..."
             )
+    nproc, here = settings.get("nproc") or 1, processes.n_started_here()
+    if nproc > 1 and nproc != here:
+        raise UserError(
+            f"nproc is {nproc}, but {here} process(es) run here: --nproc starts processes on the "
+            "command line of recbole-mscgrec only. Elsewhere leave it out and use torchrun."
+        )
+
+
+def processes_settings(gpu_id: Any) -> dict[str, Any]:
+    """What RecBole's Config holds in one of several processes. `gpu_id` is RecBole's setting, or
+    None for all GPUs."""
+    several = isinstance(gpu_id, (tuple, list))
+    gpus = ",".join(map(str, gpu_id)) if several else None if gpu_id is None else str(gpu_id)
+    ours = {
+        "device": processes.device(gpus),
+        "single_spec": False,
+        "local_rank": processes.local_rank(),
+        "world_size": processes.count(),
+    }
+    return ours if processes.is_first() else {**ours, "show_progress": False, "log_wandb": False}
 
 
 def _list_of(value: Any) -> list[Any]:

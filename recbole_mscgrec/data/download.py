@@ -19,6 +19,7 @@ from recbole.utils import url
 from tqdm import tqdm
 
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
 _URLS = Path(url.__file__).parent.parent / "properties" / "dataset" / "url.yaml"
@@ -68,8 +69,9 @@ def with_data(make: Callable[[], Config]) -> Config:
     Raises:
         UserError: see `fetch`.
     """
-    config = make()
-    return make() if fetch(Path(config["data_path"]), config["dataset"]) else config
+    with processes.one_after_the_other():
+        config = make()
+        return make() if fetch(Path(config["data_path"]), config["dataset"]) else config
 
 
 def known_names() -> dict[str, str]:

@@ -47,6 +47,10 @@ class TiledRows(_Model):
             return super().gather_indexes(output, gather_index)
         return output.gather(1, gather_index.unsqueeze(-1).expand(-1, -1, output.size(-1)))
 
+    def n_targets(self, interaction: Any) -> torch.Tensor:
+        """The number of targets of a batch, over which `calculate_loss` takes the mean."""
+        return interaction[self.TARGETS].count_nonzero()
+
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Mean cross-entropy over all targets of the batch, among all items or sampled ones."""
         item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from recbole_mscgrec.config import run_id
-from recbole_mscgrec.storage import schema
+from recbole_mscgrec.storage import processes, schema
 from recbole_mscgrec.storage.checkpoint import from_plain, load, save, to_plain
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.provenance import made_by
@@ -42,8 +42,8 @@ def install() -> None:
         return
 
     def _save_checkpoint(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        if self.config.final_config_dict.get("local_rank", 0) != 0:
-            return  # of several processes, one writes
+        if not processes.is_first():
+            return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         save(path, trainer_state(self, epoch))
         if verbose:

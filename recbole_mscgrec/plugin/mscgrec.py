@@ -29,7 +29,7 @@ from recbole_mscgrec.plugin.ensemble import SecondModel
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.storage import checkpoint
-from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
 
 Tensor = torch.Tensor
 _ITEMS_AT_ONCE = 256  # scored together in full_sort_predict
@@ -78,6 +78,11 @@ class MSCGRec(SequentialRecommender):
             UserError: the codes do not have this modality, or no other one.
         """
         return self.network.history.without(name)
+
+    def n_targets(self, interaction: Any) -> Tensor:
+        """The number of targets of a batch, over which `calculate_loss` takes the mean."""
+        name = self.TARGETS if self.TARGETS in interaction else self.ITEM_ID
+        return interaction[name].count_nonzero()
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""
@@ -162,4 +167,4 @@ def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
     for key, file in (("model_file", run.model_file), ("initial_model", run.initial_model)):
         if file:
             return from_checkpoint(checkpoint.load(file, key=key), train, file)
-    return tokenize(settings, train)
+    return tokenize_once(settings, train)

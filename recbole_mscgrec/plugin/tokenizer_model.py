@@ -12,10 +12,10 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.trainer import Trainer
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
-from recbole_mscgrec.storage import checkpoint, files
+from recbole_mscgrec.storage import checkpoint, files, processes
 from recbole_mscgrec.tokenizer import code_page
 from recbole_mscgrec.tokenizer.item_cards import Cards, item_cards
-from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize
+from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
 
 
 class MSCGRecTokenizer(SequentialRecommender):
@@ -34,11 +34,12 @@ class MSCGRecTokenizer(SequentialRecommender):
             tokens = from_checkpoint(state, dataset, settings.run.model_file)
             made_with = state["config"] | (state.get("settings") or {})
         else:
-            tokens = tokenize(settings, dataset)
+            tokens = tokenize_once(settings, dataset)
         self.table = tokens.table
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        write_codes(folder, tokens, cards, made_with)
+        if processes.is_first():
+            write_codes(folder, tokens, cards, made_with)
 
 
 def codes_folder(settings: MSCGRecSettings) -> Path:

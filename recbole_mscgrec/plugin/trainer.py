@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from recbole_mscgrec.plugin.evaluation import RankedListCollector
 from recbole_mscgrec.semantic_ids.item_filter import ExcludedItems
+from recbole_mscgrec.storage import processes
 
 
 class MSCGRecTrainer(Trainer):
@@ -74,9 +75,10 @@ class MSCGRecTrainer(Trainer):
     ) -> Any:
         """RecBole's method, which also collects the data for `remarks`. As this takes time, it is
         done for the best model only."""
-        self.remarking = load_best_model
-        self.level_sum = torch.zeros(self.model.network.n_levels, dtype=torch.double)
-        return super().evaluate(eval_data, load_best_model, *args, **kwargs)
+        self.remarking, self.level_sums = load_best_model, list[torch.Tensor]()
+        result = super().evaluate(eval_data, load_best_model, *args, **kwargs)
+        self.level_sums = processes.in_turn(self.level_sums)
+        return result
 
     def remarks(self) -> dict[str, Any]:
         """Further results of the last evaluation of the best model.
@@ -84,8 +86,9 @@ class MSCGRecTrainer(Trainer):
         level_share: the share of each code level in the log-likelihood of the targets; the
             collision level, if there is one, is the last.
         """
-        total = float(self.level_sum.sum())
-        shares = self.level_sum / total if total else self.level_sum
+        sums = sum(self.level_sums, torch.zeros(self.model.network.n_levels, dtype=torch.double))
+        total = float(sums.sum())
+        shares = sums / total if total else sums
         return {"level_share": [round(float(s), 4) for s in shares]}
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
@@ -101,5 +104,5 @@ class MSCGRecTrainer(Trainer):
         beams = self.model.recommend(interaction, restriction=restriction)
         if self.remarking:
             levels = self.model.level_log_probs(interaction, positive_u, positive_i)
-            self.level_sum += levels.sum(1).double().cpu()
+            self.level_sums.append(levels.sum(1).double().cpu())
         return interaction, beams.items, positive_u, positive_i

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recbole.utils import ModelType
+from recbole.utils import ModelType, init_seed
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.train_rows import train_rows
 from recbole_mscgrec.plugin import checkpoints
 from recbole_mscgrec.runner import interrupted
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage import checkpoint, processes
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -37,12 +37,13 @@ def fit(
     began, before = time.perf_counter(), dict(seconds)
     last, best = run_id.last_of(config), trainer.saved_model_file
     trainer.train_rows = train_rows(train_data._dataset)
-    if config["resume"] and not last.is_file():
+    begun = config["resume"] and processes.broadcast(last.is_file())
+    if config["resume"] and not begun:
         trainer.logger.warning(
             f"resume: no epoch of a training with exactly these settings was finished here ({last} "
             "does not exist), so it starts with the first epoch."
         )
-    elif config["resume"]:
+    elif begun:
         before.update(_resume(trainer, train_data, last, config, before))
         seconds.update(before)
         if trainer.cur_step > trainer.stopping_step or trainer.start_epoch >= trainer.epochs:
@@ -55,11 +56,13 @@ def fit(
         seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
         state = checkpoints.trainer_state(trainer, epoch)
         state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
-        state["random"] = checkpoint.random_state(train_data)
+        state["random"], *others = processes.everyones(checkpoint.random_state(train_data))
+        state["random_of_others"] = others
         state["seconds"] = dict(seconds)
         if hasattr(trainer, "training_state"):
             state["training"] = trainer.training_state()
-        checkpoint.save(last, state)
+        if processes.is_first():
+            checkpoint.save(last, state)
 
     try:
         _train(trainer, train_data, valid_data, config, keep)
@@ -141,11 +144,27 @@ def _resume(
     trainer.resume_checkpoint(last)
     trainer.saved_model_file = best_file
     trainer.best_valid_result = state["best_valid_result"]
-    checkpoint.set_random_state(state["random"], train_data)
+    _set_random_state(state, train_data, config)
     if "training" in state:
         trainer.load_training_state(state["training"])
     spent = state.get("seconds") or {}
     return {stage: seconds.get(stage, 0.0) + spent[stage] for stage in spent}
+
+
+def _set_random_state(state: dict[str, Any], train_data: Any, config: Config) -> None:
+    """Restore the random state of this process. If the interrupted run had other processes, those
+    that are new get one that follows from the seed, the epoch and their rank."""
+    states = [state["random"], *(state.get("random_of_others") or [])]
+    checkpoint.set_random_state(state["random"], train_data)  # the order of rows is that of all
+    if len(states) == processes.count():
+        checkpoint.set_random_state(states[processes.rank()])
+    elif not processes.is_first():
+        init_seed(seed_of_this_process(config, state["epoch"] + 1), config["reproducibility"])
+
+
+def seed_of_this_process(config: Config, epoch: int = 0) -> int:
+    """The seed for dropout, masks and negatives in one of several processes."""
+    return (config["seed"] + processes.rank() + 1_000_003 * epoch) % 2**32
 
 
 def _how_to_go_on(last: Path, best: str) -> str:

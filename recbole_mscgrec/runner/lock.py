@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from recbole_mscgrec.config import run_id
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -18,13 +19,13 @@ def alone(config: Any) -> Iterator[None]:
     """Within this block no other process can train this run, which is identified by its checkpoint.
 
     The lock is released when the process ends, however it ends. Evaluating a saved model needs no
-    lock.
+    lock. Of several processes that train together the first one holds it.
 
     Raises:
         UserError: another process holds the lock.
         UserError: the checkpoint folder cannot be written.
     """
-    if config["model_file"]:
+    if config["model_file"] or not processes.is_first():
         yield
         return
     path = _path(config)

@@ -11,18 +11,21 @@ from typing import Any
 
 import psutil
 
-from recbole_mscgrec.storage import files
+from recbole_mscgrec.storage import files, processes
 from recbole_mscgrec.storage.errors import UserError
 
 _LEFT_OVER = re.compile(r".+\.(\d+)\.tmp")
 
 
 def check_places(config: Any) -> None:
-    """Make the folders that this run writes, and check that files can be written there.
+    """Make the folders that this run writes, and check that files can be written there. Of several
+    processes only the first one writes.
 
     Raises:
         UserError: one cannot be written, with the setting that names it.
     """
+    if not processes.is_first():
+        return
     for key, folder in _folders(config):
         files.check_folder(folder, key)
         _remove_left_over(folder)

@@ -20,7 +20,7 @@ from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
-from recbole_mscgrec.runner.fit import fit
+from recbole_mscgrec.runner.fit import fit, seed_of_this_process
 from recbole_mscgrec.runner.lock import alone
 from recbole_mscgrec.runner.places import check_log_dir, check_places
 from recbole_mscgrec.runner.result import peak_memory_mb, result_of
@@ -31,8 +31,9 @@ from recbole_mscgrec.runner.saved_model import (
     warn_of_other_rows,
 )
 from recbole_mscgrec.runner.stops import stopped
+from recbole_mscgrec.runner.together import check_same_model, check_together
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
-from recbole_mscgrec.storage import checkpoint, digest, files
+from recbole_mscgrec.storage import checkpoint, digest, files, processes
 from recbole_mscgrec.tokenizer.pipeline import timed
 
 
@@ -47,15 +48,19 @@ def run(
     Returns:
         The content of the result file: model, dataset, seed, settings (all that the result depends
         on), chosen (those given by the user), preset (those changed for sparse data), made_by
-        (version, commit), best_valid_result, test_result, seconds (stage -> s), peak_memory_mb,
-        peak_memory_mb_after (stage -> MB), peak_gpu_memory_mb, n_parameters, versions, code_health.
+        (version, commit), best_valid_result, test_result, seconds (stage -> s), n_processes,
+        peak_memory_mb (of the first process), peak_memory_mb_after (stage -> MB),
+        peak_gpu_memory_mb, n_parameters, versions, code_health.
         With `eval_drop_modality` also test_without (modality -> metrics); for MSCGRec also the
         result of `MSCGRecTrainer.remarks` for the test.
+
+    In processes started by torchrun they train one model together, and all get the result.
     """
-    with ends_told_to_the_user(model):
+    with ends_told_to_the_user(model), processes.together():
         config = _config(model, dataset, config_file_list, config_dict)
         user_ranks.check_per_user(config)
         check_test_metrics(config)
+        check_together(config)
         check_places(config)
         with (
             alone(config),
@@ -127,6 +132,9 @@ def _run(config: Config) -> dict[str, Any]:
     memory["model"] = peak_memory_mb()
     if config["initial_model"]:
         begin_at(config, network, train_data._dataset)
+    check_same_model(network, train_data)
+    if not processes.is_first():
+        init_seed(seed_of_this_process(config), config["reproducibility"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if config["model_file"]:
         trainer.saved_model_file = config["model_file"]
@@ -144,18 +152,19 @@ def _run(config: Config) -> dict[str, Any]:
     ):
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     memory["test"] = peak_memory_mb()
-    _save_ranks(evaluator, test_data, config)
+    if processes.is_first():
+        _save_ranks(evaluator, test_data, config)
 
     result = result_of(config, trainer, best_valid, test, seconds, memory)
     result.update(getattr(trainer, "remarks", dict)())
     with stopped(lambda: _model_kept(config, best_file)):
         without = _test_without(trainer, test_data, config)
-    result.update(without)
+    result = processes.broadcast(result | without)
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
     for name, metrics in without.get("test_without", {}).items():
         logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
-    if config["result_file"]:
+    if config["result_file"] and processes.is_first():
         files.write_json(config["result_file"], digest.sealed(result))
     return result
 

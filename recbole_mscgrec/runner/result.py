@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from recbole_mscgrec.config import run_id
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage import checkpoint, processes
 from recbole_mscgrec.storage.provenance import made_by
 
 
@@ -40,6 +40,7 @@ def result_of(
         "best_valid_result": checkpoint.to_plain(best_valid),
         "test_result": checkpoint.to_plain(test),
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
+        "n_processes": processes.count(),
         "peak_memory_mb": peak_memory_mb(),
         "peak_memory_mb_after": memory,
         "peak_gpu_memory_mb": _peak_gpu_memory_mb(),

@@ -165,7 +165,7 @@ def random_state(train_data: Any = None) -> dict[str, Any]:
     if train_data is not None:
         state["loader"] = [generator.get_state() for generator in _generators(train_data)]
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = [torch.cuda.get_rng_state()]  # of the one GPU that this process uses
     return state
 
 
@@ -193,7 +193,7 @@ def _set_random_state(state: dict[str, Any], train_data: Any) -> None:
         for generator, drawn in zip(_generators(train_data), states, strict=True):
             generator.set_state(drawn.cpu())
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

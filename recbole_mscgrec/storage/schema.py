@@ -112,6 +112,7 @@ INTERRUPTED_TRAINING = {
     "best_valid_result": Maybe(Each(_NUMBER)),
     "optimizer": _OPTIMIZER,
     "random": _RANDOM,
+    "random_of_others": Maybe(List(_RANDOM)),
     "seconds": Maybe(Each(_NUMBER)),
     "training": Maybe({"average": List(Numbers("f"))}),
 }

@@ -16,7 +16,7 @@ import torch
 from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features.fusion import comparable
 from recbole_mscgrec.semantic_ids.code_table import FUSED, CodeTable
-from recbole_mscgrec.storage import cache, files, schema
+from recbole_mscgrec.storage import cache, files, processes, schema
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.item_codes import assemble, fused, quantize
 from recbole_mscgrec.tokenizer.modalities import (
@@ -84,6 +84,20 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
     inputs = {name: stage.inputs for name, stage in stages.items() if stage.inputs}
     return Tokenization(table, report, seconds, _items(train), kept, inputs, codebooks)
+
+
+def tokenize_once(settings: MSCGRecSettings, train: Any) -> Tokenization:
+    """The result of `tokenize`, which only the first of several processes calls."""
+
+    def make() -> tuple[dict[str, Any], dict[str, float]]:
+        tokens = tokenize(settings, train)
+        return tokens.to_plain(), tokens.seconds
+
+    if processes.count() == 1:
+        return tokenize(settings, train)
+    plain, seconds = processes.once(make)
+    table = CodeTable.from_plain(plain.pop("table"))
+    return Tokenization(table=table, seconds=seconds, **plain)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny import protocol
+import torch
+from tiny import in_processes, protocol
 
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.protocol import check_one_process, check_protocol, complete_eval_args
+from recbole_mscgrec.config.protocol import check_processes, check_protocol, complete_eval_args
 from recbole_mscgrec.storage.errors import UserError
 
 OURS = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
@@ -86,11 +87,33 @@ def test_every_model_is_checked(model: str, rule_folder: Any) -> None:
         Config(model, "rule", config_dict=chosen)
 
 
-def test_several_processes(monkeypatch: pytest.MonkeyPatch, rule_folder: Any) -> None:
-    check_one_process({"nproc": 1, "world_size": -1})
-    for key in ("nproc", "world_size"):
-        with pytest.raises(UserError, match=f"{key} is 2, but training in several processes"):
+def test_settings_of_several_processes(rule_folder: Any) -> None:
+    check_processes({"nproc": 1}, {"world_size": -1})
+    with pytest.raises(UserError, match=r"nproc is 2, but 1 process.es. run here"):
+        Config("SASRec", "rule", config_dict=protocol(rule_folder, nproc=2))
+    for key in ("world_size", "local_rank", "offset"):
+        with pytest.raises(UserError, match=f"{key} .2. is set by torchrun"):
             Config("SASRec", "rule", config_dict=protocol(rule_folder, **{key: 2}))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE is 2"):
-        check_one_process({})
+
+
+def test_use_gpu_chooses_the_device(rule_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RecBole takes a GPU in any case."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for use_gpu, kind in ((True, "cuda"), (False, "cpu")):
+        config = Config("SASRec", "rule", config_dict=protocol(rule_folder, use_gpu=use_gpu))
+        assert config["device"].type == kind
+
+
+def test_a_config_in_several_processes(rule_folder: Any) -> None:
+    def told() -> dict[str, Any]:
+        chosen = protocol(rule_folder, nproc=2, show_progress=True)
+        config = Config("SASRec", "rule", config_dict=chosen)
+        names = "single_spec local_rank world_size show_progress device".split()
+        return {name: config[name] for name in names}
+
+    common = {"single_spec": False, "world_size": 2, "device": torch.device("cpu")}
+    assert in_processes(2, told) == [
+        {**common, "local_rank": 0, "show_progress": True},
+        {**common, "local_rank": 1, "show_progress": False},
+    ]

@@ -15,7 +15,7 @@ from recbole.utils import get_trainer
 from tiny import best_file, build, protocol, write_table
 
 from recbole_mscgrec.runner.quick_start import run
-from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage import checkpoint, processes
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -118,10 +118,12 @@ def test_vectors_of_ldiffrec_are_numbers(chosen: dict, rule_folder: Path) -> Non
 
 
 @pytest.mark.parametrize("rank, written", [(0, True), (1, False)])
-def test_one_of_several_processes_writes(rule_folder: Path, rank: int, written: bool) -> None:
+def test_one_of_several_processes_writes(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, rank: int, written: bool
+) -> None:
     built = build("SASRec", "rule", protocol(rule_folder))
     trainer = get_trainer(built.config["MODEL_TYPE"], "SASRec")(built.config, built.model)
-    built.config["local_rank"] = rank
+    monkeypatch.setattr(processes, "rank", lambda: rank)
     trainer._save_checkpoint(0, verbose=False)
     assert Path(trainer.saved_model_file).is_file() is written
 

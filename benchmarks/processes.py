@@ -1,0 +1,94 @@
+"""Seconds of training and evaluation in one and in several processes on this machine.
+
+    python benchmarks/processes.py --json=processes.json
+    python benchmarks/processes.py --processes 1 4 8 --threads 0 --dataset=ml-1m --seed=7
+
+Each line is a run of the command line. Its epoch seconds are the median over the epochs but the
+first; the seconds of an evaluation likewise. One process is also run with as many threads as the
+largest number of processes. `--threads 0` leaves the number of threads to torch. On a machine with
+GPUs each process takes one; use --use_gpu False for the CPU. Further settings are passed on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+_TRAINED = re.compile(r"epoch \d+ training.*time.*?: ([\d.]+)s")
+_EVALUATED = re.compile(r"epoch \d+ evaluating.*time.*?: ([\d.]+)s")
+
+
+def median_of(pattern: re.Pattern[str], log: str) -> float:
+    """The median of the seconds in a log, without the first."""
+    seconds = [float(found) for found in pattern.findall(log)]
+    return statistics.median(seconds[1:] or seconds)
+
+
+def measure(n: int, threads: int, settings: list[str], folder: str) -> dict[str, Any]:
+    """The seconds of a run in n processes, each with this number of threads."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment.pop("OMP_NUM_THREADS", None)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    result = Path(folder, "result.json")
+    command = [sys.executable, "-m", "recbole_mscgrec", *settings, f"--nproc={n}"]
+    command += [f"--result_file={result}", f"--checkpoint_dir={folder}/{n}-{threads}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    log = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)  # without colours
+    return {
+        "processes": n,
+        "threads": threads,
+        "epoch_seconds": median_of(_TRAINED, log),
+        "evaluation_seconds": median_of(_EVALUATED, log),
+        "test_result": json.loads(result.read_text(encoding="utf-8"))["test_result"],
+    }
+
+
+def main() -> None:
+    """Measure, print a table, write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, default=1, help="of each process; 0: torch's choice")
+    parser.add_argument("--model", default="MSCGRec")
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--data_path", default="dataset/")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--use_gpu", default="True")
+    parser.add_argument("--json", help="where to write the measurements")
+    args, more = parser.parse_known_args()
+    names = ("model", "dataset", "data_path", "epochs", "use_gpu")
+    settings = [f"--{name}={getattr(args, name)}" for name in names] + [
+        "--show_progress=False",
+        *more,
+    ]
+    runs = [(n, args.threads) for n in args.processes]
+    if args.threads:
+        runs.append((1, args.threads * max(args.processes)))
+    results = []
+    print(f"{'processes':>9} {'threads':>8} {'epoch s':>8} {'evaluation s':>13}")
+    with tempfile.TemporaryDirectory() as folder:
+        settings.append(f"--log_dir={folder}")
+        for n, threads in runs:
+            one = measure(n, threads, settings, folder)
+            results.append(one)
+            print(
+                f"{n:9} {threads:8} {one['epoch_seconds']:8.2f} {one['evaluation_seconds']:13.2f}",
+                flush=True,
+            )
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""`--nproc`: starts processes of the same command on this machine, as torchrun does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import recbole_mscgrec
+from recbole_mscgrec.config.parsing import parse_values, read_mapping
+from recbole_mscgrec.storage import processes
+from recbole_mscgrec.storage.errors import UserError
+
+LOST = (
+    "Another of the processes that train together was killed, or its machine was lost, so all end. "
+    "The last finished epoch is kept: repeat the command with --resume=True to go on."
+)
+LOST_STATUS = 3  # of a process that noticed it
+_STOPPED = 130
+_SECONDS_TO_STOP = 20  # that processes have after another one has ended
+_MARK = "RECBOLE_MSCGREC_NPROC"  # in the environment of processes that are started here
+
+
+def asked_for(config_files: Sequence[str], settings: Mapping[str, Any]) -> int:
+    """The number of processes to start: `nproc`, or 1 in a process that was started already.
+
+    Raises:
+        UserError: it is no whole number from 1 on.
+    """
+    given: dict[str, Any] = {}
+    for file in config_files:
+        given |= read_mapping(file)
+    nproc = (given | parse_values(dict(settings))).get("nproc", 1)
+    if isinstance(nproc, bool) or not isinstance(nproc, int) or nproc < 1:
+        raise UserError(f"nproc ({nproc}) must be a whole number from 1 on.")
+    return nproc if processes.n_started() == 1 else 1
+
+
+def started_this() -> bool:
+    """Whether this process was started by `launch`."""
+    return _MARK in os.environ
+
+
+def launch(nproc: int, arguments: Sequence[str]) -> int:
+    """Run the command line in `nproc` processes that train together, until all have ended. If one
+    fails, the others are ended. Each of them tells its own errors; here only a process that was
+    killed is told.
+
+    Returns:
+        The exit status of the command.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=nproc,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    logging.disable(logging.CRITICAL)  # torch repeats what is told below
+    with _environment(nproc):
+        try:
+            elastic_launch(config, sys.executable)("-m", "recbole_mscgrec", *arguments)
+        except ChildFailedError as error:
+            return _told({rank: end.exitcode for rank, end in error.failures.items()}, nproc)
+        except KeyboardInterrupt:
+            return _STOPPED
+        except Exception as error:
+            if type(error).__name__ != "SignalException":  # how it ends after Ctrl-C
+                raise
+            return _STOPPED
+        finally:
+            logging.disable(logging.NOTSET)
+    return 0
+
+
+def _told(ends: dict[int, int], nproc: int) -> int:
+    """The exit status of the process that failed first. The others were ended by SIGTERM, or have
+    noticed its end."""
+    for rank, status in ends.items():
+        if status < 0 and -status != signal.SIGTERM:
+            raise UserError(
+                f"Process {rank} of {nproc} was killed by {signal.Signals(-status).name}, so the "
+                "others were ended. If it was not you, the machine may lack memory: start fewer "
+                "processes. The last finished epoch is kept: repeat the command with "
+                "--resume=True to go on."
+            )
+    own = [status for status in ends.values() if status > 0 and status != LOST_STATUS]
+    if not own:
+        raise UserError(LOST)
+    return own[0]
+
+
+@contextmanager
+def _environment(nproc: int) -> Any:
+    """The environment of the processes: this package, and their share of the cores."""
+    before = dict(os.environ)
+    here = str(Path(recbole_mscgrec.__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, before.get("PYTHONPATH")]))
+    os.environ[_MARK] = str(nproc)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nproc)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_STOP))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
