@@ -37,7 +37,6 @@ SETTINGS = {
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
     "MAX_ITEM_LIST_LENGTH": 20,
     "n_levels": 3,
-    "codebook_size": 64,
     "collaborative_epochs": 1,
     "collaborative_batch_size": 256,
     "train_batch_size": 64,
@@ -141,7 +140,7 @@ class First:
             yield batch
 
 
-def take_through(folder: Path, steps: int, eval_batches: int) -> list[dict[str, Any]]:
+def take_through(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """All stages in this process."""
     measured, sys.argv = Measured(), sys.argv[:1]  # RecBole takes options for settings
     from recbole.data import create_dataset, data_preparation
@@ -153,6 +152,7 @@ def take_through(folder: Path, steps: int, eval_batches: int) -> list[dict[str, 
 
     chosen = {
         **SETTINGS,
+        "codebook_size": args.codebook_size,
         "data_path": str(folder),
         "vectors_file": {"image": str(folder / "image.npy")},
         "cache_dir": str(folder / "cache"),
@@ -169,6 +169,7 @@ def take_through(folder: Path, steps: int, eval_batches: int) -> list[dict[str, 
     for name, seconds in model.stage_seconds.items():  # parts of the tokenizer
         measured.add(f"tokenizer: {name}", seconds, measured.rows[1]["peak_mb"] << 20)
     trainer = get_trainer(config["MODEL_TYPE"], "MSCGRec")(config, model)
+    steps, eval_batches = args.steps, args.eval_batches
     with measured.stage(f"train, {steps} steps"):
         trainer._train_epoch(First(train, steps), 0)
     trainer.eval_collector.data_collect(train)
@@ -187,8 +188,9 @@ def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
     n_users, start = args.users or n_items, time.perf_counter()
     generate(folder, n_items, n_users, args.length)
     made = {"stage": "generated", "seconds": round(time.perf_counter() - start, 2), "peak_mb": ""}
-    batches = [f"--steps={args.steps}", f"--eval-batches={args.eval_batches}"]
-    command = [sys.executable, __file__, f"--of={folder}", *batches]
+    same = ("steps", "eval_batches", "codebook_size")
+    options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in same]
+    command = [sys.executable, __file__, f"--of={folder}", *options]
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     rows = [made, *json.loads(ran.stdout.splitlines()[-1])]
     return [{"items": n_items, "users": n_users, **row} for row in rows]
@@ -213,12 +215,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=10, help="interactions per user")
     parser.add_argument("--steps", type=int, default=200, help="training steps")
     parser.add_argument("--eval-batches", type=int, default=20, help="batches of 256 users")
+    parser.add_argument("--codebook-size", type=int, default=64, help="codewords a level, of three")
     parser.add_argument("--folder", default="scale", help="where data and files are written")
     parser.add_argument("--csv", help="where to write every measurement")
     parser.add_argument("--of", help=argparse.SUPPRESS)  # in the new process: the folder
     args = parser.parse_args()
     if args.of:
-        print(json.dumps(take_through(Path(args.of), args.steps, args.eval_batches)))
+        print(json.dumps(take_through(Path(args.of), args)))
         return
     rows = [row for n_items in args.items for row in measure(args, n_items)]
     for row in rows:
