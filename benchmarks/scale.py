@@ -1,0 +1,239 @@
+"""How the pipeline grows with the catalogue: seconds and peak memory of each stage.
+
+    python benchmarks/scale.py --items 10000 100000 --csv=scale.csv
+
+For each size, data with structure are generated: users who like two clusters of items, item texts,
+and vectors of 95 % of the items in a memory-mapped file. Then a new process takes them through all
+stages: data, tokenizer (SASRec, TF-IDF, given vectors, codes), some training steps, evaluation of
+some users, checkpoint, export. The memory of that process is sampled while it runs.
+
+With several sizes the last table fits seconds ~ items ** slope for each stage. Training and
+evaluation have the same number of batches at each size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+NAME, WIDTH, PER_CLUSTER, WITH_VECTOR = "scale", 64, 100, 0.95
+USERS_AT_ONCE = 50_000
+ADJECTIVES = (
+    "red blue green warm cold large small light dark quick quiet heavy soft old new".split()
+)
+SETTINGS = {
+    "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "n_levels": 3,
+    "collaborative_epochs": 1,
+    "collaborative_batch_size": 256,
+    "train_batch_size": 64,
+    "eval_batch_size": 256,
+    "beam_size": 20,
+    "topk": [10],
+    "metrics": ["Recall", "NDCG"],
+    "valid_metric": "NDCG@10",
+    "user_inter_num_interval": "[0,inf)",
+    "item_inter_num_interval": "[0,inf)",
+    "show_progress": False,
+    "use_gpu": False,
+}
+
+
+def generate(folder: Path, n_items: int, n_users: int, length: int, seed: int = 0) -> None:
+    """Write the data set `scale` and its item vectors into `folder`."""
+    draw, n_clusters = np.random.default_rng(seed), max(4, n_items // PER_CLUSTER)
+    place = folder / NAME
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f"{NAME}.inter").open("w", encoding="utf-8") as file:
+        file.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        for start in range(0, n_users, USERS_AT_ONCE):
+            users = np.arange(start, min(start + USERS_AT_ONCE, n_users))
+            liked = draw.integers(n_clusters, size=(len(users), 2))
+            cluster = np.take_along_axis(liked, draw.integers(2, size=(len(users), length)), 1)
+            # A few items of each cluster are popular; items of cluster c are c, c + C, c + 2 C, ...
+            rank = (draw.random(cluster.shape) ** 2 * (n_items // n_clusters)).astype(np.int64)
+            rows = zip(users.tolist(), (cluster + rank * n_clusters).tolist(), strict=True)
+            for user, items in rows:
+                file.writelines(f"u{user}\ti{item}\t{t}\n" for t, item in enumerate(items))
+    with (place / f"{NAME}.item").open("w", encoding="utf-8") as file:
+        file.write("item_id:token\ttitle:token_seq\n")
+        for item in range(n_items):
+            cluster = item % n_clusters
+            adjective = ADJECTIVES[item // n_clusters % len(ADJECTIVES)]
+            words = f"kind{cluster} family{cluster % 97} {adjective} model{item % 1009}"
+            file.write(f"i{item}\t{words}\n")
+    with_vector = np.sort(draw.permutation(n_items)[: int(WITH_VECTOR * n_items)])
+    shape = (len(with_vector), WIDTH)
+    vectors = np.lib.format.open_memmap(folder / "image.npy", "w+", np.float32, shape)
+    centres = draw.standard_normal((n_clusters, WIDTH), dtype=np.float32)
+    for start in range(0, len(with_vector), USERS_AT_ONCE):
+        items = with_vector[start : start + USERS_AT_ONCE]
+        noise = draw.standard_normal((len(items), WIDTH), dtype=np.float32)
+        vectors[start : start + USERS_AT_ONCE] = centres[items % n_clusters] + 0.5 * noise
+    vectors.flush()
+    tokens = "".join(f"i{item}\n" for item in with_vector)
+    (folder / "image.tokens.txt").write_text(tokens, encoding="utf-8")
+
+
+class Measured:
+    """Seconds and peak memory of stages of this process."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure this block."""
+        process, over = psutil.Process(), threading.Event()
+        peak = [process.memory_info().rss]
+
+        def sample() -> None:
+            while not over.wait(0.02):
+                peak[0] = max(peak[0], process.memory_info().rss)
+
+        sampler, start = threading.Thread(target=sample, daemon=True), time.perf_counter()
+        sampler.start()
+        yield
+        seconds = time.perf_counter() - start
+        over.set()
+        sampler.join()
+        self.add(name, seconds, peak[0])
+
+    def add(self, name: str, seconds: float, peak: int) -> None:
+        """Record a stage and tell it on stderr."""
+        row = {"stage": name, "seconds": round(seconds, 2), "peak_mb": peak >> 20}
+        self.rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+class First:
+    """The first batches of a loader."""
+
+    def __init__(self, loader: Any, n_batches: int) -> None:
+        self.loader, self.n_batches = loader, n_batches
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # RecBole asks which kind of loader it is
+        return type(self.loader)
+
+    def __len__(self) -> int:
+        return min(self.n_batches, len(self.loader))
+
+    def __iter__(self) -> Iterator[Any]:
+        for _, batch in zip(range(self.n_batches), self.loader, strict=False):
+            yield batch
+
+
+def take_through(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All stages in this process."""
+    measured, sys.argv = Measured(), sys.argv[:1]  # RecBole takes options for settings
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    from recbole_mscgrec.config.config import Config
+    from recbole_mscgrec.deployment.export import export_of_loaded
+    from recbole_mscgrec.serving import export_folder
+
+    chosen = {
+        **SETTINGS,
+        "codebook_size": args.codebook_size,
+        "data_path": str(folder),
+        "vectors_file": {"image": str(folder / "image.npy")},
+        "cache_dir": str(folder / "cache"),
+        "checkpoint_dir": str(folder / "saved"),
+        "log_dir": str(folder / "log"),
+    }
+    (folder / "saved").mkdir(exist_ok=True)
+    config = Config("MSCGRec", NAME, config_dict=chosen)
+    init_seed(config["seed"], config["reproducibility"])
+    with measured.stage("data"):
+        train, valid, _ = data_preparation(config, create_dataset(config))
+    with measured.stage("tokenizer"):
+        model = get_model("MSCGRec")(config, train._dataset)
+    for name, seconds in model.stage_seconds.items():  # parts of the tokenizer
+        measured.add(f"tokenizer: {name}", seconds, measured.rows[1]["peak_mb"] << 20)
+    trainer = get_trainer(config["MODEL_TYPE"], "MSCGRec")(config, model)
+    steps, eval_batches = args.steps, args.eval_batches
+    with measured.stage(f"train, {steps} steps"):
+        trainer._train_epoch(First(train, steps), 0)
+    trainer.eval_collector.data_collect(train)
+    with measured.stage(f"evaluation, {eval_batches} batches"):
+        trainer.evaluate(First(valid, eval_batches), load_best_model=False)
+    with measured.stage("checkpoint"):
+        trainer._save_checkpoint(0, verbose=False)
+    with measured.stage("export"):
+        export_folder.write(folder / "export", export_of_loaded(config, model, train._dataset))
+    return measured.rows
+
+
+def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
+    """The rows of one size, from a new process."""
+    folder = Path(args.folder) / str(n_items)
+    n_users, start = args.users or n_items, time.perf_counter()
+    generate(folder, n_items, n_users, args.length)
+    made = {"stage": "generated", "seconds": round(time.perf_counter() - start, 2), "peak_mb": ""}
+    same = ("steps", "eval_batches", "codebook_size")
+    options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in same]
+    command = [sys.executable, __file__, f"--of={folder}", *options]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rows = [made, *json.loads(ran.stdout.splitlines()[-1])]
+    return [{"items": n_items, "users": n_users, **row} for row in rows]
+
+
+def slopes(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Stage -> s of the fit seconds ~ items ** s, for stages that take a tenth of a second."""
+    found = {}
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        own = [r for r in rows if r["stage"] == stage and r["seconds"] >= 0.1]
+        if len(own) > 1:
+            items, seconds = ([r[key] for r in own] for key in ("items", "seconds"))
+            found[stage] = round(float(np.polyfit(np.log(items), np.log(seconds), 1)[0]), 2)
+    return found
+
+
+def main() -> None:
+    """Measure each size, print tables, write the CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--users", type=int, help="default: as many as items")
+    parser.add_argument("--length", type=int, default=10, help="interactions per user")
+    parser.add_argument("--steps", type=int, default=200, help="training steps")
+    parser.add_argument("--eval-batches", type=int, default=20, help="batches of 256 users")
+    parser.add_argument("--codebook-size", type=int, default=64, help="codewords a level, of three")
+    parser.add_argument("--folder", default="scale", help="where data and files are written")
+    parser.add_argument("--csv", help="where to write every measurement")
+    parser.add_argument("--of", help=argparse.SUPPRESS)  # in the new process: the folder
+    args = parser.parse_args()
+    if args.of:
+        print(json.dumps(take_through(Path(args.of), args)))
+        return
+    rows = [row for n_items in args.items for row in measure(args, n_items)]
+    for row in rows:
+        print("| " + " | ".join(f"{value}" for value in row.values()) + " |")
+    for stage, slope in slopes(rows).items():
+        print(f"{stage}: seconds ~ items ** {slope}")
+    if args.csv:
+        with open(args.csv, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The benchmark of large catalogues, on a small one."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import recbole_mscgrec
+
+SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "scale.py"
+
+
+def module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scale", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_users_keep_to_two_clusters_and_vectors_to_theirs(tmp_path: Path) -> None:
+    scale = module()
+    scale.generate(tmp_path, 1000, 50, 8)
+    lines = (tmp_path / "scale" / "scale.inter").read_text().splitlines()[1:]
+    clusters: dict[str, set[int]] = {}
+    for user, item, _ in (line.split("\t") for line in lines):
+        assert 0 <= int(item[1:]) < 1000
+        clusters.setdefault(user, set()).add(int(item[1:]) % 10)
+    assert len(clusters) == 50 and len(lines) == 400
+    assert max(len(c) for c in clusters.values()) == 2
+    vectors = np.load(tmp_path / "image.npy", mmap_mode="r")
+    tokens = (tmp_path / "image.tokens.txt").read_text().split()
+    assert vectors.shape == (950, 64) and len(set(tokens)) == 950
+    of = np.array([int(t[1:]) % 10 for t in tokens])
+    centres = np.stack([vectors[of == c].mean(0) for c in range(10)])
+    nearest = ((vectors[:, None] - centres) ** 2).sum(2).argmin(1)
+    assert (nearest == of).mean() > 0.99
+
+
+def test_slopes_are_those_of_power_laws() -> None:
+    rows = [
+        {"items": n, "stage": stage, "seconds": c * n**s}
+        for n in (10, 100, 1000)
+        for stage, c, s in (("a", 2, 1.0), ("b", 1, 1.5), ("short", 1e-9, 1.0))
+    ]
+    assert module().slopes(rows) == pytest.approx({"a": 1.0, "b": 1.5})
+
+
+def test_all_stages_of_a_small_catalogue(tmp_path: Path) -> None:
+    file = tmp_path / "scale.csv"
+    sizes = ["--items=150", "--steps=2", "--eval-batches=1", "--codebook-size=8"]
+    places = [f"--folder={tmp_path / 'made'}", f"--csv={file}"]
+    subprocess.run([sys.executable, SCRIPT, *sizes, *places], check=True, capture_output=True)
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    stages = [row["stage"] for row in rows]
+    assert stages[:3] == ["generated", "data", "tokenizer"]
+    assert stages[-4:] == ["train, 2 steps", "evaluation, 1 batches", "checkpoint", "export"]
+    assert all(float(row["peak_mb"]) > 100 for row in rows if row["stage"] != "generated")
+    assert (tmp_path / "made" / "150" / "export").is_dir()
