@@ -4,9 +4,11 @@
     python benchmarks/processes.py --processes 1 4 8 --threads 0 --dataset=ml-1m --seed=7
 
 Each line is a run of the command line. Its epoch seconds are the median over the epochs but the
-first; the seconds of an evaluation likewise. One process is also run with as many threads as the
-largest number of processes. `--threads 0` leaves the number of threads to torch. On a machine with
-GPUs each process takes one; use --use_gpu False for the CPU. Further settings are passed on.
+first; the seconds of an evaluation likewise. The CPU seconds are those of the whole run in all of
+its processes, and depend less on what else the machine does. One process is also run with as many
+threads as the largest number of processes. `--threads 0` leaves the number of threads to torch. On
+a machine with GPUs each process takes one; use --use_gpu False for the CPU. Further settings are
+passed on.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -42,6 +45,7 @@ def measure(n: int, threads: int, settings: list[str], folder: str) -> dict[str,
     result = Path(folder, "result.json")
     command = [sys.executable, "-m", "recbole_mscgrec", *settings, f"--nproc={n}"]
     command += [f"--result_file={result}", f"--checkpoint_dir={folder}/{n}-{threads}"]
+    before = _cpu_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -51,8 +55,15 @@ def measure(n: int, threads: int, settings: list[str], folder: str) -> dict[str,
         "threads": threads,
         "epoch_seconds": median_of(_TRAINED, log),
         "evaluation_seconds": median_of(_EVALUATED, log),
+        "cpu_seconds": round(_cpu_seconds() - before, 1),
         "test_result": json.loads(result.read_text(encoding="utf-8"))["test_result"],
     }
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -68,24 +79,20 @@ def main() -> None:
     parser.add_argument("--json", help="where to write the measurements")
     args, more = parser.parse_known_args()
     names = ("model", "dataset", "data_path", "epochs", "use_gpu")
-    settings = [f"--{name}={getattr(args, name)}" for name in names] + [
-        "--show_progress=False",
-        *more,
-    ]
+    settings = [f"--{name}={getattr(args, name)}" for name in names]
+    settings += ["--show_progress=False", *more]
     runs = [(n, args.threads) for n in args.processes]
     if args.threads:
         runs.append((1, args.threads * max(args.processes)))
     results = []
-    print(f"{'processes':>9} {'threads':>8} {'epoch s':>8} {'evaluation s':>13}")
+    print(f"{'processes':>9} {'threads':>8} {'epoch s':>8} {'evaluation s':>13} {'cpu s':>8}")
     with tempfile.TemporaryDirectory() as folder:
         settings.append(f"--log_dir={folder}")
         for n, threads in runs:
             one = measure(n, threads, settings, folder)
             results.append(one)
-            print(
-                f"{n:9} {threads:8} {one['epoch_seconds']:8.2f} {one['evaluation_seconds']:13.2f}",
-                flush=True,
-            )
+            seconds = f"{one['epoch_seconds']:8.2f} {one['evaluation_seconds']:13.2f}"
+            print(f"{n:9} {threads:8} {seconds} {one['cpu_seconds']:8.1f}", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
