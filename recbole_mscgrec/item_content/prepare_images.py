@@ -37,7 +37,7 @@ download these images, and at which rate, is yours to find out and to set (--per
 
 def main(arguments: list[str]) -> int:
     """Run the command. Returns 0, or 1 if the data set has no image in the end."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     files = files_of(options)
     items = read_item_file(files, options.item_column)
@@ -138,15 +138,16 @@ def _from_folder(options: argparse.Namespace, items: ItemFile) -> dict[str, str]
     return found
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(
         prog="recbole-mscgrec prepare images",
         description=_ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_data_options(parser)
-    source = parser.add_argument_group("images")
+    source = made.add_argument_group("images")
     source.add_argument(
         "--url_column",
         default="image_url",
@@ -171,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="try those again that cannot be had by the CSV file (404, HTML, damaged, ...)",
     )
-    net = parser.add_argument_group("network")
+    net = made.add_argument_group("network")
     ours = f"recbole-mscgrec/{recbole_mscgrec.__version__}"
     for name, kind, default, meaning in (
         ("workers", number(int, 1, 256), 8, "downloads at the same time"),
@@ -193,4 +194,4 @@ def _parser() -> argparse.ArgumentParser:
         net.add_argument(
             f"--{name}", type=kind, default=default, help=f"{meaning} (default: %(default)s)"
         )
-    return parser
+    return made

@@ -43,7 +43,7 @@ that finishes last joins the chunks.
 
 def main(arguments: list[str]) -> int:
     """Run the command. Returns 0."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "huggingface_hub", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -207,15 +207,16 @@ def _missing(chunks: Chunks) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(
         prog="recbole-mscgrec prepare text",
         description=_ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_data_options(parser)
-    text = parser.add_argument_group("text and model")
+    text = made.add_argument_group("text and model")
     text.add_argument(
         "--encoder", required=True, metavar="MODEL", help="name on the hub, or folder of a model"
     )
@@ -249,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the .safetensors file (default: DIR/NAME/NAME.text.safetensors)",
     )
-    work = parser.add_argument_group("work")
+    work = made.add_argument_group("work")
     work.add_argument(
         "--batch_size",
         type=number(int, 1),
@@ -267,4 +268,4 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", metavar="I/N", help="do part I of N, from 0 (default: torchrun's rank, or all)"
     )
     work.add_argument("--join", action="store_true", help="only join chunks that are finished")
-    return parser
+    return made

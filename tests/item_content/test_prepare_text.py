@@ -244,7 +244,7 @@ def test_items_without_any_text(
 
 def test_the_commands_and_defaults_of_the_page_are_true() -> None:
     page = Path(recbole_mscgrec.__file__).parents[1] / "docs" / "fetch.md"
-    parsers = {"images": prepare_images._parser(), "text": prepare_text._parser()}
+    parsers = {"images": prepare_images.parser(), "text": prepare_text.parser()}
     text, n_commands = page.read_text(encoding="utf-8"), 0
     for line in text.splitlines():
         words = shlex.split(line) if line.startswith("recbole-mscgrec prepare") else []
