@@ -146,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_data_options(parser)
+    add_data_options(made)
     source = made.add_argument_group("images")
     source.add_argument(
         "--url_column",

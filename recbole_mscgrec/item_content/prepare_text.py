@@ -215,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add_data_options(parser)
+    add_data_options(made)
     text = made.add_argument_group("text and model")
     text.add_argument(
         "--encoder", required=True, metavar="MODEL", help="name on the hub, or folder of a model"
