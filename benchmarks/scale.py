@@ -7,8 +7,9 @@ and vectors of 95 % of the items in a memory-mapped file. Then a new process tak
 stages: data, tokenizer (SASRec, TF-IDF, given vectors, codes), some training steps, evaluation of
 some users, checkpoint, export. The memory of that process is sampled while it runs.
 
-With several sizes the last table fits seconds ~ items ** slope for each stage. Training and
-evaluation have the same number of batches at each size.
+`cpu_seconds` are those of the processor, of all threads together. With several sizes the last table
+fits seconds ~ items ** slope for each stage. Training and evaluation have the same number of
+batches at each size.
 """
 
 from __future__ import annotations
@@ -88,6 +89,17 @@ def generate(folder: Path, n_items: int, n_users: int, length: int, seed: int = 
     (folder / "image.tokens.txt").write_text(tokens, encoding="utf-8")
 
 
+def row_of(name: str, seconds: float, worked: float | None, peak_mb: int | None) -> dict[str, Any]:
+    """One line of the table; `worked` are the seconds of the processor."""
+    processor = None if worked is None else round(worked, 2)
+    return {
+        "stage": name,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": processor,
+        "peak_mb": peak_mb,
+    }
+
+
 class Measured:
     """Seconds and peak memory of stages of this process."""
 
@@ -104,17 +116,18 @@ class Measured:
             while not over.wait(0.02):
                 peak[0] = max(peak[0], process.memory_info().rss)
 
-        sampler, start = threading.Thread(target=sample, daemon=True), time.perf_counter()
+        sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
+        start, worked = time.perf_counter(), time.process_time()
         yield
-        seconds = time.perf_counter() - start
+        seconds, worked = time.perf_counter() - start, time.process_time() - worked
         over.set()
         sampler.join()
-        self.add(name, seconds, peak[0])
+        self.add(name, seconds, worked, peak[0])
 
-    def add(self, name: str, seconds: float, peak: int) -> None:
+    def add(self, name: str, seconds: float, worked: float | None, peak: int) -> None:
         """Record a stage and tell it on stderr."""
-        row = {"stage": name, "seconds": round(seconds, 2), "peak_mb": peak >> 20}
+        row = row_of(name, seconds, worked, peak >> 20)
         self.rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
 
@@ -167,7 +180,7 @@ def take_through(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]
     with measured.stage("tokenizer"):
         model = get_model("MSCGRec")(config, train._dataset)
     for name, seconds in model.stage_seconds.items():  # parts of the tokenizer
-        measured.add(f"tokenizer: {name}", seconds, measured.rows[1]["peak_mb"] << 20)
+        measured.add(f"tokenizer: {name}", seconds, None, measured.rows[1]["peak_mb"] << 20)
     trainer = get_trainer(config["MODEL_TYPE"], "MSCGRec")(config, model)
     steps, eval_batches = args.steps, args.eval_batches
     with measured.stage(f"train, {steps} steps"):
@@ -187,7 +200,7 @@ def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
     folder = Path(args.folder) / str(n_items)
     n_users, start = args.users or n_items, time.perf_counter()
     generate(folder, n_items, n_users, args.length)
-    made = {"stage": "generated", "seconds": round(time.perf_counter() - start, 2), "peak_mb": ""}
+    made = row_of("generated", time.perf_counter() - start, None, None)
     same = ("steps", "eval_batches", "codebook_size")
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in same]
     command = [sys.executable, __file__, f"--of={folder}", *options]
@@ -197,12 +210,14 @@ def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
 
 
 def slopes(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Stage -> s of the fit seconds ~ items ** s, for stages that take a tenth of a second."""
+    """Stage -> s of the fit seconds ~ items ** s, for stages that take a tenth of a second; by the
+    seconds of the processor where they are known, since other programs do not add to them."""
     found = {}
     for stage in dict.fromkeys(row["stage"] for row in rows):
         own = [r for r in rows if r["stage"] == stage and r["seconds"] >= 0.1]
         if len(own) > 1:
-            items, seconds = ([r[key] for r in own] for key in ("items", "seconds"))
+            items = [r["items"] for r in own]
+            seconds = [r["cpu_seconds"] or r["seconds"] for r in own]
             found[stage] = round(float(np.polyfit(np.log(items), np.log(seconds), 1)[0]), 2)
     return found
 

@@ -31,7 +31,9 @@ def collaborative_vectors(
     """
     init_seed(run.seed, run.reproducibility)
     source, name = source_of(settings, run, train), settings.source
-    optimizer = torch.optim.Adam(source.model.parameters(), lr=settings.learning_rate)
+    # At a million items a step of all embeddings is much faster in one pass over the memory.
+    fused = True if source.model.sampler else None
+    optimizer = torch.optim.Adam(source.model.parameters(), lr=settings.learning_rate, fused=fused)
     progress = _Progress(source.model, optimizer, partial)
     bar = tqdm(
         range(progress.epoch, settings.epochs),
