@@ -41,7 +41,7 @@ def test_a_step_counts_every_position_as_a_target() -> None:
     network = decode.build_network(decode.random_codes(50)).train()
     before = network.start.detach().clone()
     found = train_steps.measure(network, rows=2, length=6, precision="float32")
-    assert found["targets_per_second"] == pytest.approx(12 / found["step_seconds"], rel=1e-3)
+    assert found["targets_per_second"] == pytest.approx(12 / found["step_seconds"], abs=1)
     assert found["flops"] > 0 and not torch.equal(network.start, before)  # it trains
     rate = found["flops"] / found["step_seconds"]
     assert found["share_of_peak"] == pytest.approx(rate / found["peak_flops"])
