@@ -31,6 +31,7 @@ COMMANDS = {
     "add-items": "recbole_mscgrec.new_items.add_command",
     "remove-items": "recbole_mscgrec.new_items.remove_command",
 }
+_SHARED_OUT = ("prepare text",)  # processes of torchrun take a part each
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 _NO_MEMORY = (
     "There is not enough memory for these settings: lower the sizes of the model, "
@@ -162,7 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with ended_like_ctrl_c():
             if command := command_of(given):
-                _check_alone(" ".join(given[:1]))
+                if " ".join(given[:2]) not in _SHARED_OUT:
+                    _check_alone(given[0])
                 debug = "--debug" in given
                 module, arguments = command
                 arguments = [a for a in arguments if a != "--debug"]

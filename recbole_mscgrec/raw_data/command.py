@@ -208,7 +208,7 @@ def _stages(
         return {"steps": steps}
 
     def with_interactions() -> dict[str, Any]:
-        order = np.load(work / "order.npy", mmap_mode="r")
+        order = np.load(work / "order.npy", mmap_mode="r", allow_pickle=False)
         with Spool(work) as read:
             whole = len(order) == len(read)
             histories = source.has_histories and whole

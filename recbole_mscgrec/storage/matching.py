@@ -81,6 +81,10 @@ def _kind(value: Any) -> Any:
 
 def _fault_of_state(state: dict, shape: torch.Size, place: str) -> str:
     for name, value in state.items():
+        # Adam divides by 1 - beta ** (step + 1).
+        if name == "step" and _kind(value) == "number":
+            if not bool(torch.as_tensor(value).ge(0).all()):
+                return f"{place}.step is {value!r:.40}"
         if not isinstance(value, torch.Tensor):
             if _kind(value) != "number" and (value is not None or name != "momentum_buffer"):
                 return f"{place}.{name} is {value!r:.40}"
