@@ -148,6 +148,32 @@ def _lost_another(error: Exception) -> bool:
     return processes.lost_another(error)
 
 
+def _run(given: list[str]) -> int:
+    """A command beside training, a table of runs, or one run. Returns the exit status."""
+    if command := command_of(given):
+        if " ".join(given[:2]) not in _SHARED_OUT:
+            _check_alone(given[0])
+        module, arguments = command
+        arguments = [a for a in arguments if a != "--debug"]
+        status: int = importlib.import_module(module).main(arguments)
+        return status
+    known, settings = parse(given)
+    from recbole_mscgrec.experiments import grid
+    from recbole_mscgrec.runner import launch
+
+    n_processes = launch.asked_for(known.config_files, settings)
+    if grid.asked_for(known):
+        _check_alone("A table of runs", n_processes)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        return 1 if grid.any_failed(grid.run(known, dict(settings))) else 0
+    if n_processes > 1:
+        return launch.launch(n_processes, given)
+    from recbole_mscgrec.runner.quick_start import run
+
+    run(known.model, known.dataset, known.config_files, dict(settings))
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of run_recbole_mscgrec.py and of the command recbole-mscgrec.
 
@@ -155,37 +181,15 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0; 1 after an error, or if a row of a table lacks a result; 130 after
         Ctrl-C.
     """
-    given, debug = sys.argv[1:] if argv is None else argv, False
+    given = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in given
     # Warnings caused by RecBole's own code; users cannot act on them.
     warnings.filterwarnings("ignore", module=r"recbole\.")
     # RecBole's Config reads sys.argv itself; here it gets the settings as config_dict instead.
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
         with ended_like_ctrl_c():
-            if command := command_of(given):
-                if " ".join(given[:2]) not in _SHARED_OUT:
-                    _check_alone(given[0])
-                debug = "--debug" in given
-                module, arguments = command
-                arguments = [a for a in arguments if a != "--debug"]
-                status: int = importlib.import_module(module).main(arguments)
-                return status
-            known, settings = parse(given)
-            debug = known.debug
-            from recbole_mscgrec.experiments import grid
-            from recbole_mscgrec.runner import launch
-
-            n_processes = launch.asked_for(known.config_files, settings)
-            if grid.asked_for(known):
-                _check_alone("A table of runs", n_processes)
-                logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-                table = grid.run(known, dict(settings))
-                return 1 if grid.any_failed(table) else 0
-            if n_processes > 1:
-                return launch.launch(n_processes, given)
-            from recbole_mscgrec.runner.quick_start import run
-
-            run(known.model, known.dataset, known.config_files, dict(settings))
+            return _run(given)
     except UserError as error:
         if not _reports():
             return 1
@@ -211,4 +215,3 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         sys.argv = program
-    return 0
