@@ -69,6 +69,7 @@ def test_the_stored_outputs_of_ml_100k_hold_what_the_text_says() -> None:
     check_ml_100k(notebook("ml-100k.ipynb"))
 
 
+@pytest.mark.slow
 def test_ml_100k_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer epochs."""
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))

@@ -56,6 +56,7 @@ def test_slopes_are_those_of_power_laws() -> None:
     assert module().slopes(rows) == pytest.approx({"a": 1.0, "b": 1.5, "short": 1.0})
 
 
+@pytest.mark.slow
 def test_all_stages_of_a_small_catalogue(tmp_path: Path) -> None:
     file = tmp_path / "scale.csv"
     sizes = ["--items=150", "--steps=2", "--eval-batches=1", "--codebook-size=8"]

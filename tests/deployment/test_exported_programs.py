@@ -69,6 +69,7 @@ def test_grids_give_what_packed_tokens_give(name: str) -> None:
     assert torch.allclose(exact.flatten(), expected.sum(0), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
