@@ -6,6 +6,9 @@ import argparse
 
 from recbole_mscgrec.config.parsing import parse_value
 
+# What a command beside training asks of the run that reads a checkpoint.
+QUIET: dict[str, object] = {"show_progress": False, "state": "WARNING"}
+
 
 def settings_of(rest: list[str], parser: argparse.ArgumentParser) -> dict[str, object]:
     """The arguments `--key=value` that are no options of a command: settings that override those

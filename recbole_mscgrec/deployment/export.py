@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def export(
     """
     folder = Path(folder)
     files.check_folder(folder, "--out")
-    generation, history = 1, list[dict[str, Any]]()
+    generation, history = 0, list[dict[str, Any]]()
     if (folder / MANIFEST).is_file():
         old = read_manifest(folder)
         if not overwrite:
@@ -58,12 +57,12 @@ def export(
                 f"{folder} holds an export of generation {old['generation']}: choose another "
                 "folder, or add --overwrite to replace it. Items added to it are lost then."
             )
-        generation, history = old["generation"] + 1, old["history"]
-    config, model, train = _loaded(model_file, config_dict)
+        generation, history = old["generation"], old["history"]
+    config, model, _, train = load_mscgrec(model_file, config_dict)
     made = export_of_loaded(config, model, train)
     kept = kept_encoders(model, train) if new_items else Kept({}, {})
-    history = [*history, _entry(made, generation, "export", model_file=Path(model_file).name)]
     made = replace(made, generation=generation, history=history, new_items=kept.plan)
+    made = export_folder.next_generation(made, "export", model_file=Path(model_file).name)
     export_folder.write(folder, made, {**kept.files, **(_programs(made) if programs else {})})
     return made
 
@@ -78,9 +77,7 @@ def add_programs(folder: str | Path) -> Export:
     folder = Path(folder)
     old, names = export_folder.read(folder), read_manifest(folder)["files"]
     made = _programs(old)
-    generation = old.generation + 1
-    history = [*old.history, _entry(old, generation, "programs")]
-    new = replace(old, generation=generation, history=history)
+    new = export_folder.next_generation(old, "programs")
     export_folder.write(folder, new, made, unchanged=[name for name in names if name not in made])
     return new
 
@@ -89,37 +86,31 @@ def _programs(export: Export) -> dict[str, bytes]:
     return programs_of(Recommender(export).network, export.max_history, export.constrained)
 
 
-def _entry(export: Export, generation: int, what: str, **more: str) -> dict[str, Any]:
-    """What was done, for the history of the folder."""
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    n_items = len(export.items)
-    made = {"generation": generation, "what": what, **more, "n_items": n_items, "date": date}
-    return {**made, **provenance.made_by()}
-
-
 def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Export:
     """The export of a saved model.
 
     Raises:
         UserError: it is no model of MSCGRec, or it is set to be reranked by a second model.
     """
-    return export_of_loaded(*_loaded(model_file, config_dict))
+    config, model, _, train = load_mscgrec(model_file, config_dict)
+    return export_of_loaded(config, model, train)
 
 
-def _loaded(model_file: str, config_dict: dict[str, Any] | None) -> tuple[Any, MSCGRec, Any]:
-    """Config, model and train split."""
-    of_mscgrec(model_file)
-    config, model, _, train_data, *_ = load_data_and_model(model_file, config_dict)
-    return config, model, train_data._dataset
+def load_mscgrec(
+    model_file: str, config_dict: dict[str, Any] | None = None
+) -> tuple[Any, MSCGRec, Any, Any]:
+    """Config, model, data set and train split of a saved model of MSCGRec.
 
-
-def of_mscgrec(model_file: str) -> None:
-    """Raise UserError if a file is no checkpoint of MSCGRec."""
+    Raises:
+        UserError: it is another model, or the data set is not there or another one.
+    """
     kind = checkpoint.load(model_file)["config"]["model"]
     if kind != "MSCGRec":
         raise UserError(
             f"{model_file} holds {kind}: only MSCGRec recommends by item token and can be exported."
         )
+    config, model, dataset, train_data, *_ = load_data_and_model(model_file, config_dict)
+    return config, model, dataset, train_data._dataset
 
 
 def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:

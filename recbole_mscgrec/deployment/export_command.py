@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_mscgrec.deployment.arguments import settings_of
+from recbole_mscgrec.deployment.arguments import QUIET, settings_of
 from recbole_mscgrec.deployment.export import add_programs, export
 from recbole_mscgrec.storage.errors import UserError
 
@@ -47,7 +47,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the command. Returns the exit status."""
     options, rest = parser().parse_known_args(arguments)
-    quiet = {"show_progress": False, "state": "WARNING"}
     settings, programs = settings_of(rest, parser()), options.format == "torch"
     if options.export:
         if not programs or options.out or options.overwrite or settings:
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> int:
         made = export(
             options.model_file,
             options.out,
-            {**quiet, **settings},
+            {**QUIET, **settings},
             options.overwrite,
             new_items=not options.without_new_items,
             programs=programs,

@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
-from recbole_mscgrec.deployment.export import export_of_loaded, of_mscgrec
+from recbole_mscgrec.deployment.export import export_of_loaded, load_mscgrec
 from recbole_mscgrec.features.images import find_images
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
-from recbole_mscgrec.runner.quick_start import load_data_and_model
 from recbole_mscgrec.serving.item_tokens import ItemTokens
 from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage.errors import UserError
@@ -38,9 +37,7 @@ class TrainedModel:
         Raises:
             UserError: it is no model of MSCGRec, or the data set is not there or another one.
         """
-        of_mscgrec(model_file)
-        config, model, dataset, train_data, *_ = load_data_and_model(model_file, settings)
-        train = train_data._dataset
+        config, model, dataset, train = load_mscgrec(model_file, settings)
         made = export_of_loaded(config, model, train)
         return cls(
             Recommender(made, config["device"]), TrainingData(model.settings, dataset, train)

@@ -10,7 +10,7 @@ from typing import Any
 from recbole_mscgrec.deployment import answers, bulk
 from recbole_mscgrec.deployment import asked as questions
 from recbole_mscgrec.deployment.answers import Answer
-from recbole_mscgrec.deployment.arguments import settings_of
+from recbole_mscgrec.deployment.arguments import QUIET, settings_of
 from recbole_mscgrec.deployment.asked import Asked
 from recbole_mscgrec.deployment.loading import TrainedModel
 from recbole_mscgrec.deployment.page import write_page
@@ -76,8 +76,7 @@ def main(arguments: list[str]) -> int:
         "allowed": _listed(options.allowed_items, "--allowed_items"),
     }
     if options.model_file:
-        quiet = {"show_progress": False, "state": "WARNING"}
-        model = TrainedModel.from_checkpoint(options.model_file, {**quiet, **settings})
+        model = TrainedModel.from_checkpoint(options.model_file, {**QUIET, **settings})
     elif settings:
         raise UserError(f"{', '.join(settings)}: settings go with --model_file, not with --export.")
     else:

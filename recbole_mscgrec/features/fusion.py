@@ -13,11 +13,26 @@ def comparable(vectors: Tensor, present: Tensor) -> Tensor:
     """Vectors (N, D) minus their mean, scaled to unit length. The mean is over the items with a
     vector, bool (N,); other items, and those at the mean, get zeros."""
     result = torch.zeros(vectors.shape, dtype=torch.float32)
+    rows = _rows(present)
+    mine = vectors[rows].float()
+    result[rows] = centred(mine, mine.mean(dim=0))
+    return result
+
+
+def mean_vector(vectors: Tensor, present: Tensor) -> Tensor:
+    """The mean (D,) of vectors (N, D) over the items with a vector, bool (N,)."""
+    return vectors[_rows(present)].float().mean(dim=0)
+
+
+def centred(vectors: Tensor, mean: Tensor) -> Tensor:
+    """Vectors (n, D) minus a mean (D,), scaled to unit length."""
+    return nn.functional.normalize(vectors.float() - mean, dim=1)
+
+
+def _rows(present: Tensor) -> Tensor:
     rows = present.clone()
     rows[0] = False  # padding
-    mine = vectors[rows].float()
-    result[rows] = nn.functional.normalize(mine - mine.mean(dim=0), dim=1)
-    return result
+    return rows
 
 
 def side_by_side(vectors: dict[str, Tensor]) -> Tensor:

@@ -264,15 +264,8 @@ class _HTTPConnection(http.client.HTTPConnection):
         self.sock: Any = _Socket(self.sock, self._clock)
 
 
-class _HTTPSConnection(http.client.HTTPSConnection):
-    def __init__(self, *args: Any, clock: _Clock, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._clock = clock
-
-    def connect(self) -> None:
-        self._clock.left()
-        super().connect()
-        self.sock: Any = _Socket(self.sock, self._clock)
+class _HTTPSConnection(_HTTPConnection, http.client.HTTPSConnection):
+    """Connects as HTTPSConnection does, within the time of the clock."""
 
 
 class _Plain(urllib.request.HTTPHandler):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +17,6 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import read_manifest
 from recbole_mscgrec.serving.export_folder import Export
-from recbole_mscgrec.storage import provenance
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -108,17 +105,7 @@ def write(folder: Path, export: Export, what: str, command: str, **counts: int) 
         command: the whole command, for the manifest.
         counts: how many items it has added, removed, ...
     """
-    entry: dict[str, Any] = {
-        "generation": export.generation + 1,
-        "what": what,
-        **counts,
-        "n_items": len(export.items) - int(export.removed.sum()),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
-        **provenance.made_by(),
-    }
-    history = [*export.history, entry]
-    export = replace(export, history=history, generation=export.generation + 1)
+    export = export_folder.next_generation(export, what, **counts, command=command)
     unchanged = {ENCODERS, FEATURES} & set(read_manifest(folder)["files"])
     if _ITEM_VECTORS not in export.weights:
         unchanged.add("model")

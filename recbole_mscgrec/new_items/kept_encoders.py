@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
+from recbole_mscgrec.features.fusion import mean_vector
 from recbole_mscgrec.features.images import find_images
 from recbole_mscgrec.features.text import (
     TFIDF,
@@ -92,7 +93,7 @@ def kept_encoders(model: MSCGRec, train: Any) -> Kept:
         widths[name] = features.vectors.size(1)
         if kind is not None:
             modalities[name] = kind
-            encoders[f"mean.{name}"] = _mean(features)
+            encoders[f"mean.{name}"] = mean_vector(features.vectors, features.present)
         if kind == TEXT:
             plan[TEXT], tensors = _text(features, settings, train)
             encoders |= {f"text.{part}": tensor for part, tensor in tensors.items()}
@@ -125,13 +126,6 @@ def _item_file(settings: MSCGRecSettings, train: Any) -> dict[str, Any]:
         "separator": settings.files.separator,
         "encoding": settings.files.encoding,
     }
-
-
-def _mean(features: Features) -> Tensor:
-    """The mean (D,) that `fusion.comparable` subtracts."""
-    rows = features.present.clone()
-    rows[0] = False
-    return features.vectors[rows].float().mean(dim=0)
 
 
 def _half(vectors: Tensor) -> Tensor:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
+from recbole_mscgrec.semantic_ids.nearest_vectors import nearest_in_blocks
 from recbole_mscgrec.semantic_ids.residual_kmeans import nearest
 
 Tensor = torch.Tensor
 EXACT = 50_000  # up to this many known items all are compared
 _PROBED = 4  # otherwise those whose nearest codeword is among the item's nearest ones
-_CELLS_AT_ONCE = 1 << 24  # distances of a block
 
 
 def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | None) -> Tensor:
@@ -51,12 +50,5 @@ def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | Non
 def _among(vectors: Tensor, known: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Squared distances, up to a constant of each vector, and rows of the k nearest among the given
     rows (m,) of `known`: (n, k) both."""
-    chosen = known[rows].float()
-    length = chosen.square().sum(1)
-    distances, places = [], []
-    for block in vectors.split(max(1, _CELLS_AT_ONCE // len(rows))):
-        with matmul_precision(HIGHEST):
-            distance, place = torch.addmm(length, block, chosen.T, alpha=-2).topk(k, largest=False)
-        distances.append(distance)
-        places.append(rows[place])
-    return torch.cat(distances), torch.cat(places)
+    distance, place = nearest_in_blocks(vectors, known[rows].float(), k)
+    return distance, rows[place]

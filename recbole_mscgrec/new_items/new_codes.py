@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_mscgrec.features.fusion import centred
 from recbole_mscgrec.new_items.item_encoders import ItemEncoders, Vectors
 from recbole_mscgrec.new_items.kept_encoders import quantizer_of
 from recbole_mscgrec.new_items.nearest import nearest_known
@@ -13,9 +14,9 @@ from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
 from recbole_mscgrec.semantic_ids.new_items import codes_near, codes_of_vectors
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.tokenizer.item_codes import NEIGHBOURS
 
 Tensor = torch.Tensor
-_NEIGHBOURS = 5  # known items whose mean replaces a missing vector of the target, as in training
 
 
 class NewCodes(NamedTuple):
@@ -69,8 +70,8 @@ def _comparable(encoders: ItemEncoders, found: dict[str, Vectors]) -> dict[str, 
         result[name] = torch.zeros(n, width)
         if name in found:
             rows = found[name].present
-            centred = found[name].vectors[rows] - encoders.tensors[f"mean.{name}"]
-            result[name][rows] = torch.nn.functional.normalize(centred, dim=1)
+            mean = encoders.tensors[f"mean.{name}"]
+            result[name][rows] = centred(found[name].vectors[rows], mean)
     return result
 
 
@@ -104,7 +105,7 @@ def _target(
     if lacking.any():
         others = {k: Vectors(v.vectors[lacking], v.present[lacking]) for k, v in found.items()}
         others.pop(name, None)
-        nearest = _nearest(encoders, table, others, features, int(lacking.sum()), _NEIGHBOURS)
+        nearest = _nearest(encoders, table, others, features, int(lacking.sum()), NEIGHBOURS)
         near = features[f"vectors.{name}"][nearest.clamp(min=0)].float()  # (m, k, D)
         real = (nearest >= 0).unsqueeze(-1)
         vectors[lacking] = (near * real).sum(1) / real.sum(1)

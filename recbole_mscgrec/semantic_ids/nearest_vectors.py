@@ -22,11 +22,18 @@ def nearest_vectors(vectors: Tensor, known: Tensor, k: int) -> Tensor:
     """
     if len(vectors) * len(known) <= _IN_ONE_PIECE:
         return torch.cdist(vectors, known).topk(k, largest=False).indices
-    return torch.cat([_of_block(block, known, k) for block in vectors.split(_QUERIES)])
+    return nearest_in_blocks(vectors, known, k)[1]
 
 
-def _of_block(vectors: Tensor, known: Tensor, k: int) -> Tensor:
-    """As `nearest_vectors`, for one block of vectors."""
+def nearest_in_blocks(vectors: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `nearest_vectors`, always in blocks. Also returns, first, the squared distances (n, k), up
+    to a constant of each vector."""
+    blocks = [_of_block(block, known, k) for block in vectors.split(_QUERIES)]
+    return torch.cat([best for best, _ in blocks]), torch.cat([rows for _, rows in blocks])
+
+
+def _of_block(vectors: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `nearest_in_blocks`, for one block of vectors."""
     best = vectors.new_full((len(vectors), k), torch.inf)
     rows = torch.full((len(vectors), k), -1, device=vectors.device)
     for start in range(0, len(known), _KNOWN):
@@ -37,7 +44,7 @@ def _of_block(vectors: Tensor, known: Tensor, k: int) -> Tensor:
         both = torch.cat([best, value], dim=1)
         best, chosen = both.topk(k, largest=False)
         rows = torch.cat([rows, place + start], dim=1).gather(1, chosen)
-    return rows
+    return best, rows
 
 
 def _smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ replaces the old one at once, so a folder is never seen half-written.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from recbole_mscgrec.serving.export_files import (
     read_tensors,
     write_file,
 )
-from recbole_mscgrec.storage import files, schema
+from recbole_mscgrec.storage import files, provenance, schema
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.schema import Numbers
 
@@ -89,6 +90,20 @@ class Export:
     settings: dict[str, Any] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
     new_items: dict[str, Any] = field(default_factory=dict)
+
+
+def next_generation(export: Export, what: str, **more: Any) -> Export:
+    """The export as the next generation, to be written, with an entry in its history: what was
+    done, `more` about it, the number of items that are not removed, date and version."""
+    entry = {
+        "generation": export.generation + 1,
+        "what": what,
+        **more,
+        "n_items": len(export.items) - int(export.removed.sum()),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **provenance.made_by(),
+    }
+    return replace(export, generation=entry["generation"], history=[*export.history, entry])
 
 
 def write(

@@ -17,7 +17,7 @@ from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.modalities import Features
 
 Tensor = torch.Tensor
-_NEIGHBOURS = 5  # number of items whose mean replaces a missing collaborative vector
+NEIGHBOURS = 5  # number of items whose mean replaces a missing collaborative vector
 
 
 def fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
@@ -105,7 +105,7 @@ def _complete_target(
         mine = left[other.present[left]]
         if name == target or len(mine) == 0 or len(known) == 0:
             continue
-        k = min(_NEIGHBOURS if quantizer else 1, len(known))
+        k = min(NEIGHBOURS if quantizer else 1, len(known))
         nearest = known[nearest_vectors(other.vectors[mine], other.vectors[known], k)]  # (n, k)
         if quantizer:
             table[mine] = quantizer.encode(own.vectors[nearest].mean(dim=1))

@@ -7,6 +7,7 @@ import torch
 
 from recbole_mscgrec.new_items import nearest
 from recbole_mscgrec.new_items.nearest import nearest_known
+from recbole_mscgrec.semantic_ids import nearest_vectors
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 
 Tensor = torch.Tensor
@@ -28,7 +29,7 @@ def test_the_nearest_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     known, vectors = clusters(300, 1).half(), clusters(40, 2)
     found = nearest_known(vectors, known, 5, None)
     assert torch.equal(found, exact(vectors, known, 5))
-    monkeypatch.setattr(nearest, "_CELLS_AT_ONCE", 1)  # one item at a time
+    monkeypatch.setattr(nearest_vectors, "_QUERIES", 1)  # one item at a time
     assert torch.equal(nearest_known(vectors, known, 5, None), found)
 
 
