@@ -34,7 +34,8 @@ from recbole_mscgrec.cli import main as command
 from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.features.tfidf import fit_tfidf
 from recbole_mscgrec.serving import export_folder
-from recbole_mscgrec.serving.recommender import Recommender, mixed
+from recbole_mscgrec.serving.recommender import Recommender
+from recbole_mscgrec.serving.requests import mixed
 
 TOP = 10
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.5)

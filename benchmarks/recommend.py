@@ -59,13 +59,15 @@ def write_export(folder: Path, n_items: int) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def measure(folder: Path, seconds: float, clock: Callable[[], float]) -> dict[str, Any]:
+def measure(
+    folder: Path, seconds: float, clock: Callable[[], float], precision: str
+) -> dict[str, Any]:
     """Seconds to load an export, milliseconds per request, and the peak memory of this process."""
     before = peak_megabytes()
     from recbole_mscgrec.serving.recommender import Recommender
 
     start = clock()
-    model = Recommender.load(folder)
+    model = Recommender.load(folder, precision=precision)
     found: dict[str, Any] = {"load_seconds": clock() - start}
     draw = random.Random(0)
     half = draw.sample(model.items, len(model.items) // 2)
@@ -110,11 +112,12 @@ def peak_megabytes() -> float:
     return int(found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
-def in_a_process(n_items: int, seconds: float, cpu_time: bool) -> dict[str, Any]:
+def in_a_process(n_items: int, seconds: float, cpu_time: bool, precision: str) -> dict[str, Any]:
     """The measurements of one catalogue."""
     with tempfile.TemporaryDirectory() as folder:
         n_bytes = write_export(Path(folder), n_items)
         command = [sys.executable, __file__, "--folder", folder, "--seconds", str(seconds)]
+        command += ["--precision", precision]
         command += ["--cpu_time"] if cpu_time else []
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return {"items": n_items, "mb_on_disk": n_bytes / 1e6, **json.loads(done.stdout)}
@@ -145,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--seconds", type=float, default=5.0, help="per column")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--cpu_time", action="store_true", help="count CPU time, not wall time")
     parser.add_argument("--json", type=Path, help="file for all measurements")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a child process
@@ -152,9 +156,11 @@ def main() -> None:
     if options.folder:
         torch.set_num_threads(1)
         clock = time.process_time if options.cpu_time else time.perf_counter
-        print(json.dumps(measure(options.folder, options.seconds, clock)))
+        print(json.dumps(measure(options.folder, options.seconds, clock, options.precision)))
         return
-    rows = [in_a_process(n, options.seconds, options.cpu_time) for n in options.items]
+    rows = [
+        in_a_process(n, options.seconds, options.cpu_time, options.precision) for n in options.items
+    ]
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

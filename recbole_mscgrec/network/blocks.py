@@ -149,8 +149,7 @@ class DecoderBlock(nn.Module):
         k, v = torch.stack(keys_values, dim=1).unflatten(-1, (2, n_heads, -1)).unbind(2)
         x = x + self.out_self(attend_few(q.unflatten(-1, (n_heads, -1)), k, v).flatten(1))
         (q,) = split_heads(slots.spread(self.query(self.norm_cross(x))), 1, n_heads)
-        attended = scaled_dot_product_attention(q, *memory, attn_mask=bias.to(q.dtype))
-        x = x + self.out_cross(slots.pack(join_heads(attended)))
+        x = x + self.out_cross(slots.pack(join_heads(attend(q, *memory, bias))))
         return x + self.feed_forward(self.norm_forward(x))
 
 
@@ -158,13 +157,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | Non
     """Attention of q (B, H, Q * S, D/H) over k, v (B, H, T, D/H) with an additive bias (1 or B, 1
     or H, Q or Q * S, T). With Q, the S queries of a position share it.
 
-    In training on a CPU, plain matrix products are faster than torch's fused kernel with a learned
-    mask, and attention by blocks of `windows` is faster than both.
+    On a CPU, in training or in bfloat16, plain matrix products are faster than torch's fused kernel
+    with a mask, and attention by blocks of `windows` is faster than both.
     """
     if windows is not None:
         return attend_windows(q, k, v, bias, windows)
-    bias = bias.repeat_interleave(q.size(2) // bias.size(2), dim=2).to(q.dtype)
-    if q.device.type != "cpu" or not torch.is_grad_enabled():
+    bias = bias.to(q.dtype)
+    if bias.size(2) > 1:  # one for all queries is broadcast
+        bias = bias.repeat_interleave(q.size(2) // bias.size(2), dim=2)
+    plain = torch.is_grad_enabled() or q.dtype == torch.bfloat16
+    if q.device.type != "cpu" or not plain:
         return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.size(-1) ** -0.5) @ k.transpose(-1, -2)
     return torch.softmax(scores + bias, dim=-1) @ v

@@ -49,7 +49,7 @@ def _serve(options: argparse.Namespace, bound: socket.socket) -> None:
 
     def load(folder: str | Path) -> Recommender:
         """The model of a folder, which has answered once: it is warm, and known to work."""
-        loaded = Recommender.load(folder, device=options.device)
+        loaded = Recommender.load(folder, options.device, options.precision)
         loaded.recommend([loaded.items[:1]], top=1)
         with suppress(UserError):  # sort the items now, for the hints in errors
             loaded.title_of("")
@@ -99,6 +99,13 @@ def parser() -> argparse.ArgumentParser:
         "--port", type=_number(int, 0, 65535), default=8080, help="port; 0 takes a free one"
     )
     made.add_argument("--device", default="cpu", help="device of the model: cpu, cuda, cuda:1")
+    made.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16 is faster on processors with instructions for it; close items may change "
+        "places",
+    )
     made.add_argument(
         "--threads", type=count, help="threads of one call of the model; None is torch's choice"
     )

@@ -19,12 +19,14 @@ from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.serving.item_tokens import ItemTokens
 from recbole_mscgrec.serving.requests import (
+    Pairs,
     Request,
     SubCatalogue,
     allowed_mask,
     batches,
     index,
     item_filter,
+    mixed,
     n_left,
     padded,
 )
@@ -33,7 +35,7 @@ from recbole_mscgrec.storage.matching import unlike
 
 Tensor = torch.Tensor
 POPULAR = "popular"
-Pairs = list[tuple[int, float]]  # item id and log-probability, best first
+PRECISIONS = FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 
 class Recommendation(NamedTuple):
@@ -58,14 +60,22 @@ class Recommender:
     Args:
         export: the content of an export folder.
         device: where the model computes.
+        precision: 'float32', or 'bfloat16' for the matrix products and the states between them,
+            which is faster on processors and GPUs with instructions for it. Scores are then
+            rounded to about three digits before the last layer, so close items may change places.
 
     Raises:
         UserError: the weights do not fit the settings and codes of the export, or there is no
-            such device.
+            such device or precision.
     """
 
-    def __init__(self, export: Export, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, export: Export, device: torch.device | str = "cpu", precision: str = FLOAT32
+    ) -> None:
         self.export, self.device = export, _usable(device)
+        if precision not in PRECISIONS:
+            raise UserError(f"precision ({precision}) must be {' or '.join(PRECISIONS)}.")
+        self._half = precision == BFLOAT16
         self.tokens = ItemTokens(export.items)
         network = CodeNetwork(export.table, export.network, export.vectors, initial=False)
         if text := unlike(export.weights, network.state_dict(), "model"):
@@ -76,13 +86,16 @@ class Recommender:
         self._usable[0] = False
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
-        """The model in an export folder, which `recbole-mscgrec export` writes.
+    def load(
+        cls, folder: str | Path, device: torch.device | str = "cpu", precision: str = FLOAT32
+    ) -> Recommender:
+        """The model in an export folder, which `recbole-mscgrec export` writes; for the other
+        arguments see the class.
 
         Raises:
             UserError: the folder holds no export, or a damaged one.
         """
-        return cls(export_folder.read(folder), device)
+        return cls(export_folder.read(folder), device, precision)
 
     @property
     def items(self) -> list[str]:
@@ -238,10 +251,10 @@ class Recommender:
         cut = [request.history[-self.export.max_history :] for request in requests]
         items = padded(cut).to(self.device)
         last = torch.tensor([[len(history) - 1] for history in cut], device=self.device)
-        encoded, tree = self.network.encode(items), self.network.tree
-        restriction = item_filter(tree, requests, mask)
-        constrained = self.export.constrained
-        beams = self.network.beams(encoded, last, width, restriction, constrained)
+        restriction = item_filter(self.network.tree, requests, mask)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            encoded, constrained = self.network.encode(items), self.export.constrained
+            beams = self.network.beams(encoded, last, width, restriction, constrained)
         rows = zip(beams.items.tolist(), beams.log_probs.tolist(), strict=True)
         return [[(i, p) for i, p in zip(*row, strict=True) if i] for row in rows]
 
@@ -280,20 +293,3 @@ def _usable(device: torch.device | str) -> torch.device:
         return torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch raises both for a missing GPU
         raise UserError(f"The device {device} cannot be used ({one_line(error)}).") from error
-
-
-def mixed(found: Pairs, cold: Pairs, top: int, share: float) -> Pairs:
-    """A list of `top` items in which place n (from 1) goes to the best cold item that is left
-    wherever n * share passes a whole number, and to the best item of all otherwise."""
-    chosen: Pairs = []
-    used: set[int] = set()
-    best, added = iter(found), iter(cold)
-    for place in range(1, top + 1):
-        reserved = math.floor(place * share + 1e-9) > math.floor((place - 1) * share + 1e-9)
-        for source in (added, best) if reserved else (best,):
-            pair = next((pair for pair in source if pair[0] not in used), None)
-            if pair is not None:
-                used.add(pair[0])
-                chosen.append(pair)
-                break
-    return chosen

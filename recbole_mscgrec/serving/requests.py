@@ -1,7 +1,9 @@
-"""What is asked of a model: histories, and the items that each may be answered with."""
+"""What is asked of a model: histories, and the items that each may be answered with, some of them
+in reserved places."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from recbole_mscgrec.semantic_ids.item_filter import (
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
+Pairs = list[tuple[int, float]]  # item id and log-probability, best first
 _ROWS = 256  # histories per beam search
 _MASK_CELLS = 1 << 26  # of a mask (B, N) of allowed items, one per history
 
@@ -91,3 +94,20 @@ def _mask(items: Sequence[int] | SubCatalogue, n_ids: int) -> Tensor:
     if isinstance(items, SubCatalogue):
         return items.mask
     return torch.zeros(n_ids, dtype=torch.bool).index_fill(0, index(items), True)
+
+
+def mixed(found: Pairs, cold: Pairs, top: int, share: float) -> Pairs:
+    """A list of `top` items in which place n (from 1) goes to the best cold item that is left
+    wherever n * share passes a whole number, and to the best item of all otherwise."""
+    chosen: Pairs = []
+    used: set[int] = set()
+    best, added = iter(found), iter(cold)
+    for place in range(1, top + 1):
+        reserved = math.floor(place * share + 1e-9) > math.floor((place - 1) * share + 1e-9)
+        for source in (added, best) if reserved else (best,):
+            pair = next((pair for pair in source if pair[0] not in used), None)
+            if pair is not None:
+                used.add(pair[0])
+                chosen.append(pair)
+                break
+    return chosen

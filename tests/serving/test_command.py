@@ -38,7 +38,7 @@ from recbole_mscgrec.cli import main
 
 class Recommender(WalkModel):
     @classmethod
-    def load(cls, folder, device="cpu"):
+    def load(cls, folder, *_):
         content = json.loads((Path(folder) / "manifest.json").read_text())
         return cls(**content)
 

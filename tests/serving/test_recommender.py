@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from exports import N, tiny_export
 
 from recbole_mscgrec.serving import export_folder
-from recbole_mscgrec.serving.recommender import Recommender, mixed
+from recbole_mscgrec.serving.recommender import BFLOAT16, Recommender
+from recbole_mscgrec.storage.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,21 @@ def test_a_wide_beam_ranks_items_by_their_exact_probability(model: Recommender) 
     )
     codes = model.export.table.target_codes
     assert all(list(each.code) == codes[int(each.item[1:])].tolist() for each in found)
+
+
+def test_bfloat16_rounds_the_scores_and_no_more(model: Recommender) -> None:
+    half = Recommender(tiny_export(), precision=BFLOAT16)
+    (exact,) = model.recommend([["a3", "a9", "a1"]], top=N, beam_size=N)
+    (rounded,) = half.recommend([["a3", "a9", "a1"]], top=N, beam_size=N)
+    expected = {each.item: each.score for each in exact}
+    differences = [abs(each.score - expected[each.item]) for each in rounded]
+    assert 0 < max(differences) < 0.1
+    assert sum(math.exp(each.score) for each in rounded) == pytest.approx(1)
+
+
+def test_another_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="precision \\(float16\\) must be float32 or bfloat16"):
+        Recommender(tiny_export(), precision="float16")
 
 
 def test_only_the_last_items_of_a_history_are_read(model: Recommender) -> None:
@@ -147,14 +164,6 @@ def test_places_for_items_added_later() -> None:
     assert best(model, history, top=4, cold_share=0.0) == best(model, history, top=4)
     only_warm = best(model, history, top=4, beam_size=N, cold_share=0.5, exclude=cold)
     assert only_warm == warm[:4]
-
-
-def test_mixing_keeps_the_order_and_names_no_item_twice() -> None:
-    found, cold = [(1, -1.0), (2, -2.0), (3, -3.0), (4, -4.0)], [(2, -2.0), (9, -9.0)]
-    assert [i for i, _ in mixed(found, cold, 4, 0.5)] == [1, 2, 3, 9]
-    assert [i for i, _ in mixed(found, cold, 4, 0.25)] == [1, 2, 3, 9]
-    assert [i for i, _ in mixed(found, [], 3, 1.0)] == [1, 2, 3]
-    assert [i for i, _ in mixed(found, cold, 3, 0.1)] == [1, 2, 3]
 
 
 def test_history_items_that_share_levels_with_an_item(model: Recommender) -> None:
