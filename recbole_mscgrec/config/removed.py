@@ -23,7 +23,10 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "seen_items": ("all", "use exclude_seen: none, all or history"),
     "start_token": ("history", "use decoder: item_aware or t5"),
     "cross_bias": (True, "use decoder: item_aware or t5"),
+    "encoder": ("attention", "the encoder has attention and short convolutions; leave it out"),
 }
+# Key that an earlier version did not have -> the value that gives what it did.
+ADDED: dict[str, Any] = {"conv_kernel_size": 0}
 _IMAGE = (
     "global_scale local_scale colour_jitter warmup_epochs weight_decay clip_norm drop_path"
     " head_size out_dim freeze_last_layer student_temperature teacher_temperature teacher_balance"
@@ -62,6 +65,8 @@ def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
                 "this version does not have: use version 0.1 of this package."
             )
         today["decoder"] = _DECODERS[pair]
+    if "n_encoder_layers" in settings:
+        today = {**ADDED, **today}
     merged = ("seen_items", "start_token", "cross_bias", *_MADE_CODES)
     for key in settings.keys() & REMOVED.keys() - set(merged):
         if settings[key] not in (REMOVED[key][0], None):

@@ -17,14 +17,6 @@ _NEEDS = (
         "in a tiled window a bidirectional encoder would see the targets",
     ),
     (
-        *("encoder", "gru", "encoder_attention", "item_causal"),
-        "a recurrent encoder reads a history in order",
-    ),
-    (
-        *("encoder", "gru", "history_tokens", "item"),
-        "a recurrent encoder reads one token per item",
-    ),
-    (
         *("code_bias", True, "history_tokens", "code"),
         "with one token per item there are no positions inside an item",
     ),

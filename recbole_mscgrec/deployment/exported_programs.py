@@ -19,7 +19,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import nn
@@ -27,7 +26,6 @@ from torch.export import Dim
 
 from recbole_mscgrec.network.history import HistoryTokens
 from recbole_mscgrec.network.model import CodeNetwork, Encoded
-from recbole_mscgrec.network.relative_bias import HistoryBias
 from recbole_mscgrec.network.unpad import Slots
 
 Tensor = torch.Tensor
@@ -36,10 +34,9 @@ Tensor = torch.Tensor
 def programs_of(network: CodeNetwork, max_history: int, constrained: bool) -> dict[str, bytes]:
     """The programs of a network in evaluation: name -> content of a .pt2 file.
 
-    B, T and W are free. Only with `encoder: gru` T is `max_history`, because the recurrence is
-    unrolled, and where that is below 3.
+    B, T and W are free. Only where `max_history` is below 3, T is `max_history`.
     """
-    fixed = network.recurrent is not None or max_history < 3
+    fixed = max_history < 3
     items = torch.ones(3, max_history if fixed else 3, dtype=torch.long)
     batch, beams, tokens = Dim("batch"), Dim("beams"), Dim("tokens")
     width = {} if fixed else {1: Dim("length", max=max_history)}
@@ -63,8 +60,7 @@ class EncoderProgram(nn.Module):
 
     def __init__(self, network: CodeNetwork) -> None:
         super().__init__()
-        self.history, self.recurrent = network.history, network.recurrent
-        self.bias = None if network.recurrent is not None else network.encoder_bias
+        self.history, self.bias = network.history, network.encoder_bias
         self.blocks, self.norm = network.encoder, network.encoder_norm
         self.hides_keys = network.bidirectional or network.per_item > 1
 
@@ -72,16 +68,13 @@ class EncoderProgram(nn.Module):
         """Item ids (B, T), oldest first, padded with 0 at the end -> states (B, S, D), and which of
         them are in use: bool (B, S)."""
         x, used = _history_tokens(self.history, items)
-        if self.recurrent is not None:
-            states = self.norm(self.recurrent(x))
-        else:
-            # Without hidden keys attention is causal, and the padding is at the end.
-            bias = cast(HistoryBias, self.bias)(items, used if self.hides_keys else None)
-            slots = Slots(None, x.size(0), x.size(1))
-            x = x.flatten(0, 1)
-            for block in self.blocks:
-                x = block(x, slots, bias)
-            states = slots.spread(self.norm(x))
+        # Without hidden keys attention is causal, and the padding is at the end.
+        bias = self.bias(items, used if self.hides_keys else None)
+        slots = Slots(None, x.size(0), x.size(1))
+        x = x.flatten(0, 1)
+        for block in self.blocks:
+            x = block(x, slots, bias)
+        states = slots.spread(self.norm(x))
         return states.masked_fill(~used.unsqueeze(-1), 0), used
 
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from recbole_mscgrec.network.block_attention import Windows, attend_windows
 from recbole_mscgrec.network.unpad import LevelSlots, Slots
@@ -55,12 +55,45 @@ class FeedForward(nn.Sequential):
         return cast(nn.Linear, self[-1])
 
 
-class EncoderBlock(nn.Module):
-    """Self-attention with an additive bias, then a feed-forward layer."""
+class ShortConvolution(nn.Module):
+    """Causal depthwise convolution along a history: each output is a sum of the last few tokens,
+    with a learned weight per token and dimension. It is initialized to zero.
 
-    def __init__(self, size: int, inner_size: int, n_heads: int, dropout: float) -> None:
+    Args:
+        size: D.
+        kernel_size: the number of tokens, the current one included.
+    """
+
+    def __init__(self, size: int, kernel_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(kernel_size, size))  # the last row: current token
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D). Sums of shifted products take half the time of torch's
+        convolution on a CPU."""
+        before = len(self.weight) - 1
+        padded = pad(x, (0, 0, before, 0))
+        result = x * self.weight[before]
+        for place in range(before):
+            result = torch.addcmul(result, padded[:, place : place + x.size(1)], self.weight[place])
+        return result
+
+
+class EncoderBlock(nn.Module):
+    """A short convolution, if there is one, then self-attention with an additive bias, then a
+    feed-forward layer.
+
+    The convolution is not part of the paper. Most of the order of the last items is easier to learn
+    for it than for attention.
+    """
+
+    def __init__(
+        self, size: int, inner_size: int, n_heads: int, dropout: float, kernel_size: int = 0
+    ) -> None:
         super().__init__()
         self.n_heads = n_heads
+        self.convolution = ShortConvolution(size, kernel_size) if kernel_size else None
+        self.norm_convolution = Norm(size) if kernel_size else None
         self.norm_attention, self.norm_forward = Norm(size), Norm(size)
         self.qkv = nn.Linear(size, 3 * size, bias=False)
         self.out = nn.Linear(size, size, bias=False)
@@ -76,6 +109,9 @@ class EncoderBlock(nn.Module):
     ) -> Tensor:
         """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T). `windows`
         is given if attention is causal."""
+        if self.convolution is not None and self.norm_convolution is not None:
+            history = slots.spread(self.norm_convolution(x))
+            x = x + self.dropout(slots.pack(self.convolution(history)))
         qkv = slots.spread(self.qkv(self.norm_attention(x)))
         q, k, v = split_heads(qkv, 3, self.n_heads)
         attended = join_heads(attend(q, k, v, bias, windows))

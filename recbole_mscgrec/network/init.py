@@ -34,11 +34,6 @@ def draw_weights(network: Any) -> None:
         learned.weight.zero_()
     for layer in [layer for block in blocks for layer in block.output_layers()]:
         layer.weight.mul_(n_sublayers**-0.5)
-    if network.recurrent is not None:
-        for name, weight in network.recurrent.layers.named_parameters():
-            draw = nn.init.orthogonal_ if "weight_hh" in name else nn.init.xavier_uniform_
-            for gate in weight.chunk(3) if weight.dim() > 1 else ():
-                draw(gate)
 
 
 def learned_vectors(network: Any) -> list[nn.Embedding]:

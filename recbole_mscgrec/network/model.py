@@ -20,7 +20,6 @@ from recbole_mscgrec.network.history import CODE, ITEM, HistoryTokens
 from recbole_mscgrec.network.init import initialize
 from recbole_mscgrec.network.item_swap import Neighbours
 from recbole_mscgrec.network.node_embedding import NodeVectors
-from recbole_mscgrec.network.recurrent_encoder import RecurrentEncoder
 from recbole_mscgrec.network.relative_bias import DistanceBias, HistoryBias, NoBias, hide
 from recbole_mscgrec.network.unpad import LevelSlots, Slots
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
@@ -45,7 +44,7 @@ class Sizes:
     n_distance_buckets: int
     max_distance: int
     modality_mask_prob: float
-    encoder: str = "attention"
+    conv_kernel_size: int = 0
     encoder_attention: str = "item_causal"
     history_tokens: str = ITEM
     code_bias: bool = False
@@ -123,15 +122,11 @@ class CodeNetwork(nn.Module):
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.dropout = Dropout(sizes.dropout_prob)
-        n_blocks, self.recurrent = sizes.n_encoder_layers, None
-        if sizes.encoder == "gru":
-            layers = (n_blocks, self.dropout, sizes.dropout_prob)
-            n_blocks, self.recurrent = 0, RecurrentEncoder(size, *layers)
-        else:
-            item = DistanceBias(*buckets, self.bidirectional)
-            self.encoder_bias = HistoryBias(item, n_heads, self.history.per_item, sizes.code_bias)
+        item = DistanceBias(*buckets, self.bidirectional)
+        self.encoder_bias = HistoryBias(item, n_heads, self.history.per_item, sizes.code_bias)
         self.decoder_bias = DistanceBias(*buckets) if sizes.decoder == ITEM_AWARE else NoBias()
-        self.encoder = nn.ModuleList(EncoderBlock(*block) for _ in range(n_blocks))
+        layers, kernel_size = range(sizes.n_encoder_layers), sizes.conv_kernel_size
+        self.encoder = nn.ModuleList(EncoderBlock(*block, kernel_size) for _ in layers)
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
 
@@ -152,8 +147,6 @@ class CodeNetwork(nn.Module):
         windows = None
         if torch.is_grad_enabled() and not self.bidirectional:
             windows = Windows.where_faster(item_seq, self.per_item)
-        if self.recurrent is not None:
-            return Encoded(self.encoder_norm(self.recurrent(x)), keep, windows)
         real = item_seq != 0 if keep is None else keep
         if self.bidirectional:
             keep = real

@@ -7,7 +7,7 @@ from logging import getLogger
 from typing import Any
 
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.removed import of_a_saved_run
+from recbole_mscgrec.config.removed import ADDED, of_a_saved_run
 from recbole_mscgrec.config.run_id import MEASURED, cannot_change, check_same_data
 from recbole_mscgrec.data.train_rows import other_rows, train_rows
 from recbole_mscgrec.plugin.checkpoints import check_other_parts
@@ -125,6 +125,7 @@ def config_of_saved(config: Config) -> Config:
         )
     chosen = state.get("chosen") or {}
     saved = of_a_saved_run(state.get("settings") or chosen, file)
+    saved |= {key: trained[key] for key in ADDED if key in trained}
     typed = {key: value for key, value in saved.items() if key in keys or key in MEASURED}
     sampling = typed.get("train_neg_sample_args")
     if isinstance(sampling, dict) and sampling.get("distribution") == "none":

@@ -146,7 +146,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     made = Config("MSCGRec", "ml-100k", [str(first), str(second)], {"beam_size": 50})
     assert (made["hidden_size"], made["inner_size"], made["beam_size"]) == (32, 64, 50)
     assert made["user_inter_num_interval"] == "[5,inf)"  # properties/dataset/ml-100k.yaml
-    assert made["n_encoder_layers"] == 2  # properties/model/MSCGRec.yaml
+    assert made["n_encoder_layers"] == 3  # properties/model/MSCGRec.yaml
 
 
 def test_data_set_without_a_file_keeps_its_timestamps() -> None:

@@ -18,6 +18,14 @@ def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
     ("saved", "today"),
     [
         ({"epochs": 3, "exclude_seen": "all"}, {"epochs": 3, "exclude_seen": "all"}),
+        (
+            {"encoder": "attention", "n_encoder_layers": 3},
+            {"conv_kernel_size": 0, "n_encoder_layers": 3},
+        ),
+        (
+            {"conv_kernel_size": 4, "n_encoder_layers": 2},
+            {"conv_kernel_size": 4, "n_encoder_layers": 2},
+        ),
         ({"exclude_seen": True}, {"exclude_seen": "all"}),
         ({"exclude_seen": True, "seen_items": "history"}, {"exclude_seen": "history"}),
         ({"exclude_seen": False, "seen_items": "all"}, {"exclude_seen": "none"}),
@@ -33,7 +41,7 @@ def test_settings_of_a_saved_run_under_todays_names(saved: dict, today: dict) ->
 
 @pytest.mark.parametrize(
     "saved",
-    [{"start_token": "learned"}, {"cross_bias": False}, {"item_bias": False}],
+    [{"start_token": "learned"}, {"cross_bias": False}, {"item_bias": False}, {"encoder": "gru"}],
 )
 def test_what_this_version_cannot_give_is_refused(saved: dict) -> None:
     with pytest.raises(ValueError, match="m.pth was trained with .*version 0.1"):

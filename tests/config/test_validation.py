@@ -38,14 +38,6 @@ from recbole_mscgrec.runner.quick_start import run
             "history_vectors=True needs history_tokens=item, not code",
         ),
         (
-            {"encoder": "gru", "encoder_attention": "bidirectional", "train_rows": "prefix"},
-            "encoder=gru needs encoder_attention=item_causal, not bidirectional",
-        ),
-        (
-            {"encoder": "gru", "history_tokens": "code"},
-            "encoder=gru needs history_tokens=item, not code",
-        ),
-        (
             {"learned_vectors": True, "history_tokens": "code"},
             "learned_vectors=True needs history_tokens=item, not code",
         ),
@@ -60,6 +52,7 @@ def test_what_cannot_work_is_refused_before_anything_is_made(
 
 
 PAPER = {
+    "conv_kernel_size": 0,
     "encoder_attention": "bidirectional",
     "history_tokens": "code",
     "train_rows": "prefix",
@@ -81,8 +74,7 @@ PAPER = {
         {"neighbour_prob": 0.3},
         {"target_modality": "fused"},
         {"history_vectors": True, "modality_mask_prob": 0.3},
-        {"encoder": "gru", "n_encoder_layers": 2, "learned_vectors": True},
-        {"encoder": "gru", "train_rows": "prefix", "history_vectors": True},
+        {"conv_kernel_size": 0, "n_encoder_layers": 2, "learned_vectors": True},
         {"history_vectors": True, "train_rows": "prefix"},
     ],
     ids=lambda changes: ",".join(f"{k}={v}" for k, v in changes.items()),

@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "encoder_attention": "bidirectional",
         "train_rows": "prefix",
     },
-    "recurrent": {"encoder": "gru"},
+    "attention alone": {"conv_kernel_size": 0},
     "unconstrained": {"constrained_training": False},
 }
 

@@ -24,7 +24,7 @@ HISTORIES = ([4], [4, 5], [1, 2, 3, 8, 9])
 VARIANTS: dict[str, dict[str, Any]] = {
     "vectors": {"vectors": {"text": torch.randn(N + 1, 6)}},
     "learned, unconstrained": {"learned_vectors": True, "constrained": False},
-    "gru": {"encoder": "gru"},
+    "convolution": {"conv_kernel_size": 3},
     "paper": {
         "history_tokens": "code",
         "code_bias": True,
@@ -74,9 +74,9 @@ def test_grids_give_what_packed_tokens_give(name: str) -> None:
     "changes",
     [
         {"vectors": {"text": torch.randn(N + 1, 6)}},
-        {"encoder": "gru", "learned_vectors": True, "constrained": False},
+        {"conv_kernel_size": 3, "learned_vectors": True, "constrained": False},
     ],
-    ids=["attention", "gru"],
+    ids=["attention", "convolution"],
 )
 def test_the_loop_of_the_documentation_equals_the_recommender(
     changes: dict[str, Any], tmp_path: Path

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv1d, pad, scaled_dot_product_attention
 
 from recbole_mscgrec.network.blocks import (
     DecoderBlock,
     Dropout,
     EncoderBlock,
+    ShortConvolution,
     attend,
     attend_levels,
 )
@@ -116,3 +117,29 @@ def test_decoder_step_of_several_beams_equals_each_beam_alone() -> None:
         line = [torch.tensor([0])]
         out = block.step(x[1, beam : beam + 1], alone, line, one, memory_1, bias[r : r + 1])
         torch.testing.assert_close(found[beam], out[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_short_convolution_is_torchs_and_sees_no_later_item() -> None:
+    x, convolution = torch.randn(2, 7, 5, dtype=torch.double), ShortConvolution(5, 4).double()
+    assert float(convolution(x).detach().abs().max()) == 0  # at first
+    torch.nn.init.normal_(convolution.weight)
+    before = pad(x.transpose(1, 2), (3, 0))
+    expected = conv1d(before, convolution.weight.T.unsqueeze(1), groups=5).transpose(1, 2)
+    torch.testing.assert_close(convolution(x), expected)
+    changed = x.index_fill(1, torch.tensor([4]), 0.0)
+    different = (convolution(changed) != convolution(x)).any(-1).any(0)
+    assert different.tolist() == [False] * 4 + [True] * 3
+
+
+def test_a_block_adds_the_convolution_row_by_row() -> None:
+    torch.manual_seed(0)
+    block, plain = EncoderBlock(8, 16, 2, 0.0, kernel_size=2), EncoderBlock(8, 16, 2, 0.0)
+    plain.load_state_dict(block.state_dict(), strict=False)
+    needed = torch.tensor([[True, True, False], [True, True, True]])
+    slots, bias = Slots.where(needed), torch.zeros(1, 2, 3, 3)
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(block(x, slots, bias), plain(x, slots, bias))
+    torch.nn.init.ones_(block.convolution.weight)  # the sum of two tokens
+    normed = block.norm_convolution(x)
+    before = torch.stack([normed[0] * 0, normed[0], normed[0] * 0, normed[2], normed[3]])
+    torch.testing.assert_close(block(x, slots, bias), plain(x + normed + before, slots, bias))

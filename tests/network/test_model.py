@@ -194,10 +194,10 @@ def test_linear_maps_of_the_encoder_see_no_padding(form: dict) -> None:
     assert float(states.detach()[1, model.history.per_item :].abs().sum()) == 0
 
 
-@pytest.mark.parametrize("encoder", ["attention", "gru"])
-def test_the_history_and_its_order_matter(encoder: str) -> None:
+@pytest.mark.parametrize("kernel_size", [0, 3])
+def test_the_history_and_its_order_matter(kernel_size: int) -> None:
     codes = code_table()
-    model = network(codes, encoder=encoder)
+    model = network(codes, conv_kernel_size=kernel_size)
     rows = torch.tensor([[5, 9, 2], [9, 5, 2], [5, 10, 2]])
     limit = torch.full((3, 1), 2)
     log_probs = item_log_probs(
@@ -232,8 +232,8 @@ FORMS = [
 ]
 BIDIRECTIONAL = [{**form, "encoder_attention": "bidirectional"} for form in FORMS]
 FORMS += [
-    {"encoder": "gru"},
-    {"encoder": "gru", "learned_vectors": True, "decoder": "t5"},
+    {"conv_kernel_size": 3},
+    {"conv_kernel_size": 4, "learned_vectors": True, "decoder": "t5"},
 ]
 
 
