@@ -20,11 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import decode
 import torch
 
 from recbole_mscgrec.features.fusion import comparable
 from recbole_mscgrec.features.tfidf import fit_tfidf
-from recbole_mscgrec.network.model import CodeNetwork, Sizes
+from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.semantic_ids.code_table import FUSED, MISSING, CodeTable
 from recbole_mscgrec.semantic_ids.collisions import add_collision_level
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
@@ -85,17 +86,7 @@ def write_export(folder: Path, n: int, target: str, codebook_size: int) -> None:
             all_sizes[name] = [*sizes, int(made[:, -1].max()) + 1]
         codes[name] = torch.cat([torch.full((1, made.size(1)), MISSING), made])
     table = CodeTable(codes, all_sizes, target)
-    size = Sizes(
-        hidden_size=128,
-        inner_size=256,
-        n_heads=4,
-        n_encoder_layers=2,
-        n_decoder_layers=2,
-        dropout_prob=0.0,
-        n_distance_buckets=32,
-        max_distance=128,
-        modality_mask_prob=0.0,
-    )
+    size = decode.SIZES
     plan = {
         "item_column": "item_id",
         "title_column": "title",
