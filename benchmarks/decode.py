@@ -7,8 +7,8 @@ usual implementation, Hugging Face T5 `generate` with a Python dict trie in
     python benchmarks/decode.py --device=cuda --json=out.json    # on a GPU
 
 Items are random codes of L=4 levels and K=256 codewords. All three networks have the same width,
-layers and heads (ours has its short convolutions as well), random weights, and a history of 50 tokens per request. A latency is the median of
-several calls for one batch, encoder included.
+layers and heads (ours has its short convolutions as well), random weights, and a history of 50
+tokens per request. A latency is the median of several calls for one batch, encoder included.
 """
 
 from __future__ import annotations
