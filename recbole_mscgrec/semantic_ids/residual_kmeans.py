@@ -16,7 +16,7 @@ _RUNS = 5  # k-means runs per level, with different starts
 _SAMPLE_ABOVE = 100_000  # vectors; of more, a sample is fitted
 _SAMPLE, _PER_CODEWORD = 50_000, 256  # its size is the larger of 50,000 and 256 a codeword
 _ENCODED_AT_ONCE = 1 << 16  # vectors
-_SHARED_FROM = 1 << 13  # vectors; with fewer, messages between processes take longer than the work
+_SHARED_FROM = 1 << 22  # numbers; with fewer, messages can take longer than the work they save
 # Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
 _BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
 
@@ -42,7 +42,7 @@ class ResidualQuantizer:
 
         More than 100,000 vectors are sampled: the codebooks are those of 50,000 random ones, or of
         256 a codeword if that is more. All work is done on the device of the vectors. Several
-        processes share it on CPUs, for 8,192 vectors or more; the result is that of one process.
+        processes share it on CPUs, if N D is 4 million or more; the result is that of one process.
 
         Raises:
             UserError: a codebook is larger than N, a value is not finite, or all vectors are equal.
@@ -58,7 +58,7 @@ class ResidualQuantizer:
 
     def _fit(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
         """Learn the codebooks from all vectors (N, D); returns their codes (N, L)."""
-        is_large = len(vectors) >= _SHARED_FROM and vectors.device.type == "cpu"
+        is_large = vectors.numel() >= _SHARED_FROM and vectors.device.type == "cpu"
         work = partial(self._fit_levels, vectors, generator.get_state(), is_large)
         return processes.shared(work) if is_large else work()
 

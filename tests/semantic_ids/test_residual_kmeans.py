@@ -204,7 +204,7 @@ def test_several_processes_find_what_one_finds(n: int, monkeypatch: pytest.Monke
     vectors[:3000] = vectors[:2].repeat(1500, 1)
     one = ResidualQuantizer([20, 10], n_iterations=8, seed=3)
     codes = one.fit(vectors)
-    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", 5000)
+    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", vectors.numel())
 
     def fitted() -> list[torch.Tensor]:
         quantizer, made = ResidualQuantizer([20, 10], n_iterations=8, seed=3), [torch.empty(0)]
@@ -222,7 +222,7 @@ def test_several_processes_find_what_one_finds(n: int, monkeypatch: pytest.Monke
 
 def test_each_process_computes_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = torch.randn(5000, 8, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", 5000)
+    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", vectors.numel())
 
     def rows() -> int:
         multiplied, original = [0], torch.matmul
