@@ -1,14 +1,18 @@
 """Seconds of training and evaluation in one and in several processes on this machine.
 
     python benchmarks/processes.py --json=processes.json
-    python benchmarks/processes.py --processes 1 4 8 --threads 0 --dataset=ml-1m --seed=7
+    python benchmarks/processes.py --dataset=ml-1m --data_path=DATA --epochs=3 --cache_dir=CACHE
+    python benchmarks/processes.py --processes 1 4 8 --threads 0 --seed=7
 
-Each line is a run of the command line. Its epoch seconds are the median over the epochs but the
-first; the seconds of an evaluation likewise. The CPU seconds are those of the whole run in all of
-its processes, and depend less on what else the machine does. One process is also run with as many
-threads as the largest number of processes. `--threads 0` leaves the number of threads to torch. On
-a machine with GPUs each process takes one; use --use_gpu False for the CPU. Further settings are
-passed on.
+Each row of the table is a run of the command line. Its epoch seconds are the median over the epochs
+but the first; the seconds of an evaluation likewise. The CPU seconds are those of the whole run in
+all of its processes, and depend less on what else the machine does. One process is also run with as
+many threads as the largest number of processes. `--threads 0` leaves the number of threads to
+torch. On a machine with GPUs each process takes one; use --use_gpu False for the CPU. Further
+settings are passed on.
+
+The item codes of MSCGRec are made before, in a run that is not measured, and then reused by all.
+With --cache_dir they are kept for the next time.
 """
 
 from __future__ import annotations
@@ -30,6 +34,19 @@ _TRAINED = re.compile(r"epoch \d+ training.*time.*?: ([\d.]+)s")
 _EVALUATED = re.compile(r"epoch \d+ evaluating.*time.*?: ([\d.]+)s")
 
 
+HEADER = (
+    "| processes | threads of each | CPU seconds of all processes | seconds per epoch "
+    "| seconds per evaluation |\n|---|---|---|---|---|"
+)
+
+
+def row(one: dict[str, Any]) -> str:
+    """A measurement as a row of the table in docs/scale.md."""
+    threads = one["threads"] or "torch's choice"
+    seconds = (one[f"{what}_seconds"] for what in ("cpu", "epoch", "evaluation"))
+    return f"| {one['processes']} | {threads} | " + " | ".join(f"{s:.1f}" for s in seconds) + " |"
+
+
 def median_of(pattern: re.Pattern[str], log: str) -> float:
     """The median of the seconds in a log, without the first."""
     seconds = [float(found) for found in pattern.findall(log)]
@@ -46,10 +63,7 @@ def measure(n: int, threads: int, settings: list[str], folder: str) -> dict[str,
     command = [sys.executable, "-m", "recbole_mscgrec", *settings, f"--nproc={n}"]
     command += [f"--result_file={result}", f"--checkpoint_dir={folder}/{n}-{threads}"]
     before = _cpu_seconds()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    log = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)  # without colours
+    log = run(command, environment)
     return {
         "processes": n,
         "threads": threads,
@@ -58,6 +72,22 @@ def measure(n: int, threads: int, settings: list[str], folder: str) -> dict[str,
         "cpu_seconds": round(_cpu_seconds() - before, 1),
         "test_result": json.loads(result.read_text(encoding="utf-8"))["test_result"],
     }
+
+
+def run(command: list[str], environment: dict[str, str]) -> str:
+    """What a command prints, without colours. If it fails, so does this script."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
+
+
+def make_codes(settings: list[str], folder: str) -> None:
+    """Fill the cache with the item codes, in one process with torch's own number of threads."""
+    others = [setting for setting in settings if not setting.startswith("--model=")]
+    command = [sys.executable, "-m", "recbole_mscgrec", "--model=MSCGRecTokenizer", *others]
+    command.append(f"--checkpoint_dir={folder}/codes")
+    run(command, {**os.environ, "PYTHONPATH": str(PROJECT)})
 
 
 def _cpu_seconds() -> float:
@@ -76,6 +106,7 @@ def main() -> None:
     parser.add_argument("--data_path", default="dataset/")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--use_gpu", default="True")
+    parser.add_argument("--cache_dir", help="where the item codes are kept; default: nowhere")
     parser.add_argument("--json", help="where to write the measurements")
     args, more = parser.parse_known_args()
     names = ("model", "dataset", "data_path", "epochs", "use_gpu")
@@ -85,14 +116,19 @@ def main() -> None:
     if args.threads:
         runs.append((1, args.threads * max(args.processes)))
     results = []
-    print(f"{'processes':>9} {'threads':>8} {'epoch s':>8} {'evaluation s':>13} {'cpu s':>8}")
     with tempfile.TemporaryDirectory() as folder:
         settings.append(f"--log_dir={folder}")
+        if args.model == "MSCGRec":
+            settings.append(f"--cache_dir={args.cache_dir or folder}")
+            make_codes(settings, folder)
+        print(
+            f"{os.cpu_count()} cores, load average before the first run {os.getloadavg()[0]:.1f}\n"
+        )
+        print(HEADER, flush=True)
         for n, threads in runs:
             one = measure(n, threads, settings, folder)
             results.append(one)
-            seconds = f"{one['epoch_seconds']:8.2f} {one['evaluation_seconds']:13.2f}"
-            print(f"{n:9} {threads:8} {seconds} {one['cpu_seconds']:8.1f}", flush=True)
+            print(row(one), flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -92,9 +92,10 @@ def expected_folder(images: ImageSettings, files: DataFiles) -> Path:
     return Path(images.dir or files.folder / "images")
 
 
-def n_workers(images: ImageSettings) -> int:
-    """Number of processes that decode images: `image_workers`, at most one per core."""
-    return min(images.workers, _n_cores())
+def n_workers(images: ImageSettings, n_processes: int = 1) -> int:
+    """Number of workers that decode images: `image_workers`, at most one per core, or per core and
+    process if several processes on this machine have workers."""
+    return min(images.workers, max(1, _n_cores() // n_processes))
 
 
 def _n_cores() -> int:

@@ -4,6 +4,7 @@ encoder."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from recbole_mscgrec.data.atomic_files import first_of_each, read_atomic_file
 from recbole_mscgrec.features.text_columns import clean_text, text_columns_of
 from recbole_mscgrec.features.text_encoder import encode, load_encoder
 from recbole_mscgrec.features.tfidf import fit_tfidf
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -152,12 +154,17 @@ def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tupl
 
 def encoder_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> Tensor:
     """Mean-pooled last hidden states of a transformers encoder, unit length: (N, D)."""
-    encoder = load_encoder(text.encoder, "text_encoder").to(run.device)
+    return processes.shared(partial(_encoded, texts, text, run))
+
+
+def _encoded(texts: list[str], text: TextSettings, run: RunSettings) -> Tensor:
+    with processes.one_after_the_other():  # the model may be downloaded
+        encoder = load_encoder(text.encoder, "text_encoder").to(processes.own(run.device))
     bar = tqdm(
-        total=len(texts),
+        total=len(processes.part(len(texts), text.batch_size)),
         ncols=100,
         desc=set_color("Text      ", "pink"),
-        disable=not run.show_progress,
+        disable=not (run.show_progress and processes.is_first()),
     )
     with bar:
         return encode(texts, encoder, text.batch_size, text.max_length, progress=bar.update)

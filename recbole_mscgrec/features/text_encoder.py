@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError, one_line
 
 Tensor = torch.Tensor
@@ -48,14 +49,17 @@ def encode(
 ) -> Tensor:
     """Pooled last hidden states of n texts, float32 (n, D), unit length, on the CPU.
 
+    Several processes that call this together make some of the batches each.
+
     Args:
         max_length: tokens per text; longer texts are truncated.
         pooling: MEAN or LAST.
         progress: called with the number of texts of each batch.
     """
     device, vectors = next(encoder.model.parameters()).device, []
+    mine = processes.part(len(texts), batch_size)
     with torch.inference_mode():
-        for start in range(0, len(texts), batch_size):
+        for start in mine[::batch_size]:
             given = texts[start : start + batch_size]
             batch = encoder.tokenizer(
                 given, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
@@ -63,7 +67,7 @@ def encode(
             hidden = encoder.model(**batch).last_hidden_state.float()  # (b, tokens, D)
             vectors.append(pooled(hidden, batch["attention_mask"], pooling).cpu())
             progress(len(given))
-    return torch.nn.functional.normalize(torch.cat(vectors), dim=-1)
+    return torch.nn.functional.normalize(processes.joined(vectors, len(texts), batch_size), dim=-1)
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

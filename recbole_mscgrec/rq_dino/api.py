@@ -18,12 +18,15 @@ from typing import Any, NamedTuple
 import torch
 
 from recbole_mscgrec.rq_dino.backbone import make_backbone
+from recbole_mscgrec.rq_dino.encoding import encode
 from recbole_mscgrec.rq_dino.image_encoder import to_tensors
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings, check_settings
-from recbole_mscgrec.rq_dino.training import DinoTraining, encode
+from recbole_mscgrec.rq_dino.training import DinoTraining
 from recbole_mscgrec.rq_dino.views import Pixels
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage.processes import is_first
 
 __all__ = ["RQDinoSettings", "RQDinoResult", "backbone_features", "rq_dino"]
 Tensor = torch.Tensor
@@ -61,13 +64,16 @@ def rq_dino(
     The vectors are those of the student, and the codes are their nearest codewords in the codebooks
     at the end of training. With `quantize` off the student is trained as in DINO, and k-means on
     its vectors gives the codebooks. The result depends only on images, settings, sizes and seed. An
-    interrupted run resumes from the file `partial`, which is removed at the end.
+    interrupted run resumes from the file `partial`, which is removed at the end. Several processes
+    that call this together share the work, and get the same result as one process up to rounding
+    and stochastic depth; `partial` and `log_dir` are written by the first of them.
 
     Raises:
         UserError: a setting is outside its range, there are more codewords than images, the
             backbone or its weights are not available, or the loss is not finite.
     """
     _check(settings, codebook_sizes, len(images))
+    device, show_progress = processes.own(torch.device(device)), show_progress and is_first()
     with _own_random(device):
         pixels = Pixels(images, settings, n_workers, show_progress)
         training = DinoTraining(
@@ -82,7 +88,8 @@ def rq_dino(
         training.run(show_progress)
         vectors = encode(training.encoder, pixels, settings, device)
         quantizer = _quantizer(vectors, training, codebook_sizes, seed)
-    partial.unlink(missing_ok=True)
+    if is_first():
+        partial.unlink(missing_ok=True)
     _log(training.history)
     codes = quantizer.encode(vectors)
     encoder = to_tensors(training.encoder, quantizer.codebooks)
@@ -133,16 +140,19 @@ def backbone_features(
     """Vectors of the images from the backbone, without training it: float32 (n, D); and what
     `ImageEncoder.from_tensors` reads, to encode further images.
 
-    Its weights are those of `image_weights`, or random ones drawn with `seed`.
+    Its weights are those of `image_weights`, or random ones drawn with `seed`. Several processes
+    that call this together share the work.
 
     Raises:
         UserError: see `rq_dino`.
     """
     check_settings(settings)
     _warn_if_random(settings, "image_tokenizer=features")
+    device, show_progress = processes.own(torch.device(device)), show_progress and is_first()
     with _own_random(device):
-        torch.manual_seed(seed)
-        backbone = make_backbone(settings).to(device)
+        with processes.one_after_the_other():  # the weights may be downloaded
+            torch.manual_seed(seed)
+            backbone = make_backbone(settings).to(device)
         once = replace(settings, cache_gb=0.0)  # each image is read once, so keep none
         pixels = Pixels(images, once, n_workers)
         return encode(backbone, pixels, settings, device, show_progress), to_tensors(backbone)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from recbole_mscgrec.rq_dino.backbone import Projection, make_backbone
+from recbole_mscgrec.rq_dino.encoding import encode
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
-from recbole_mscgrec.rq_dino.training import encode
 from recbole_mscgrec.rq_dino.views import Pixels
 from recbole_mscgrec.storage import matching
 from recbole_mscgrec.storage.errors import UserError

@@ -51,6 +51,10 @@ class ResidualVQ(nn.Module):
         """The codebook (K_l, D) of each level."""
         return [getattr(self, f"codebook{level}") for level in range(len(self.sizes))]
 
+    def state(self) -> list[Tensor]:
+        """All numbers that change in training."""
+        return [buffer for buffer in self.buffers() if buffer is not self.started]
+
     @torch.no_grad()
     def start(self, features: Tensor, seed: int, batch_size: int) -> None:
         """Initialize the codebooks by k-means on the features (N, D) of the catalogue, as if

@@ -12,7 +12,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from recbole_mscgrec.rq_dino import joint_batch
 from recbole_mscgrec.rq_dino.backbone import Backbone, Projection, make_backbone
+from recbole_mscgrec.rq_dino.encoding import encode
+from recbole_mscgrec.rq_dino.joint_batch import Part
 from recbole_mscgrec.rq_dino.model import (
     DinoNetwork,
     Student,
@@ -24,8 +27,8 @@ from recbole_mscgrec.rq_dino.model import (
 from recbole_mscgrec.rq_dino.quantizer import perplexities
 from recbole_mscgrec.rq_dino.schedule import cosine, parameter_groups
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
-from recbole_mscgrec.rq_dino.views import Pixels, multi_crop, plain_view
-from recbole_mscgrec.storage import checkpoint, matching, schema
+from recbole_mscgrec.rq_dino.views import Pixels, multi_crop
+from recbole_mscgrec.storage import checkpoint, matching, processes, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -35,7 +38,8 @@ _EPOCH_SEEDS = 1_000_003  # between the seeds of two epochs; exceeds the steps o
 
 
 class DinoTraining:
-    """Student, EMA teacher and optimizer, trained epoch by epoch on n images.
+    """Student, EMA teacher and optimizer, trained epoch by epoch on n images. Several processes
+    that do this together share every batch; the first one writes the files.
 
     Args:
         pixels: the images.
@@ -66,6 +70,10 @@ class DinoTraining:
         self.frozen = frozen.eval().requires_grad_(False)
         student = Student(self._backbone(settings.drop_path), settings, codebook_sizes)
         teacher = DinoNetwork(self._backbone(), settings, None)
+        for network in (student, teacher):
+            network.backbone = joint_batch.with_batch_norm(
+                network.backbone, settings.backbone, self.device
+            )
         self.student = student.to(self.device)
         self.teacher = teacher.to(self.device).requires_grad_(False)
         self.targets = TeacherTargets(settings).to(self.device)
@@ -73,13 +81,17 @@ class DinoTraining:
             parameter_groups(self.student), lr=settings.learning_rate
         )
         self.n_batches = max(1, round(len(pixels) / settings.batch_size))
+        joint_batch.check_parts(len(pixels), self.n_batches)
         self.epoch = 0
         self.history: History = {"log_out_dim": math.log(settings.out_dim), "seconds": 0.0}
         self.history["epochs"] = []
         self._resume()
+        if self.epoch == 0 and isinstance(student.backbone, Projection):
+            student.backbone.start(encode(self.frozen, pixels, settings, self.device))
+        with torch.no_grad():
+            example = self.frozen(torch.zeros(1, 3, settings.size, settings.size).to(self.device))
+        self.joint_student = joint_batch.with_gradients(self.student, example)
         if self.epoch == 0:
-            if isinstance(student.backbone, Projection):
-                student.backbone.start(encode(self.frozen, pixels, settings, self.device))
             ema_update(self.teacher, self.student, 0.0)
 
     def _backbone(self, drop_path: float = 0.0) -> Backbone | Projection:
@@ -101,13 +113,13 @@ class DinoTraining:
 
     def run(self, show_progress: bool = False) -> None:
         """Train the remaining epochs."""
-        writer = _writer(self.log_dir)
+        writer = _writer(self.log_dir) if processes.is_first() else None
         bar = tqdm(
             total=self.settings.epochs * self.n_batches,
             initial=self.epoch * self.n_batches,
             ncols=100,
             desc="RQ-DINO   ",
-            disable=not show_progress,
+            disable=not (show_progress and processes.is_first()),
         )
         while self.epoch < self.settings.epochs:
             start = time.perf_counter()
@@ -115,7 +127,8 @@ class DinoTraining:
             seconds = time.perf_counter() - start
             self._record(row, seconds, writer)
             bar.set_postfix_str(f"loss {row['dino_loss']:.3f}")
-            self._save()
+            if processes.is_first():
+                self._save()
         bar.close()
         if writer:
             writer.close()
@@ -129,22 +142,26 @@ class DinoTraining:
         if fitted:
             features = encode(self.encoder, self.pixels, settings, self.device)
             quantizer.start(features, self.seed, 2 * len(self.pixels) // self.n_batches)
-        order = list(torch.randperm(len(self.pixels)).tensor_split(self.n_batches))
+            processes.copy_first(quantizer.state())
+        order = torch.randperm(len(self.pixels)).tensor_split(self.n_batches)
+        parts = [Part(len(images)) for images in order]
+        mine = [images[part.rows] for images, part in zip(order, parts, strict=True)]
         used = [torch.zeros(size, dtype=torch.long) for size in quantizer.sizes]
         sums = {"loss": 0.0, "dino_loss": 0.0, "commitment": 0.0, "spread": 0.0, "restarted": 0}
         self.student.train()
-        for number, batch in enumerate(self.pixels.batches(order)):
+        for number, batch in enumerate(self.pixels.batches(mine)):
             torch.manual_seed(self.seed + _EPOCH_SEEDS * (self.epoch + 1) + number + 1)
             self._schedule(self.epoch * self.n_batches + number)
-            parts, codes = self._step(batch)
-            for name, value in parts.items():
+            losses, codes = self._step(batch, parts[number])
+            for name, value in losses.items():
                 sums[name] += value
             if codes is not None:
                 for count, column in zip(used, codes.cpu().T, strict=True):
                     count += torch.bincount(column, minlength=len(count))
             bar.update()
-        row: dict[str, Any] = {k: v / self.n_batches for k, v in sums.items()}
-        row["restarted"] = int(sums["restarted"])
+        totals = processes.sum_of(torch.tensor(list(sums.values()), dtype=torch.double)).tolist()
+        row: dict[str, Any] = {k: v / self.n_batches for k, v in zip(sums, totals, strict=True)}
+        row["restarted"] = int(totals[-1])
         if quantizer.ready:
             row |= {"k_means": fitted, "perplexity": perplexities(used)}
         return row
@@ -161,41 +178,47 @@ class DinoTraining:
         last = self.history["epochs"][-1]["perplexity"]
         return any(p < _EVEN * size for p, size in zip(last, quantizer.sizes, strict=True))
 
-    def _step(self, batch: Tensor) -> tuple[dict[str, float], Tensor | None]:
-        """One update of student, teacher and codebooks. Returns the losses and the codes of the
-        global crops."""
+    def _step(self, batch: Tensor, part: Part) -> tuple[dict[str, float], Tensor | None]:
+        """One update of student, teacher and codebooks by the images of this part. Returns its
+        summands of the losses, and the codes of the global crops of all images."""
         settings, student = self.settings, self.student
-        globals_, locals_ = multi_crop(batch.to(self.device), settings)
+        globals_, locals_ = multi_crop(batch.to(self.device), settings, part.draw)
+        joint_batch.draw_apart()
         on_gpu = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
             with torch.no_grad():
                 globals_ = self.frozen(globals_)
                 locals_ = None if locals_ is None else self.frozen(locals_)
                 teacher_logits = self.teacher(globals_)[0]
-            logits, features, quantized = student(globals_, locals_)
-        target = self.targets(teacher_logits).view(2, len(batch), -1)
+            logits, features, quantized = self.joint_student(globals_, locals_)
+        target = self.targets(part.joint(teacher_logits)).view(2, part.n, -1)[:, part.rows]
         views = logits.view(-1, len(batch), logits.size(1))  # (V, B, out_dim)
         dino = dino_loss(views, target, settings.student_temperature)
         commitment = quantized.commitment if quantized else logits.new_zeros(())
+        whole = part.joint(features[: len(globals_)])
         # Separately for the two views: the other view of an image must not be pushed away.
-        spread = (koleo(features[: len(batch)]) + koleo(features[len(batch) : len(globals_)])) / 2
-        loss = dino + settings.commitment * commitment + settings.spread * spread
-        self._check(loss)
+        spread = (koleo(whole[: part.n]) + koleo(whole[part.n :])) / 2
+        # The mean over the images of this part counts by its share; the spread is that of all.
+        own = part.share * (dino + settings.commitment * commitment)
+        self._check(loss := own + settings.spread * spread)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (processes.count() * loss).backward()  # the gradient is then averaged over the processes
         if self.epoch < settings.freeze_last_layer:
             student.head.prototypes.grad = None
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
         self.optimizer.step()
         ema_update(self.teacher, student, self.momentum)
-        losses = {"loss": loss, "dino_loss": dino, "commitment": commitment, "spread": spread}
-        parts = {name: value.item() for name, value in losses.items()}
+        losses = {"dino_loss": dino, "commitment": commitment, "spread": spread}
+        parts = {name: part.share * value.item() for name, value in losses.items()}
+        parts["loss"] = own.item() + settings.spread * parts["spread"]
         if quantized is None:
             return parts, None
         # Local crops are quantized but do not update the codebooks: codes are for whole images.
-        codes = quantized.codes[: len(globals_)]
-        restarted = student.quantizer.update(features[: len(globals_)].detach(), codes)
-        return {**parts, "restarted": restarted}, codes
+        codes = part.joint(quantized.codes[: len(globals_)])
+        if processes.is_first():
+            parts["restarted"] = student.quantizer.update(whole.detach(), codes)
+        processes.copy_first(student.quantizer.state())
+        return parts, codes
 
     def _schedule(self, step: int) -> None:
         settings, total = self.settings, self.settings.epochs * self.n_batches
@@ -257,34 +280,15 @@ class DinoTraining:
 
     def _resume(self) -> None:
         rule = schema.INTERRUPTED_RQ_DINO
-        state = checkpoint.load_partial(self.partial, self.device, rule, self._fault)
+        state = processes.once(
+            lambda: checkpoint.load_partial(self.partial, "cpu", rule, self._fault)
+        )
         if state is None:
             return
         for name in ("student", "teacher", "targets", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.epoch, self.history = state["epoch"], state["history"]
         getLogger().info(f"RQ-DINO: resuming after epoch {self.epoch}, from {self.partial}")
-
-
-@torch.no_grad()
-def encode(
-    backbone: nn.Module,
-    pixels: Pixels,
-    settings: RQDinoSettings,
-    device: torch.device | str,
-    show_progress: bool = False,
-) -> Tensor:
-    """The vectors of the images without augmentation: float32 (n, D), on the CPU. Leaves the
-    backbone in eval mode."""
-    backbone.eval()
-    rows = torch.arange(len(pixels)).split(settings.batch_size)
-    bar = tqdm(total=len(pixels), ncols=100, desc="Encoding  ", disable=not show_progress)
-    features = []
-    for batch in pixels.batches(list(rows)):
-        features.append(backbone(plain_view(batch.to(device), settings.size)).float().cpu())
-        bar.update(len(batch))
-    bar.close()
-    return torch.cat(features)
 
 
 def _writer(log_dir: Path | None) -> Any:

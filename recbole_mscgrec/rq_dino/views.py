@@ -7,7 +7,7 @@ torch's global CPU generator, which the training loop seeds in each step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
+from recbole_mscgrec.storage import processes
 
 Tensor = torch.Tensor
+Draw = Callable[[int], Tensor]  # n -> uniform random numbers (n,)
 _ASPECT = 4 / 3  # crops are at most this much wider or higher than the image
 _GREY_CHANCE, _BLUR_CHANCE = 0.1, 0.3
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
@@ -32,7 +34,8 @@ class Pixels(Dataset):
 
     Images are stretched to a square, because cropping a poster would lose more than changing its
     aspect ratio. All of them are kept in memory if they fit into `image_cache_gb`; otherwise the
-    workers of the loader decode them again in every epoch.
+    workers of the loader decode them again in every epoch. Several processes that do this together
+    decode a part each.
     """
 
     def __init__(
@@ -64,13 +67,14 @@ class Pixels(Dataset):
 
     def _decode(self, show_progress: bool) -> Tensor:
         stored = torch.empty(len(self), 3, self.side, self.side, dtype=torch.uint8)
-        rows = torch.arange(len(self)).split(_DECODED_AT_ONCE)
-        bar = tqdm(total=len(self), ncols=100, desc="Decoding  ", disable=not show_progress)
+        mine = processes.part(len(self), _DECODED_AT_ONCE)
+        rows = torch.arange(mine.start, mine.stop).split(_DECODED_AT_ONCE) if mine else ()
+        bar = tqdm(total=len(mine), ncols=100, desc="Decoding  ", disable=not show_progress)
         for index, batch in zip(rows, self.batches(list(rows)), strict=True):
             stored[index] = batch
             bar.update(len(index))
         bar.close()
-        return stored
+        return processes.complete(stored, _DECODED_AT_ONCE)
 
 
 def plain_view(batch: Tensor, size: int) -> Tensor:
@@ -78,53 +82,62 @@ def plain_view(batch: Tensor, size: int) -> Tensor:
     return F.interpolate(batch.float() / 255, size=(size, size), mode="bilinear", antialias=True)
 
 
-def multi_crop(batch: Tensor, settings: RQDinoSettings) -> tuple[Tensor, Tensor | None]:
+def multi_crop(
+    batch: Tensor, settings: RQDinoSettings, draw: Draw = torch.rand
+) -> tuple[Tensor, Tensor | None]:
     """Two global crops of every image, and its local crops, each with its own colour jitter.
 
     Returns floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; the second is None
-    without local crops.
+    without local crops. `draw` gives one random number for each image.
     """
     images = batch.float() / 255
-    globals_ = [_view(images, settings.size, settings.global_scale, settings) for _ in range(2)]
+    globals_ = [
+        _view(images, settings.size, settings.global_scale, settings, draw) for _ in range(2)
+    ]
     locals_ = [
-        _view(images, settings.local_size, settings.local_scale, settings)
+        _view(images, settings.local_size, settings.local_scale, settings, draw)
         for _ in range(settings.n_local_crops)
     ]
     return torch.cat(globals_), torch.cat(locals_) if locals_ else None
 
 
 def _view(
-    images: Tensor, size: int, scale: tuple[float, float], settings: RQDinoSettings
+    images: Tensor, size: int, scale: tuple[float, float], settings: RQDinoSettings, draw: Draw
 ) -> Tensor:
-    crop = random_crop(images, size, scale)
+    crop = random_crop(images, size, scale, draw)
     if settings.colour_jitter:
-        crop = recolour(crop, settings.colour_jitter)
-    return _blur(crop)
+        crop = recolour(crop, settings.colour_jitter, draw)
+    return _blur(crop, draw)
 
 
-def random_crop(images: Tensor, size: int, scale: tuple[float, float]) -> Tensor:
+def random_crop(
+    images: Tensor, size: int, scale: tuple[float, float], draw: Draw = torch.rand
+) -> Tensor:
     """A crop with a random share, within `scale`, of the area of each image, mirrored at random:
     (B, 3, size, size)."""
     n = len(images)
-    area = _uniform(n, *scale)
-    ratio = _uniform(n, -math.log(_ASPECT), math.log(_ASPECT)).exp().sqrt()
+    area = _uniform(draw, n, *scale)
+    ratio = _uniform(draw, n, -math.log(_ASPECT), math.log(_ASPECT)).exp().sqrt()
     width, height = (area.sqrt() * ratio).clamp(max=1), (area.sqrt() / ratio).clamp(max=1)
-    x, y = (1 - width) * _uniform(n, -1, 1), (1 - height) * _uniform(n, -1, 1)  # centres
-    mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0)
+    x, y = (
+        (1 - width) * _uniform(draw, n, -1, 1),
+        (1 - height) * _uniform(draw, n, -1, 1),
+    )  # centres
+    mirror = torch.where(draw(n) < 0.5, -1.0, 1.0)
     zero = torch.zeros(n)
     rows = torch.stack([width * mirror, zero, x, zero, height, y], dim=1).view(n, 2, 3)
     grid = F.affine_grid(rows.to(images.device), [n, 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def recolour(images: Tensor, strength: float) -> Tensor:
+def recolour(images: Tensor, strength: float, draw: Draw = torch.rand) -> Tensor:
     """Random brightness, contrast, saturation (each a factor of 1 +- strength) and hue (a rotation
     of up to a quarter of `strength`); sometimes grey. All is one affine map per image."""
     n = len(images)
     low = max(0.0, 1 - strength)
-    brightness, contrast, saturation = (_uniform(n, low, 1 + strength) for _ in range(3))
-    saturation = torch.where(torch.rand(n) < _GREY_CHANCE, 0.0, saturation)
-    turn = colour_turn(_uniform(n, -strength / 4, strength / 4) * math.pi, saturation)
+    brightness, contrast, saturation = (_uniform(draw, n, low, 1 + strength) for _ in range(3))
+    saturation = torch.where(draw(n) < _GREY_CHANCE, 0.0, saturation)
+    turn = colour_turn(_uniform(draw, n, -strength / 4, strength / 4) * math.pi, saturation)
     matrix = ((brightness * contrast).view(n, 1, 1) * turn).to(images)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     offset = (brightness * (1 - contrast)).view(n, 1, 1, 1).to(images) * mean
@@ -142,12 +155,12 @@ def colour_turn(angle: Tensor, saturation: Tensor) -> Tensor:
     return saturation.view(-1, 1, 1) * (turn - grey) + grey
 
 
-def _blur(images: Tensor) -> Tensor:
+def _blur(images: Tensor, draw: Draw) -> Tensor:
     """Mix some images with their mean over 3 x 3 pixels."""
-    share = _uniform(len(images), 0, 1) * (torch.rand(len(images)) < _BLUR_CHANCE)
+    share = _uniform(draw, len(images), 0, 1) * (draw(len(images)) < _BLUR_CHANCE)
     smooth = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     return torch.lerp(images, smooth, share.view(-1, 1, 1, 1).to(images))
 
 
-def _uniform(n: int, low: float, high: float) -> Tensor:
-    return low + (high - low) * torch.rand(n)
+def _uniform(draw: Draw, n: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * draw(n)

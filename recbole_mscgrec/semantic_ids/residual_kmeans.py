@@ -3,9 +3,12 @@ residuals of the earlier levels (paper: item tokenization). A large catalogue is
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
+from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -13,6 +16,7 @@ _RUNS = 5  # k-means runs per level, with different starts
 _SAMPLE_ABOVE = 100_000  # vectors; of more, a sample is fitted
 _SAMPLE, _PER_CODEWORD = 50_000, 256  # its size is the larger of 50,000 and 256 a codeword
 _ENCODED_AT_ONCE = 1 << 16  # vectors
+_SHARED_FROM = 1 << 22  # numbers; with fewer, messages can take longer than the work they save
 # Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
 _BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
 
@@ -37,7 +41,8 @@ class ResidualQuantizer:
         """Learn the codebooks from vectors (N, D); returns their codes (N, L).
 
         More than 100,000 vectors are sampled: the codebooks are those of 50,000 random ones, or of
-        256 a codeword if that is more. All work is done on the device of the vectors.
+        256 a codeword if that is more. All work is done on the device of the vectors. Several
+        processes share it on CPUs, if N D is 4 million or more; the result is that of one process.
 
         Raises:
             UserError: a codebook is larger than N, a value is not finite, or all vectors are equal.
@@ -53,11 +58,18 @@ class ResidualQuantizer:
 
     def _fit(self, vectors: Tensor, generator: torch.Generator) -> Tensor:
         """Learn the codebooks from all vectors (N, D); returns their codes (N, L)."""
+        is_large = vectors.numel() >= _SHARED_FROM and vectors.device.type == "cpu"
+        work = partial(self._fit_levels, vectors, generator.get_state(), is_large)
+        return processes.shared(work) if is_large else work()
+
+    def _fit_levels(self, vectors: Tensor, random_state: Tensor, is_large: bool) -> Tensor:
+        generator, share = torch.Generator(), is_large and processes.count() > 1
+        generator.set_state(random_state)
         residual, codes = vectors.float(), []
         self.codebooks = []
         for size in self.codebook_sizes:
-            codebook = k_means(residual, size, self.n_iterations, generator)
-            code = nearest(residual, codebook)[0]
+            codebook = k_means(residual, size, self.n_iterations, generator, share)
+            code = nearest(residual, codebook, share)[0]
             self.codebooks.append(codebook)
             codes.append(code)
             residual = residual - codebook[code]
@@ -103,27 +115,34 @@ class ResidualQuantizer:
             )
 
 
-def k_means(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
+def k_means(
+    vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator, share: bool = False
+) -> Tensor:
     """Codebook (K, D) of all vectors (N, D): the best of several runs of Lloyd's algorithm.
 
     A single run sometimes spends most codewords on a few outliers. Choosing the run with the
-    smallest squared error avoids this.
+    smallest squared error avoids this. With `share` all processes call this with the same
+    arguments, and each computes the distances of a part of the vectors.
     """
-    runs = [_lloyd(vectors, k, n_iterations, generator) for _ in range(_RUNS)]
-    return min(runs, key=lambda codebook: float(nearest(vectors, codebook)[1].sum()))
+    runs = [_lloyd(vectors, k, n_iterations, generator, share) for _ in range(_RUNS)]
+    errors = [float(nearest(vectors, codebook, share)[1].sum()) for codebook in runs]
+    best = errors.index(min(errors))
+    return runs[processes.broadcast(best) if share else best]
 
 
-def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator) -> Tensor:
+def _lloyd(
+    vectors: Tensor, k: int, n_iterations: int, generator: torch.Generator, share: bool
+) -> Tensor:
     """One run from a k-means++ start.
 
     A codeword that loses all its items restarts at one of the vectors with the largest error, so
     every codeword is used if there are K distinct vectors.
     """
-    codebook, length = _plus_plus(vectors, k, generator), _squared_length(vectors)
+    codebook, length = _plus_plus(vectors, k, generator, share), _squared_length(vectors)
     previous: Tensor | None = None
     for _ in range(n_iterations):
         total = torch.zeros_like(codebook)
-        code, distance = _assign(vectors, codebook, length, total)
+        code, distance = _assign(vectors, codebook, length, total, share)
         count = torch.bincount(code, minlength=k)
         dead = (count == 0).nonzero().flatten()
         if len(dead):
@@ -140,17 +159,21 @@ def _lloyd(vectors: Tensor, k: int, n_iterations: int, generator: torch.Generato
     return codebook
 
 
-def nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(vectors: Tensor, codebook: Tensor, share: bool = False) -> tuple[Tensor, Tensor]:
     """Index of the nearest codeword (N,), and the squared distance to it (N,).
 
     Full precision whatever `matmul_precision` is, because rounded products confuse codewords that
-    are close.
+    are close. With `share` see `k_means`.
     """
-    return _assign(vectors, codebook, _squared_length(vectors))
+    return _assign(vectors, codebook, _squared_length(vectors), share=share)
 
 
 def _assign(
-    vectors: Tensor, codebook: Tensor, length: Tensor, total: Tensor | None = None
+    vectors: Tensor,
+    codebook: Tensor,
+    length: Tensor,
+    total: Tensor | None = None,
+    share: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As `nearest`. `length` is the squared length of the vectors (N,). The vectors of each
     codeword are added to `total` (K, D) while their block is in the cache."""
@@ -159,7 +182,7 @@ def _assign(
     distance = length.clone()
     # One buffer for all blocks: memory that is allocated anew has to be mapped anew.
     buffer = vectors.new_empty(min(rows, len(vectors)), len(codebook))
-    for start in range(0, len(vectors), rows):
+    for start in _own_rows(vectors, share)[::rows]:
         block = vectors[start : start + rows]
         squared = buffer[: len(block)]  # (n, K), up to |vector|^2
         with matmul_precision(HIGHEST):
@@ -167,16 +190,20 @@ def _assign(
         value, index = torch.sub(norms, squared, out=squared).min(dim=1)
         code[start : start + rows] = index
         distance[start : start + rows] += value
-        if total is not None:
+        if total is not None and not share:
             total.index_add_(0, index, block)
+    if share:
+        processes.complete(code, rows), processes.complete(distance, rows)
+        if total is not None:  # in the order of one process, so that the sums are the same
+            total.index_add_(0, code, vectors)
     return code, distance.clamp_(min=0)
 
 
-def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator, share: bool) -> Tensor:
     """k-means++ start: each next centre drawn in proportion to its squared distance."""
     first = int(torch.randint(len(vectors), (1,), generator=generator))
     centres = [vectors[first]]
-    distance = _squared_distance(vectors, centres[0])
+    distance = _squared_distance(vectors, centres[0], share)
     for _ in range(k - 1):
         total = distance.cumsum(0, dtype=torch.float64)
         if total[-1] > 0:
@@ -185,7 +212,7 @@ def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator) -> Tensor:
         else:  # fewer distinct vectors than codewords
             index = int(torch.randint(len(vectors), (1,), generator=generator))
         centres.append(vectors[index])
-        distance = torch.minimum(distance, _squared_distance(vectors, centres[-1]))
+        distance = torch.minimum(distance, _squared_distance(vectors, centres[-1], share))
     return torch.stack(centres)
 
 
@@ -194,16 +221,23 @@ def _squared_length(vectors: Tensor) -> Tensor:
     return _squared_distance(vectors, vectors.new_zeros(vectors.shape[1]))
 
 
-def _squared_distance(vectors: Tensor, centre: Tensor) -> Tensor:
+def _squared_distance(vectors: Tensor, centre: Tensor, share: bool = False) -> Tensor:
     """Squared distance (N,) of each vector to one centre (D,), block by block as in `nearest`."""
     rows = _block_rows(vectors)
     distance = vectors.new_empty(len(vectors))
     buffer = vectors.new_empty(min(rows, len(vectors)), vectors.shape[1])
-    for start in range(0, len(vectors), rows):
+    for start in _own_rows(vectors, share)[::rows]:
         block = vectors[start : start + rows]
         difference = torch.sub(block, centre, out=buffer[: len(block)])
         torch.sum(difference.square_(), 1, out=distance[start : start + rows])
-    return distance
+    return processes.complete(distance, rows) if share else distance
+
+
+def _own_rows(vectors: Tensor, share: bool) -> range:
+    """The rows that this process computes: whole blocks, so that each has the same operations as in
+    one process."""
+    n = len(vectors)
+    return processes.part(n, _block_rows(vectors)) if share else range(n)
 
 
 def _block_rows(vectors: Tensor) -> int:

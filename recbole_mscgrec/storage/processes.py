@@ -4,14 +4,15 @@ torchrun starts them, on one or on several machines, and sets RANK, WORLD_SIZE a
 does `--nproc` (runner/launch.py). Within `together` they form a group of torch.distributed. In a
 single process there is no group, and each function here does what is right for one.
 
-The group works on CPUs (gloo), also if the model is on GPUs: it carries plain values, such as the
-ranked lists of an evaluation. Gradients on GPUs have a group of their own (`gradient_group`).
+The group works on CPUs (gloo), also if the model is on GPUs: it carries plain values, such as
+ranked lists. Gradients on GPUs have a group of their own (`gradient_group`). From `wait` on, all
+processes must call the functions below at the same point.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,11 +24,10 @@ from recbole_mscgrec.storage import digest
 from recbole_mscgrec.storage.errors import UserError
 
 Result = TypeVar("Result")
-# The tokenizers may train for days while the other processes wait for their result. A process that
-# ends is noticed at once, because its connections close.
+# A stage of the first process may take days. A process that ends is noticed at once, because its
+# connections close.
 _TIMEOUT = timedelta(days=7)
 _FIRST = 0  # the rank that writes files and speaks for all
-_REPORTED = "reported"
 
 
 class _Held:
@@ -35,6 +35,7 @@ class _Held:
 
     store: Any = None
     n_groups = 0
+    alone = False  # the first process, within `once`
     gradients: dict[str, Any] = {}
 
 
@@ -49,8 +50,8 @@ def n_started_here() -> int:
 
 
 def count() -> int:
-    """The number of processes in the group; 1 without one."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """The number of processes in the group; 1 without one, and within `once`."""
+    return dist.get_world_size() if dist.is_initialized() and not _Held.alone else 1
 
 
 def rank() -> int:
@@ -95,8 +96,7 @@ def together() -> Iterator[None]:
         timeout=_TIMEOUT,
     )
     yield
-    # Not after an error: the others may be waiting for this process, and learn of its end when it
-    # exits, after it has said why.
+    # Not after an error: the others learn of the end of this process after it has said why.
     _Held.gradients.clear()
     dist.destroy_process_group()
 
@@ -107,13 +107,13 @@ def _start() -> str:
 
 
 def reports_first() -> bool:
-    """Whether this process is the first of all to report its end. The error of the process that
-    failed is then told once, and not those that it causes in the others."""
+    """Whether this process is the first of all to report its end, so that only its error is told,
+    and not those that it causes in the others."""
     if _Held.store is None:
         return True
     mine = f"rank {os.environ.get('RANK')}"
     try:
-        first = _Held.store.compare_set(f"{_REPORTED} {_start()}", "", mine)
+        first = _Held.store.compare_set(f"reported {_start()}", "", mine)
     except Exception:  # the process that holds the store has ended
         return False
     return bool(first.decode() == mine)
@@ -145,6 +145,12 @@ def device(gpus: str | None) -> torch.device:
     return torch.device("cuda", local_rank())
 
 
+def own(device: torch.device) -> torch.device:
+    """The device of this process, for the one that the first process has."""
+    is_other = device.type == "cuda" and count() > 1
+    return torch.device("cuda", torch.cuda.current_device()) if is_other else device
+
+
 def gradient_group(device: torch.device) -> Any:
     """The group in which gradients are averaged: nccl on GPUs, gloo on CPUs. All processes must
     call this at the same point."""
@@ -155,9 +161,6 @@ def gradient_group(device: torch.device) -> Any:
     return _Held.gradients[kind]
 
 
-# --- messages: all processes must call these at the same point ------------------------------------
-
-
 def wait() -> None:
     """Wait until all processes are here, for example until the first one has written a file."""
     if count() > 1:
@@ -166,18 +169,43 @@ def wait() -> None:
 
 def broadcast(value: Result) -> Result:
     """The value that the first process has."""
-    if count() == 1:
-        return value
     held = [value]
-    dist.broadcast_object_list(held, src=_FIRST)
+    if count() > 1:
+        dist.broadcast_object_list(held, src=_FIRST)
     return held[0]
 
 
 def once(make: Callable[[], Result]) -> Result:
-    """The result of `make`, which only the first process calls."""
+    """The result of `make`, which only the first process calls. Within it that process is on its
+    own (`count` is 1), but for the work that it shares; see `shared`."""
     if count() == 1:
         return make()
-    return broadcast(make() if is_first() else None)  # type: ignore[return-value]
+    sent: Any = (None, None)
+    if is_first():
+        with _alone(True):
+            sent = (None, make())
+    while work := (sent := broadcast(sent))[0]:
+        work()
+    return sent[1]  # type: ignore[no-any-return]
+
+
+def shared(work: Callable[[], Result]) -> Result:
+    """The result of `work`, which all processes call at the same time. Within `once`, the first
+    one sends it to the others: a `functools.partial` of a function of a module and plain values."""
+    if not _Held.alone:
+        return work()
+    with _alone(False):
+        broadcast((work, None))
+        return work()
+
+
+@contextmanager
+def _alone(value: bool) -> Iterator[None]:
+    before, _Held.alone = _Held.alone, value
+    try:
+        yield
+    finally:
+        _Held.alone = before
 
 
 @contextmanager
@@ -206,11 +234,9 @@ def in_turn(mine: list[Result]) -> list[Result]:
     Only the first process gets them; the others get an empty list."""
     if count() == 1:
         return mine
-    hands: list[Any] | None = [None] * count() if is_first() else None
-    dist.gather_object(mine, hands, dst=_FIRST)
-    if hands is None:
-        return []
-    turns = range(max(map(len, hands)))
+    hands: list[Any] = [[]] * count() if is_first() else []
+    dist.gather_object(mine, hands or None, dst=_FIRST)
+    turns = range(max(map(len, hands), default=0))
     return [hand[turn] for turn in turns for hand in hands if turn < len(hand)]
 
 
@@ -226,6 +252,40 @@ def sum_of(values: torch.Tensor) -> torch.Tensor:
     total = values.clone()
     dist.all_reduce(total, group=gradient_group(values.device))
     return total
+
+
+def part(n: int, block: int = 1, place: int | None = None) -> range:
+    """The rows, of 0 to n - 1, that are the part of one process, by default of this one. Parts are
+    contiguous, by rank, and made of whole blocks of rows; the last ones can be empty."""
+    place = rank() if place is None else place
+    each, more = divmod(-(-n // block), count())
+    return range(*(min(n, block * (each * p + min(p, more))) for p in (place, place + 1)))
+
+
+def complete(whole: torch.Tensor, block: int = 1) -> torch.Tensor:
+    """Fill the rows of a tensor (n, ...) in place. Each process has made its part of them."""
+    for place in range(count()) if count() > 1 else ():
+        rows, group = part(len(whole), block, place), gradient_group(whole.device)
+        if rows:
+            dist.broadcast(whole[rows.start : rows.stop], src=place, group=group)
+    return whole
+
+
+def joined(mine: list[torch.Tensor], n: int, block: int = 1) -> torch.Tensor:
+    """All n rows (n, ...) on the CPU. `mine` is the part of this process, in pieces."""
+    if count() == 1:
+        return torch.cat(mine)
+    shape, dtype = broadcast((mine[0].shape[1:], mine[0].dtype) if mine else None)  # type: ignore
+    whole, rows = torch.empty(n, *shape, dtype=dtype), part(n, block)
+    if mine:
+        torch.cat(mine, out=whole[rows.start : rows.stop])
+    return complete(whole, block)
+
+
+def copy_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give tensors the values that they have in the first process."""
+    for tensor in tensors if count() > 1 else ():
+        dist.broadcast(tensor, src=_FIRST, group=gradient_group(tensor.device))
 
 
 def check_same(what: str, value: Any) -> None:

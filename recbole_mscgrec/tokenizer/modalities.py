@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from recbole_mscgrec.features.collaborative import collaborative_vectors
 from recbole_mscgrec.features.images import ItemImages, expected_folder, find_images, n_workers
 from recbole_mscgrec.features.text import TFIDF, item_texts, text_vectors
 from recbole_mscgrec.semantic_ids.code_table import MISSING
-from recbole_mscgrec.storage import cache, files, schema
+from recbole_mscgrec.storage import cache, files, processes, schema
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
@@ -85,12 +86,10 @@ def _collaborative_stage(settings: MSCGRecSettings, train: Any) -> Stage:
         precision=settings.run.matmul_precision,
         seed=settings.run.seed,
     )
-    partial = cache.path(settings.run.cache_dir, "collaborative", key).with_suffix(".partial.pth")
+    file = cache.path(settings.run.cache_dir, "collaborative", key).with_suffix(".partial.pth")
 
     def make() -> Features:
-        return Features(
-            *collaborative_vectors(settings.collaborative, settings.run, train, partial)
-        )
+        return Features(*collaborative_vectors(settings.collaborative, settings.run, train, file))
 
     return _kept(settings.run.cache_dir, "collaborative", key, make, train.item_num)
 
@@ -150,16 +149,19 @@ def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: s
 
     sizes, run = list(settings.codes.level_sizes), settings.run
     file = cache.path(run.cache_dir, "image", key)
-    made = rq_dino(
-        images,
-        settings.images.rq_dino,
-        sizes,
-        seed=run.seed,
-        device=run.device,
-        partial=file.with_suffix(".partial.pth"),
-        log_dir=Path(run.log_dir, "log_tensorboard") / f"RQ-DINO-{settings.files.name}-{key}",
-        show_progress=run.show_progress,
-        n_workers=n_workers(settings.images),
+    made = processes.shared(
+        partial(
+            rq_dino,
+            images,
+            settings.images.rq_dino,
+            sizes,
+            seed=run.seed,
+            device=run.device,
+            partial=file.with_suffix(".partial.pth"),
+            log_dir=Path(run.log_dir, "log_tensorboard") / f"RQ-DINO-{settings.files.name}-{key}",
+            show_progress=run.show_progress,
+            n_workers=n_workers(settings.images, processes.n_started_here()),
+        )
     )
     files.write_json(file.with_suffix(".history.json"), made.history)
     cache.save(run.cache_dir, IMAGE_ENCODER, key, made.encoder)
@@ -177,13 +179,16 @@ def _backbone(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: 
     run = settings.run
     from recbole_mscgrec.rq_dino.api import backbone_features
 
-    vectors, encoder = backbone_features(
-        images,
-        settings.images.rq_dino,
-        device=run.device,
-        n_workers=n_workers(settings.images),
-        show_progress=run.show_progress,
-        seed=run.seed,
+    vectors, encoder = processes.shared(
+        partial(
+            backbone_features,
+            images,
+            settings.images.rq_dino,
+            device=run.device,
+            n_workers=n_workers(settings.images, processes.n_started_here()),
+            show_progress=run.show_progress,
+            seed=run.seed,
+        )
     )
     cache.save(run.cache_dir, IMAGE_ENCODER, key, encoder)
     present = torch.ones(len(images), dtype=torch.bool)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from tiny import in_processes
 
 from recbole_mscgrec.features import text_encoder
 from recbole_mscgrec.features.text_encoder import LAST, MEAN, encode, load_encoder, pooled
@@ -70,3 +71,21 @@ def test_without_a_network_an_unknown_encoder_is_refused_at_once(
         load_encoder("all-MiniLM-L6", "--encoder")
     assert "all-MiniLM-L6-v2" in str(e.value) and "tfidf" not in str(e.value)
     assert time.perf_counter() - began < 20  # the import of transformers is in it
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_several_processes_encode_what_one_encodes(models: dict[str, Path], kind: str) -> None:
+    """To the last digit: each makes whole batches of the texts, in their order."""
+    texts = [" ".join(["red", "car"] * (1 + n % 5)) + " apples" * (n % 3) for n in range(17)]
+    encoder = load_encoder(str(models[kind]), "x")
+
+    def vectors() -> tuple[torch.Tensor, int]:
+        counts: list[int] = []
+        return encode(texts, encoder, 4, 16, progress=counts.append), sum(counts)
+
+    one, all_of_them = vectors()
+    assert all_of_them == 17
+    for n, numbers in ((2, [12, 5]), (3, [8, 8, 1])):
+        found = in_processes(n, vectors)
+        assert [count for _, count in found] == numbers
+        assert all(torch.equal(made, one) for made, _ in found)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import in_processes
 
 from recbole_mscgrec.semantic_ids import residual_kmeans
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer, k_means, nearest
+from recbole_mscgrec.storage import processes
 
 
 def two_scales(n_per_cell: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +84,7 @@ def test_dead_codewords_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Started with all codewords far from the data but one, k-means still uses every one."""
     from recbole_mscgrec.semantic_ids import residual_kmeans
 
-    def bad_start(vectors: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
+    def bad_start(vectors: torch.Tensor, k: int, *_: Any) -> torch.Tensor:
         return torch.cat([vectors[:1], torch.full((k - 1, vectors.size(1)), 1e4)])
 
     monkeypatch.setattr(residual_kmeans, "_plus_plus", bad_start)
@@ -193,3 +195,44 @@ def test_vectors_that_cannot_be_quantized_are_refused() -> None:
         ResidualQuantizer([4]).fit(vectors)
     with pytest.raises(ValueError, match="All 10 vectors are equal"):
         ResidualQuantizer([4]).fit(torch.ones(10, 4))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_several_processes_find_what_one_finds(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last digit. Most of 5,000 vectors lie in two places, so that codewords restart."""
+    vectors = torch.randn(5000, 24, generator=torch.Generator().manual_seed(1))
+    vectors[:3000] = vectors[:2].repeat(1500, 1)
+    one = ResidualQuantizer([20, 10], n_iterations=8, seed=3)
+    codes = one.fit(vectors)
+    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", vectors.numel())
+
+    def fitted() -> list[torch.Tensor]:
+        quantizer, made = ResidualQuantizer([20, 10], n_iterations=8, seed=3), [torch.empty(0)]
+
+        def fit() -> torch.Tensor:
+            made[0] = quantizer.fit(vectors)
+            return made[0]
+
+        return [processes.once(fit), *quantizer.codebooks]
+
+    first, *others = in_processes(n, fitted)
+    assert all(map(torch.equal, first, [codes, *one.codebooks]))
+    assert [len(other) for other in others] == [1] * (n - 1)
+
+
+def test_each_process_computes_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.randn(5000, 8, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", vectors.numel())
+
+    def rows() -> int:
+        multiplied, original = [0], torch.matmul
+
+        def matmul(block: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            multiplied[0] += len(block)
+            return original(block, *args, **kwargs)
+
+        monkeypatch.setattr(torch, "matmul", matmul)
+        ResidualQuantizer([4], n_iterations=1).fit(vectors)
+        return multiplied[0] // 11  # assignments: 5 runs, their errors, and the result
+
+    assert in_processes(2, rows) == [3072, 1928]  # of five blocks of 1,024

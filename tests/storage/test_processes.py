@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,78 @@ def test_incomplete_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match="WORLD_SIZE is 2, but RANK, MASTER_ADDR"):
         with processes.together():
             pass
+
+
+def name_and_count(name: str) -> list[tuple[str, int, int]]:
+    return processes.everyones((name, processes.rank(), processes.count()))
+
+
+def nested() -> list[Any]:
+    """A shared work that has a part for the first process alone, with another shared work."""
+    made = processes.once(
+        lambda: [processes.count(), processes.shared(partial(name_and_count, "b"))]
+    )
+    return [made, processes.count()]
+
+
+def test_shared_work_of_the_first_process() -> None:
+    """Between the works that it shares, it is alone: a message then waits for nobody."""
+
+    def stages() -> list[Any]:
+        calls: list[Any] = []
+
+        def make() -> list[Any]:
+            calls.append(processes.broadcast(processes.count()))
+            first = processes.shared(partial(name_and_count, "a"))
+            calls.append(processes.everyones(processes.count()))
+            return [first, processes.shared(nested)]
+
+        return [processes.once(make), calls, processes.count()]
+
+    alone, *others = in_processes(3, stages)
+    a, b = ([(name, rank, 3) for rank in range(3)] for name in "ab")
+    assert alone == [[a, [[1, b], 3]], [1, [1]], 3]
+    assert others == [[alone[0], [], 3]] * 2
+    assert stages() == [[[("a", 0, 1)], [[1, [("b", 0, 1)]], 1]], [1, [1]], 1]
+
+
+def test_an_error_in_shared_work_is_that_of_the_process_that_failed() -> None:
+    def make() -> Any:
+        return processes.once(lambda: processes.shared(fail_in_the_second))
+
+    with pytest.raises(UserError, match="no such folder in process 1"):
+        in_processes(2, make)
+
+
+def fail_in_the_second() -> None:
+    if processes.rank() == 1:
+        raise UserError("no such folder in process 1")
+    processes.wait()
+
+
+@pytest.mark.parametrize(("n", "block"), [(10, 1), (10, 3), (2, 1), (12, 4), (4, 4)])
+def test_rows_in_parts(n: int, block: int) -> None:
+    """Whole blocks in order, every row once; fewer blocks than processes leave some out."""
+    whole = torch.arange(2.0 * n).view(n, 2)
+
+    def made() -> tuple[range, torch.Tensor, torch.Tensor]:
+        mine = processes.part(n, block)
+        filled = torch.full_like(whole, -1)
+        filled[mine.start : mine.stop] = whole[mine.start : mine.stop]
+        pieces = [whole[i : min(i + block, mine.stop)] for i in mine[::block]]
+        return mine, processes.complete(filled, block), processes.joined(pieces, n, block)
+
+    for count in (1, 3):
+        found = in_processes(count, made) if count > 1 else [made()]
+        assert [row for mine, *_ in found for row in mine] == list(range(n))
+        for mine, filled, joined in found:
+            assert mine.start % block == 0 or not mine
+            assert torch.equal(filled, whole) and torch.equal(joined, whole)
+
+
+def test_the_values_of_the_first_process() -> None:
+    def copied() -> float:
+        processes.copy_first([value := torch.tensor([processes.rank() + 1.0])])
+        return float(value)
+
+    assert in_processes(2, copied) == [1, 1]

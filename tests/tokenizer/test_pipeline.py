@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import (
+    coloured_shapes,
+    dino_settings,
+    in_processes,
     item_texts,
     rule_sequences,
     tokens_of,
     train_split,
     typed,
     write_dataset,
+    write_encoder,
     write_item,
 )
 
 from recbole_mscgrec.config.validation import level_sizes
+from recbole_mscgrec.features import text_encoder
+from recbole_mscgrec.rq_dino import encoding, training
+from recbole_mscgrec.rq_dino.settings import CONFIGURABLE
+from recbole_mscgrec.semantic_ids import residual_kmeans
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.storage import cache, processes
+from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer import item_codes, pipeline
 from recbole_mscgrec.tokenizer import modalities as stages_module
 from recbole_mscgrec.tokenizer.modalities import Features
-from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize
+from recbole_mscgrec.tokenizer.pipeline import from_checkpoint, tokenize, tokenize_once
 
 
 @pytest.fixture
@@ -308,3 +321,106 @@ def test_a_checkpoint_keeps_the_codebooks_behind_the_codes(rule_folder: Path) ->
         quantizer = ResidualQuantizer(sizes)
         quantizer.codebooks = list(tokens.codebooks["text"].split(sizes))
         assert torch.equal(quantizer.encode(vectors[1:]), tokens.table.codes["text"][1:])
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared_folder(rule_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a text encoder and images, and with k-means that is shared whatever its size."""
+    monkeypatch.setattr(residual_kmeans, "_SHARED_FROM", 1)
+    words = ["red", "green", "apple", "car"]
+    texts = {f"i{i}": " ".join(words[i % 4 :] + words[: i % 7] + ["car"] * i) for i in range(30)}
+    write_item(rule_folder / "data", "rule", texts)
+    write_encoder(rule_folder / "bert", "bert")
+    images = rule_folder / "data" / "rule" / "images"
+    images.mkdir()
+    for i, image in enumerate(coloured_shapes(20)):
+        image.save(images / f"i{i}.png")
+    return rule_folder
+
+
+def shared_stages(folder: Path, **changes: Any) -> tuple[Any, Any]:
+    """The settings and the train split of this data set."""
+    chosen = {f"image_{name}": getattr(dino_settings(), name) for name in CONFIGURABLE}
+    chosen |= {"modalities": ["text", "image"], "target_modality": "text", "image_workers": 0}
+    chosen |= {"text_encoder": str(folder / "bert"), "text_batch_size": 4, "history_vectors": True}
+    config, train = train_split(folder, **chosen, **changes)
+    return typed(config, train), train
+
+
+@pytest.mark.parametrize("kind", ["features", "rq_dino"])
+def test_several_processes_make_the_codes_of_one(
+    shared_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Features and their codes to the last digit; the first process alone writes files."""
+    one = tokenize(*shared_stages(shared_folder, image_tokenizer=kind, cache_dir="one"))
+    saved: list[str] = []
+    monkeypatch.setattr(cache, "save", lambda folder, stage, *_: saved.append(stage))
+
+    def made() -> tuple[dict[str, Any], list[str]]:
+        chosen = shared_stages(shared_folder, image_tokenizer=kind, cache_dir="several")
+        return tokenize_once(*chosen).to_plain(), saved
+
+    (first, by_first), (second, by_second) = in_processes(2, made)
+    assert by_first == ["text", "image_encoder", "image", "codes"] and by_second == []
+    assert json.dumps(first["table"], default=str) == json.dumps(second["table"], default=str)
+    exact = ("text", "image") if kind == "features" else ("text",)
+    for name in exact:
+        assert torch.equal(first["vectors"][name], one.vectors[name])
+        assert torch.equal(first["table"]["codes"][name], one.table.to_plain()["codes"][name])
+        assert torch.equal(first["codebooks"][name], one.codebooks[name])
+    assert first["vectors"].keys() == one.vectors.keys()
+
+
+STAGES = {
+    "text": (text_encoder, "pooled", {}),
+    "image": (encoding, "plain_view", {"image_tokenizer": "features"}),
+    "RQ-DINO": (training, "koleo", {}),
+    "k-means": (residual_kmeans, "_plus_plus", {"image_tokenizer": "features"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "killed"), [("text", 1), ("image", 0), ("RQ-DINO", 0), ("RQ-DINO", 1), ("k-means", 1)]
+)
+def test_a_process_that_dies_in_a_stage_ends_the_others(
+    shared_folder: Path, monkeypatch: pytest.MonkeyPatch, stage: str, killed: int
+) -> None:
+    module, name, changes = STAGES[stage]
+    original = getattr(module, name)
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        if processes.rank() == killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    def made() -> None:
+        chosen = shared_stages(shared_folder, **changes)
+        start = time.monotonic()
+        monkeypatch.setattr(module, name, die)
+        try:
+            tokenize_once(*chosen)
+        except Exception as error:
+            if processes.lost_another(error) and time.monotonic() - start < 60:
+                raise UserError(f"lost after {time.monotonic() - start:.0f} s") from error
+            raise
+
+    with pytest.raises(UserError, match="lost after"):
+        in_processes(2, made)
+
+
+def test_an_error_in_a_stage_is_told_by_the_process_that_has_it(
+    shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example, on a machine whose images are damaged."""
+
+    def made() -> None:
+        chosen = shared_stages(shared_folder, image_tokenizer="features")
+        if processes.rank() == 1:
+            monkeypatch.setattr("recbole_mscgrec.features.images.load_image", Path.read_text)
+        tokenize_once(*chosen)
+
+    with pytest.raises(UserError, match="was readable when this run started"):
+        in_processes(2, made)
