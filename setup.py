@@ -35,7 +35,7 @@ setup(
         "transformers",
         "timm",
         "numpy",
-        "filelock",
+        "filelock>=3.32",  # SoftFileLease
         "jinja2",
         "pillow>=10.1",
         "pandas",

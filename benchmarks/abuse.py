@@ -259,8 +259,8 @@ def write_toy(folder: Path) -> None:
     (folder / "toy.item").write_text("\n".join(items) + "\n")
 
 
-def _child(folder: Path, arguments: list[str]) -> None:
-    """The command line in a forked process, whose output goes to a file."""
+def run_here(folder: Path, arguments: list[str]) -> None:
+    """The command line in a forked process, whose output goes to output.txt of the folder."""
     os.chdir(folder)
     out = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
@@ -279,7 +279,7 @@ def _child(folder: Path, arguments: list[str]) -> None:
 def command(folder: Path, case: Case) -> tuple[int | None, str]:
     """Exit status, None if the process did not end, and output of a case."""
     fork = multiprocessing.get_context("fork")
-    process = fork.Process(target=_child, args=(folder, [*case.common, *case.arguments]))
+    process = fork.Process(target=run_here, args=(folder, [*case.common, *case.arguments]))
     process.start()
     output, until = folder / "output.txt", time.monotonic() + SECONDS
     pressed = not case.interrupt_at

@@ -37,6 +37,10 @@ _NO_MEMORY = (
     "There is not enough memory for these settings: lower the sizes of the model, "
     "MAX_ITEM_LIST_LENGTH, train_batch_size or eval_batch_size. --debug shows where."
 )
+_DISK = (
+    "Files are written completely or not at all, so those that were finished are kept: free space "
+    "there or name another folder, and repeat the command."
+)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -101,6 +105,13 @@ def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     known = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
     return isinstance(error, MemoryError) or any(words in text for words in known)
+
+
+def _disk_refuses(error: Exception) -> bool:
+    """Whether a disk takes no more: it is full, read-only, or the like."""
+    from recbole_mscgrec.storage import files
+
+    return files.refuses(error)
 
 
 def command_of(argv: list[str]) -> tuple[str, list[str]] | None:
@@ -207,6 +218,9 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         if _lost_another(error):
             return _told_of_loss()
+        if _disk_refuses(error) and not debug:
+            print(f"error: {error}. {_DISK}", file=sys.stderr)
+            return 1
         if _out_of_memory(error) and not debug:
             print(f"error: {_NO_MEMORY} ({str(error)[:200]})", file=sys.stderr)
             return 1

@@ -140,3 +140,35 @@ def test_the_signal_of_batch_systems_is_taken_for_ctrl_c() -> None:
     with pytest.raises(KeyboardInterrupt), ended_like_ctrl_c():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_disk_that_takes_no_more_is_one_line(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also from a place that does not expect it."""
+
+    def calculate_loss(self: MSCGRec, interaction: object) -> None:
+        raise OSError(28, "No space left on device", "some/file")
+
+    monkeypatch.setattr(MSCGRec, "calculate_loss", calculate_loss)
+    assert main(["--dataset=rule", *arguments(settings(rule_folder))]) == 1
+    error = capsys.readouterr().err
+    assert "error: [Errno 28] No space left on device: 'some/file'. Files are written" in error
+    assert "Traceback" not in error
+
+
+def test_a_command_on_a_full_disk_names_the_file_and_the_way_on(rule_folder: Path) -> None:
+    resource = pytest.importorskip("resource")
+    chosen = arguments(protocol(rule_folder, epochs=2, hidden_size=64, n_layers=1))
+    command = [sys.executable, "-m", "recbole_mscgrec", "--model=SASRec", "--dataset=rule", *chosen]
+    small = (100_000, 100_000)  # bytes that a file may have; a checkpoint has more
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, small),
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert last.startswith("error: Cannot write ") and "File too large" in last
+    assert "set checkpoint_dir to another folder" in last and "repeat the command" in last

@@ -8,8 +8,8 @@ import os
 import pickle
 import random
 import socket
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -353,6 +353,18 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, model: type, call: int) -> None:
         return original(self, interaction)
 
     monkeypatch.setattr(model, "calculate_loss", calculate_loss)
+
+
+@contextmanager
+def largest_file(n_bytes: int) -> Iterator[None]:
+    """Within this block files cannot grow beyond this size: the disk answers as a full one does."""
+    resource = pytest.importorskip("resource")
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 def in_processes(n: int, function: Callable[[], Any], group: bool = True) -> list[Any]:

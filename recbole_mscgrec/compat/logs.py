@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recbole.utils import init_logger, utils
 
-from recbole_mscgrec.storage import processes
+from recbole_mscgrec.storage import files, processes
 
 
 def start_logger(config: Any) -> None:
     """RecBole's `init_logger`, with log/ in the folder `log_dir`. The handler keeps the absolute
     path, so the working directory is another one only while it is made.
 
-    Of several processes the first one logs; the others would repeat it."""
+    Of several processes the first one logs; the others would repeat it.
+
+    Raises:
+        CannotWrite: the log file cannot be made; later also by whatever logs a line.
+    """
     if not processes.is_first():
         logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()], force=True)
         warnings.simplefilter("ignore")
@@ -27,9 +34,22 @@ def start_logger(config: Any) -> None:
     before = os.getcwd()
     os.chdir(config["log_dir"])
     try:
-        init_logger(config)
+        files.Told(lambda: init_logger(config), Path(config["log_dir"], "log"), "log_dir")
     finally:
         os.chdir(before)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_tell, handler)  # type: ignore[method-assign]
+
+
+def _tell(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """In place of a traceback for each line that cannot be written. Raises CannotWrite."""
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.Handler.handleError(handler, record)
+        return
+    logging.getLogger().removeHandler(handler)
+    raise files.cannot_write(Path(handler.baseFilename), error, "log_dir") from error
 
 
 class _Nowhere:
@@ -45,15 +65,25 @@ class _Nowhere:
 def tensorboard_in(folder: str | Path) -> Iterator[None]:
     """Within this block the trainers of RecBole write log_tensorboard/ into this folder. Of several
     processes the first one writes."""
-    original = utils.SummaryWriter
+    original, hook = utils.SummaryWriter, threading.excepthook
+    made: list[files.Told] = []
 
     def writer(log_dir: str, *args: Any, **kwargs: Any) -> Any:
         if not processes.is_first():
             return _Nowhere()
-        return original(os.path.join(folder, log_dir), *args, **kwargs)
+        place = os.path.join(folder, log_dir)
+        made.append(files.Told(lambda: original(place, *args, **kwargs), place, "log_dir"))
+        return made[-1]
 
-    utils.SummaryWriter = writer
+    def heard(args: Any) -> None:
+        """Its thread's OSError is raised by the next call of the writer, so it needs no print."""
+        if not isinstance(args.exc_value, OSError):
+            hook(args)
+
+    utils.SummaryWriter, threading.excepthook = writer, heard
     try:
         yield
+        for each in made:
+            each.flush()
     finally:
-        utils.SummaryWriter = original
+        utils.SummaryWriter, threading.excepthook = original, hook

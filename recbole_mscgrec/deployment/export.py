@@ -20,7 +20,7 @@ from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import MANIFEST, read_manifest
 from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.serving.recommender import Recommender
-from recbole_mscgrec.storage import checkpoint, files, provenance
+from recbole_mscgrec.storage import checkpoint, digest, files
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.item_cards import title_column
 
@@ -142,7 +142,7 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
         constrained=settings.training.constrained_training,
         max_history=config["MAX_ITEM_LIST_LENGTH"],
         settings=checkpoint.to_plain(config.final_config_dict),
-        made_by=provenance.made_by(),
+        made_by=digest.made_by(),
     )
 
 

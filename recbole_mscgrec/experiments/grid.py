@@ -24,8 +24,8 @@ from recbole_mscgrec.experiments.variants import (
 )
 from recbole_mscgrec.plugin.evaluation import check_test_metrics
 from recbole_mscgrec.runner import user_ranks
-from recbole_mscgrec.runner.lock import claimed, taken
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.runner.lock import taken
+from recbole_mscgrec.storage import cache, lock
 from recbole_mscgrec.storage.errors import UserError
 
 # Settings of every cell, unless the command line overrides them.
@@ -222,10 +222,13 @@ def _run(cell: Cell) -> str | None:
     The claim lasts from before the cell's process starts until it has ended, so two tables never
     run the same cell.
     """
-    with claimed(cell.file(".claim")) as mine:
-        if not mine or taken(cell.config()):
-            return _ELSEWHERE
-        return None if finished(cell) is not None else run_cell(cell)
+    try:
+        with lock.claim(cell.file(""), f"runs {cell.row.name} with seed {cell.seed}"):
+            if taken(cell.config()):
+                return _ELSEWHERE
+            return None if finished(cell) is not None else run_cell(cell)
+    except lock.Claimed:
+        return _ELSEWHERE
 
 
 def _outcome(cell: Cell, error: str | None) -> str:

@@ -109,4 +109,4 @@ class _Progress:
             "waited": self.waited,
             "random": checkpoint.random_state(),
         }
-        checkpoint.save(self.file, state)
+        checkpoint.save(self.file, state, "cache_dir")

@@ -7,16 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
-from filelock import FileLock
 
-from recbole_mscgrec.storage import cache
+from recbole_mscgrec.storage import cache, lock
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import write_text, written_whole
 
@@ -87,14 +85,8 @@ class Chunks:
         Returns:
             Whether the file is complete.
         """
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        lock = self.out.with_name(f"{self.out.name}.lock")
-        with FileLock(lock):
-            complete = self.is_done() or self._join()
-        if complete:
-            with suppress(OSError):  # no harm: who still waits for it finds the file complete
-                lock.unlink()
-        return complete
+        with lock.claim(self.out, f"joins {self.out}", wait=True):
+            return self.is_done() or self._join()
 
     def _join(self) -> bool:
         if self.missing():

@@ -11,16 +11,15 @@ import torch
 
 from recbole_mscgrec.new_items.kept_encoders import ENCODERS, FEATURES
 from recbole_mscgrec.new_items.new_codes import NewCodes
-from recbole_mscgrec.runner.lock import claimed
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_files import read_manifest
 from recbole_mscgrec.serving.export_folder import Export
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage import lock
 
 Tensor = torch.Tensor
-LOCK = "generation.lock"
+NAME = "generation"  # of the lock
 _ITEM_VECTORS = "history.item_embedding.weight"
 
 
@@ -32,15 +31,8 @@ def opened(folder: Path) -> Iterator[Export]:
         UserError: another process is writing one, or the folder holds no export.
     """
     read_manifest(folder)  # before the lock makes a file in a folder that holds no export
-    try:
-        with claimed(folder / LOCK) as mine:
-            if not mine:
-                raise UserError(
-                    f"Another process is adding or removing items in {folder}: wait for it."
-                )
-            yield export_folder.read(folder)
-    except PermissionError as error:
-        raise UserError(f"Cannot write in {folder}: {error}. Make it writable.") from error
+    with lock.claim(folder / NAME, f"adds or removes items in {folder}"):
+        yield export_folder.read(folder)
 
 
 def with_items(export: Export, tokens: list[str], titles: list[str], made: NewCodes) -> Export:

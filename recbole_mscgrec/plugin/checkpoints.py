@@ -18,8 +18,8 @@ from torch import nn
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.storage import processes, schema
 from recbole_mscgrec.storage.checkpoint import from_plain, load, save, to_plain
+from recbole_mscgrec.storage.digest import made_by
 from recbole_mscgrec.storage.errors import UserError
-from recbole_mscgrec.storage.provenance import made_by
 
 # Models that begin at a file -> the settings that name it.
 _BEGIN_AT = {

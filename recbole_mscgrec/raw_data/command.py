@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from recbole_mscgrec.raw_data import amazon, movielens, tables
 from recbole_mscgrec.raw_data.card import facts_of, state_in, write_card
@@ -22,6 +21,7 @@ from recbole_mscgrec.raw_data.records import BadLines, Source
 from recbole_mscgrec.raw_data.spool import SPOOL_FILES, Spool, spool
 from recbole_mscgrec.raw_data.values import Cleaner
 from recbole_mscgrec.raw_data.writing import write_interactions, write_items
+from recbole_mscgrec.storage import lock
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import check_folder, read_json, write_json, written_whole
 
@@ -138,10 +138,8 @@ def main(arguments: list[str]) -> int:
         cleaner = Cleaner()
         source = _source(options, cleaner)
         check_folder(folder, "data_path")
-        with FileLock(folder / ".prepare.lock", timeout=0):
+        with lock.claim(work, f"prepares {folder}"):
             made = _prepare(options, source, cleaner, folder, work)
-    except Timeout as error:
-        raise UserError(f"Another process prepares {folder}: wait for it.") from error
     except KeyboardInterrupt as stop:
         told = "Stopped: the same command goes on where this one was."
         raise KeyboardInterrupt(told) from stop

@@ -28,7 +28,7 @@ from recbole_mscgrec.rq_dino.quantizer import perplexities
 from recbole_mscgrec.rq_dino.schedule import cosine, parameter_groups
 from recbole_mscgrec.rq_dino.settings import RQDinoSettings
 from recbole_mscgrec.rq_dino.views import Pixels, multi_crop
-from recbole_mscgrec.storage import checkpoint, matching, processes, schema
+from recbole_mscgrec.storage import checkpoint, files, matching, processes, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -262,7 +262,7 @@ class DinoTraining:
             "epoch": self.epoch,
             "history": checkpoint.to_plain(self.history),
         }
-        checkpoint.save(self.partial, state)
+        checkpoint.save(self.partial, state, "cache_dir")
 
     def _fault(self, state: dict[str, Any]) -> str:
         """Why the state of a file does not fit this training; '' if it does."""
@@ -296,4 +296,4 @@ def _writer(log_dir: Path | None) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(log_dir))
+    return files.Told(lambda: SummaryWriter(str(log_dir)), log_dir, "log_dir")

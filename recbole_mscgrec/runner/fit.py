@@ -15,6 +15,7 @@ from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.train_rows import train_rows
 from recbole_mscgrec.plugin import checkpoints
 from recbole_mscgrec.runner import interrupted
+from recbole_mscgrec.runner.stops import stopped
 from recbole_mscgrec.storage import checkpoint, processes
 from recbole_mscgrec.storage.errors import UserError
 
@@ -32,6 +33,7 @@ def fit(
 
     Raises:
         UserError: the training loss is not a number.
+        UserError: a file cannot be written; with how to resume.
         KeyboardInterrupt: with a message that says how to resume.
     """
     began, before = time.perf_counter(), dict(seconds)
@@ -64,10 +66,8 @@ def fit(
         if processes.is_first():
             checkpoint.save(last, state)
 
-    try:
+    with stopped(lambda: _how_to_go_on(last, trainer.saved_model_file)):
         _train(trainer, train_data, valid_data, config, keep)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_go_on(last, trainer.saved_model_file)) from None
     if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
         _keep_pretrained(trainer, best)
     seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from recbole_mscgrec.config import run_id
-from recbole_mscgrec.storage import processes
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.storage import lock, processes
 
 
 @contextmanager
@@ -28,46 +25,25 @@ def alone(config: Any) -> Iterator[None]:
     if config["model_file"] or not processes.is_first():
         yield
         return
-    path = _path(config)
-    with ExitStack() as held:
-        try:
-            mine = held.enter_context(claimed(path))
-        except OSError as error:
-            raise UserError(
-                f"Cannot write in {path.parent}: {error}. Make it writable or set checkpoint_dir."
-            ) from error
-        if not mine:
-            raise UserError(
-                f"Another process trains {config['model']} on {config['dataset']} with the "
-                f"same settings and writes {run_id.path_of(config)}: wait for it, or set another "
-                "checkpoint_dir."
-            )
+    with lock.claim(
+        _name(config),
+        f"trains {config['model']} on {config['dataset']} with the same settings and writes "
+        f"{run_id.path_of(config)}",
+        "wait for it, or set another checkpoint_dir",
+    ):
         yield
-
-
-@contextmanager
-def claimed(file: Path) -> Iterator[bool]:
-    """Within this block no other process can claim `file`. Yields False if another process has
-    claimed it. The claim is released when the process ends, however it ends."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    with lock:
-        yield True
 
 
 def taken(config: Any) -> bool:
     """Whether another process is training this run."""
-    path = _path(config)
-    if not path.is_file():
+    if not lock.file_of(_name(config)).is_file():
         return False
-    with claimed(path) as free:
-        return not free
+    try:
+        with lock.claim(_name(config), "trains this run"):
+            return False
+    except lock.Claimed:
+        return True
 
 
-def _path(config: Any) -> Path:
-    return run_id.path_of(config).with_suffix(".lock")
+def _name(config: Any) -> Path:
+    return run_id.path_of(config).with_suffix("")

@@ -153,7 +153,8 @@ def _run(config: Config) -> dict[str, Any]:
         test = trainer.evaluate(test_data, show_progress=config["show_progress"])
     memory["test"] = peak_memory_mb()
     if processes.is_first():
-        _save_ranks(evaluator, test_data, config)
+        with stopped(lambda: _model_kept(config, best_file)):
+            _save_ranks(evaluator, test_data, config)
 
     result = result_of(config, trainer, best_valid, test, seconds, memory)
     result.update(getattr(trainer, "remarks", dict)())
@@ -165,7 +166,8 @@ def _run(config: Config) -> dict[str, Any]:
         logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
     if config["result_file"] and processes.is_first():
-        files.write_json(config["result_file"], digest.sealed(result))
+        with stopped(lambda: _model_kept(config, best_file)):
+            files.write_json(config["result_file"], digest.sealed(result))
     return result
 
 

@@ -12,7 +12,7 @@ import torch
 
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.storage import checkpoint, processes
-from recbole_mscgrec.storage.provenance import made_by
+from recbole_mscgrec.storage.digest import made_by
 
 
 def result_of(

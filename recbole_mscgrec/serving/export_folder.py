@@ -35,7 +35,7 @@ from recbole_mscgrec.serving.export_files import (
     read_tensors,
     write_file,
 )
-from recbole_mscgrec.storage import files, provenance, schema
+from recbole_mscgrec.storage import digest, files, schema
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.schema import Numbers
 
@@ -101,7 +101,7 @@ def next_generation(export: Export, what: str, **more: Any) -> Export:
         **more,
         "n_items": len(export.items) - int(export.removed.sum()),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **provenance.made_by(),
+        **digest.made_by(),
     }
     return replace(export, generation=entry["generation"], history=[*export.history, entry])
 

@@ -55,10 +55,10 @@ def from_plain(value: Any) -> Any:
     return value
 
 
-def save(path: str | Path, state: dict[str, Any]) -> None:
+def save(path: str | Path, state: dict[str, Any], setting: str = "checkpoint_dir") -> None:
     """Write a checkpoint with the digest of its content. If the program is stopped, the old file
-    remains. Raises UserError."""
-    with written_whole(path, "checkpoint_dir") as temporary:
+    remains. `setting` names the folder. Raises CannotWrite."""
+    with written_whole(path, setting) as temporary:
         torch.save({**state, digest.KEY: digest.digest_of(state)}, temporary)
 
 

@@ -1,13 +1,20 @@
-"""Digests of what we write: a file whose content has changed since is not used."""
+"""What our files carry: a digest, so that one whose content has changed since is not used, and the
+code that made them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import recbole_mscgrec
+
+_ROOT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 KEY = "digest"  # where a file carries the digest of the rest of its content
 
 
@@ -47,3 +54,21 @@ def changed(content: dict[str, Any]) -> bool:
     if KEY not in content:
         return False
     return digest_of({k: v for k, v in content.items() if k != KEY}) != content[KEY]
+
+
+@cache
+def made_by() -> dict[str, str | None]:
+    """`version` and `commit`. The commit ends in + if files have changed since; it is None outside
+    a git checkout."""
+    return {"version": recbole_mscgrec.__version__, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    if not (_ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

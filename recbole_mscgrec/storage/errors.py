@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class CannotWrite(UserError):
+    """A file cannot be written: the disk is full, or the folder cannot be written."""
+
+
 def one_line(error: object, length: int = 200) -> str:
     """The text of an exception from elsewhere, cut to one line for a UserError."""
     return " ".join(str(error).split())[:length]

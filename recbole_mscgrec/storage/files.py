@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from recbole_mscgrec.storage.errors import UserError, one_line
+from safetensors import SafetensorError
+
+from recbole_mscgrec.storage.errors import CannotWrite, UserError, one_line
 
 _PROBE = bytes(1 << 12)  # on a full disk an empty file can still be made
+# What a disk answers that takes no more: full, beyond a quota or a limit, read-only, damaged.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def check_folder(folder: Path, setting: str) -> None:
@@ -45,7 +50,7 @@ def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
         setting: the setting that names the folder, for the error.
 
     Raises:
-        UserError: the file cannot be written, with the reason and what to do.
+        CannotWrite: the file cannot be written, with the reason, what is kept and what to do.
     """
     file = Path(file)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -58,12 +63,66 @@ def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, file)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        instead = f"set {setting} to another folder" if setting else "name another folder"
-        raise UserError(f"Cannot write {file}: {error}. Free space there or {instead}.") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = error if isinstance(error, OSError) else _refusal(temporary) or error
+        raise cannot_write(file, reason, setting, file.is_file()) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _refusal(file: Path) -> OSError | None:
+    """Why the disk takes no more of a file. On a full disk torch.save says only that it wrote less
+    than it should."""
+    try:
+        with file.open("ab") as stream:
+            stream.write(bytes(1 << 16))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def cannot_write(
+    file: Path, reason: Exception, setting: str = "", is_there: bool = False
+) -> CannotWrite:
+    """The error of a file that cannot be written. `is_there`: an earlier one is."""
+    what = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+    kept = " The file that was there is unchanged." if is_there else ""
+    instead = f"set {setting} to another folder" if setting else "name another folder"
+    return CannotWrite(
+        f"Cannot write {file}: {one_line(what)}.{kept} Free space there, make it writable, or "
+        f"{instead}."
+    )
+
+
+def refuses(error: BaseException) -> bool:
+    """Whether the error says that a disk takes no more."""
+    return isinstance(error, OSError) and error.errno in _REFUSALS
+
+
+class Told:
+    """What `make` returns, except that OSErrors of its methods, and of making it, are CannotWrite.
+
+    Args:
+        path: the folder or file that it writes.
+        setting: the setting that names the place, for the error.
+    """
+
+    def __init__(self, make: Callable[[], Any], path: str | Path, setting: str) -> None:
+        self._path, self._setting = Path(path), setting
+        self._made = self._call(make)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._made, name)
+        return lambda *args, **kwargs: self._call(method, *args, **kwargs)
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except OSError as error:
+            raise cannot_write(self._path, error, self._setting) from error
 
 
 def write_text(file: str | Path, text: str) -> None:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
+from recbole_mscgrec.storage import lock
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.files import check_folder, read_json, write_json
 
@@ -35,7 +35,7 @@ def fetch(address: str, file: Path, md5: str = "", timeout: float = 30) -> None:
         UserError: the reason as a part of a sentence, without the address.
     """
     check_folder(file.parent, "the folder of downloads")
-    with FileLock(file.with_name(f".{file.name}.lock")):  # another process may fetch it as well
+    with lock.claim(file, f"downloads {file}", wait=True):
         if not file.is_file():
             _fetch(address, file, md5, timeout)
 

@@ -14,7 +14,7 @@ from recbole_mscgrec.config.run_id import settings_of
 from recbole_mscgrec.experiments import grid
 from recbole_mscgrec.experiments.job import Cell
 from recbole_mscgrec.runner.result import chosen_settings
-from recbole_mscgrec.storage.provenance import made_by
+from recbole_mscgrec.storage.digest import made_by
 
 
 def argv(folder: Path, *options: str, sizes: Any = protocol, **changes: Any) -> list[str]:

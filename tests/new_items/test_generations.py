@@ -15,13 +15,13 @@ from tiny import item_texts
 
 from recbole_mscgrec.new_items import generations
 from recbole_mscgrec.new_items.add_command import add_items
-from recbole_mscgrec.new_items.generations import LOCK, with_items
+from recbole_mscgrec.new_items.generations import NAME, with_items
 from recbole_mscgrec.new_items.new_codes import NewCodes
-from recbole_mscgrec.runner.lock import claimed
 from recbole_mscgrec.semantic_ids.code_table import MISSING, free_leaves
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.serving.recommender import Recommender
+from recbole_mscgrec.storage import lock
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -151,7 +151,8 @@ def test_a_stop_after_the_manifest_leaves_the_new_generation(
 
 def test_only_one_process_at_a_time_writes_a_generation(exported: Any, tmp_path: Path) -> None:
     folder, new = exported("default"), write_new(tmp_path, item_texts(1))
-    with claimed(folder / LOCK), pytest.raises(UserError, match="Another process is adding"):
+    match = "Another process adds or removes items in .*: process "
+    with lock.claim(folder / NAME, "works"), pytest.raises(UserError, match=match):
         add_items(folder, new)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 
+import recbole_mscgrec
 from recbole_mscgrec.storage import cache, checkpoint, digest
 from recbole_mscgrec.storage.digest import digest_of
 from recbole_mscgrec.storage.errors import UserError
@@ -109,3 +111,18 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "m.pth", state)
         with pytest.raises(UserError, match="m.pth.*state_dict.w holds NaN or infinity"):
             checkpoint.load(tmp_path / "m.pth")
+
+
+def test_the_version_and_the_commit_of_a_checkout() -> None:
+    made = digest.made_by()
+    assert made["version"] == recbole_mscgrec.__version__
+    checkout = (Path(recbole_mscgrec.__file__).resolve().parent.parent / ".git").exists()
+    assert bool(made["commit"]) == checkout
+    assert made["commit"] is None or re.fullmatch(r"[0-9a-f]{7,40}\+?", made["commit"])
+
+
+def test_outside_a_checkout_there_is_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "_ROOT", tmp_path)
+    assert digest._commit() is None

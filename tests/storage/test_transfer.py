@@ -21,7 +21,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         fetch(f"{host.address}/a.gz", tmp_path / "a.gz", hashlib.md5(CONTENT).hexdigest())
         assert text_at(f"{host.address}/a.gz.md5") == "sum" and text_at(f"{host.address}/b") == ""
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".a.gz.lock", "a.gz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.gz"]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
