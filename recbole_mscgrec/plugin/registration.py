@@ -23,6 +23,7 @@ MODELS = {
     "MSCGRecTokenizer": f"{_PLUGIN}.tokenizer_model",
     "TiledSASRec": _TILED,
     "TiledGRU4Rec": _TILED,
+    "TiledBSARec": _TILED,
 }
 # Name that RecBole looks up -> module and name of our class.
 DATASETS = {f"{model}Dataset": (_ROWS, "TiledDataset") for model in MODELS}
