@@ -91,6 +91,7 @@ class CollaborativeSettings:
     """The sequential recommender behind the collaborative vectors."""
 
     source: str
+    similarity: str
     size: int
     n_layers: int
     n_heads: int
