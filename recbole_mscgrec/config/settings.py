@@ -166,10 +166,10 @@ class MSCGRecSettings:
         presets.resolve(config, train)
         validation.check(config, train.item_num - 1)
         return cls(
-            files=_files(config),
-            run=_group(RunSettings, config),
+            files=data_files(config),
+            run=run_settings(config),
             codes=_codes(config),
-            text=_text(config),
+            text=text_settings(config),
             images=_images(config),
             collaborative=_group(CollaborativeSettings, config, "collaborative_"),
             network=_group(Sizes, config),
@@ -180,13 +180,19 @@ class MSCGRecSettings:
         )
 
 
-def _files(config: Any) -> DataFiles:
+def data_files(config: Any) -> DataFiles:
+    """The files of the data set of a run of any model."""
     return DataFiles(
         folder=Path(config["data_path"]),
         name=config["dataset"],
         separator=config["field_separator"],
         encoding=config["encoding"] or "utf-8",
     )
+
+
+def run_settings(config: Any) -> RunSettings:
+    """The settings that all stages share, of a run of any model."""
+    return _group(RunSettings, config)
 
 
 def _codes(config: Any) -> CodeSettings:
@@ -201,7 +207,8 @@ def _codes(config: Any) -> CodeSettings:
     )
 
 
-def _text(config: Any) -> TextSettings:
+def text_settings(config: Any) -> TextSettings:
+    """The settings text_* of a model that has them."""
     columns = config["text_columns"]
     columns = [columns] if isinstance(columns, str) else columns
     return _group(
@@ -209,7 +216,8 @@ def _text(config: Any) -> TextSettings:
         config,
         "text_",
         columns=None if columns is None else tuple(columns),
-        columns_chosen="text_columns" in config.external_config_dict,
+        # The settings of a saved second model do not say who chose them.
+        columns_chosen="text_columns" in getattr(config, "external_config_dict", ()),
     )
 
 
