@@ -117,8 +117,8 @@ class DecodingSettings:
     """Beam search, reranking, and the second test without a modality."""
 
     beam_size: int  # by default twice the longest list
-    rescore_model: str | None
-    rescore_weight: float
+    rescore_model: tuple[str, ...]
+    rescore_weight: tuple[float, ...] | None  # of this model and of those; None: to be fitted
     eval_drop_modality: str | None
 
 
@@ -230,7 +230,14 @@ def _decoding(config: Any) -> DecodingSettings:
     beam_size = config["beam_size"]
     if beam_size is None:
         beam_size = 2 * max(config["topk"])
-    return _group(DecodingSettings, config, beam_size=beam_size)
+    files = validation.rescore_models(config["rescore_model"])
+    return _group(
+        DecodingSettings,
+        config,
+        beam_size=beam_size,
+        rescore_model=files,
+        rescore_weight=validation.rescore_weights(config["rescore_weight"], len(files)),
+    )
 
 
 def _evaluation(config: Any) -> EvaluationSettings:

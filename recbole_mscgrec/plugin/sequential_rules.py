@@ -102,7 +102,8 @@ class SequentialRules(SequentialRecommender):
     def _by_rules(self, items: Tensor, share: Tensor) -> Tensor:
         """What the rules of the items (B, n) contribute, by the weight of each item: (B, N)."""
         rules = self.rule_weight, self.rule_item, self.rule_start
-        matrix = _matrix(*(part.cpu().numpy() for part in rules), self.n_items)
+        weight, column, start = (part.cpu().numpy() for part in rules)
+        matrix = _matrix(weight, column, start, self.n_items)
         bounds = np.arange(len(items) + 1) * items.size(1)
         values, columns = share.cpu().numpy().ravel(), items.cpu().numpy().ravel()
         found = (_matrix(values, columns, bounds, self.n_items) @ matrix).toarray()

@@ -122,13 +122,17 @@ def test_a_run_counts_once_and_its_file_gives_the_same_result(rule_folder: Path)
 
 def test_it_reranks_what_mscgrec_finds(trained: Trained, tmp_path: Path) -> None:
     data = {"data_path": trained.settings["data_path"]}
-    run("SequentialRules", "rule", config_dict=protocol(tmp_path, **data, n_last_items=1))
+    run(
+        "SequentialRules",
+        "rule",
+        config_dict=protocol(tmp_path, **data, n_last_items=1, text_pairs=0),
+    )
     saved = str(best_file(tmp_path / "saved", "SequentialRules"))
     chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
     built = build("MSCGRec", "rule", {**chosen, "rescore_model": saved})
     rows = built.test.dataset.inter_feat[:5]
-    theirs = built.model.second.log_probs(rows)
-    own = built.model.second.model.full_sort_predict(rows)
+    theirs = built.model.ensemble.models[0].log_probs(rows)
+    own = built.model.ensemble.models[0].model.full_sort_predict(rows)
     torch.testing.assert_close(theirs, own)  # log-probabilities already
     result = run("MSCGRec", "rule", config_dict={**chosen, "rescore_model": saved})
     assert result["test_result"]["recall@1"] > 0.9
