@@ -395,7 +395,7 @@ def test_rescoring_models(rule_folder: Path) -> None:
     whole = best_file(rule_folder / "saved", "TiledSASRec")
     dataset = build("MSCGRec", "rule", settings(rule_folder)).train._dataset
     file = rule_folder / "second.pth"
-    found = tried(file, torch_file(whole), lambda: SecondModel(str(file), 0.5, "cpu", dataset))
+    found = tried(file, torch_file(whole), lambda: SecondModel(str(file), "cpu", dataset))
     assert found.used > 20 and found.refused > 200
 
 

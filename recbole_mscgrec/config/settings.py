@@ -91,6 +91,7 @@ class CollaborativeSettings:
     """The sequential recommender behind the collaborative vectors."""
 
     source: str
+    similarity: str
     size: int
     n_layers: int
     n_heads: int
@@ -116,8 +117,8 @@ class DecodingSettings:
     """Beam search, reranking, and the second test without a modality."""
 
     beam_size: int  # by default twice the longest list
-    rescore_model: str | None
-    rescore_weight: float
+    rescore_model: tuple[str, ...]
+    rescore_weight: tuple[float, ...] | None  # of this model and of those; None: to be fitted
     eval_drop_modality: str | None
 
 
@@ -165,10 +166,10 @@ class MSCGRecSettings:
         presets.resolve(config, train)
         validation.check(config, train.item_num - 1)
         return cls(
-            files=_files(config),
-            run=_group(RunSettings, config),
+            files=data_files(config),
+            run=run_settings(config),
             codes=_codes(config),
-            text=_text(config),
+            text=text_settings(config),
             images=_images(config),
             collaborative=_group(CollaborativeSettings, config, "collaborative_"),
             network=_group(Sizes, config),
@@ -179,13 +180,19 @@ class MSCGRecSettings:
         )
 
 
-def _files(config: Any) -> DataFiles:
+def data_files(config: Any) -> DataFiles:
+    """The files of the data set of a run of any model."""
     return DataFiles(
         folder=Path(config["data_path"]),
         name=config["dataset"],
         separator=config["field_separator"],
         encoding=config["encoding"] or "utf-8",
     )
+
+
+def run_settings(config: Any) -> RunSettings:
+    """The settings that all stages share, of a run of any model."""
+    return _group(RunSettings, config)
 
 
 def _codes(config: Any) -> CodeSettings:
@@ -200,7 +207,8 @@ def _codes(config: Any) -> CodeSettings:
     )
 
 
-def _text(config: Any) -> TextSettings:
+def text_settings(config: Any) -> TextSettings:
+    """The settings text_* of a model that has them."""
     columns = config["text_columns"]
     columns = [columns] if isinstance(columns, str) else columns
     return _group(
@@ -208,7 +216,8 @@ def _text(config: Any) -> TextSettings:
         config,
         "text_",
         columns=None if columns is None else tuple(columns),
-        columns_chosen="text_columns" in config.external_config_dict,
+        # The settings of a saved second model do not say who chose them.
+        columns_chosen="text_columns" in getattr(config, "external_config_dict", ()),
     )
 
 
@@ -221,7 +230,14 @@ def _decoding(config: Any) -> DecodingSettings:
     beam_size = config["beam_size"]
     if beam_size is None:
         beam_size = 2 * max(config["topk"])
-    return _group(DecodingSettings, config, beam_size=beam_size)
+    files = validation.rescore_models(config["rescore_model"])
+    return _group(
+        DecodingSettings,
+        config,
+        beam_size=beam_size,
+        rescore_model=files,
+        rescore_weight=validation.rescore_weights(config["rescore_weight"], len(files)),
+    )
 
 
 def _evaluation(config: Any) -> EvaluationSettings:

@@ -31,6 +31,7 @@ _NEEDS = (
 )
 
 
+FIT = "fit"  # a value of rescore_weight
 # Modalities with their own stage; others need a file.
 OWN_STAGES = ("collaborative", "text", "image")
 
@@ -46,9 +47,17 @@ def check(config: Any, n_items: int) -> None:
     _check_modalities(config)
     check_buckets(config["n_distance_buckets"], config["max_distance"])
     size, n_heads = config["collaborative_size"], config["collaborative_n_heads"]
-    if config["collaborative_source"] == "SASRec" and size % n_heads:
+    if config["collaborative_source"] != "GRU4Rec" and size % n_heads:
         raise UserError(
             f"collaborative_n_heads ({n_heads}) must divide collaborative_size ({size})."
+        )
+    weights = rescore_weights(
+        config["rescore_weight"], len(rescore_models(config["rescore_model"]))
+    )
+    if weights is None and config["eval_args"]["mode"]["valid"] != "full":
+        raise UserError(
+            f"rescore_weight=fit ranks all items of the validation split, and eval_args mode is "
+            f"{config['eval_args']['mode']['valid']} there: use full, or give the weights."
         )
     sizes = level_sizes(config["n_levels"], config["codebook_size"])
     made_here = set(config["modalities"]) - set(config["codes_file"] or ())
@@ -69,6 +78,51 @@ def level_sizes(n_levels: int, codebook_size: Any) -> tuple[int, ...]:
             f"list of n_levels ({n_levels}) such numbers."
         )
     return sizes
+
+
+def rescore_models(files: Any) -> tuple[str, ...]:
+    """The files that `rescore_model` names: none, one or a list.
+
+    Raises:
+        UserError: it holds something else, or a file twice.
+    """
+    many = files if isinstance(files, (list, tuple)) else [] if files is None else [files]
+    if not all(isinstance(file, (str, Path)) for file in many) or len(set(many)) < len(many):
+        raise UserError(
+            f"rescore_model ({files}) must be a saved model, or a list of different ones: "
+            "--rescore_model=\"['saved/A.pth', 'saved/B.pth']\"."
+        )
+    return tuple(str(file) for file in many)
+
+
+def rescore_weights(value: Any, n_others: int) -> tuple[float, ...] | None:
+    """The weights that `rescore_weight` gives this run's model and n others, which sum to 1.
+
+    A list holds those of the others, one number is shared by them. Without a value all models have
+    the same weight. None: they are to be fitted.
+
+    Raises:
+        UserError: it is nothing of this kind.
+    """
+    if value == FIT:
+        return None
+    if value is None:
+        value = n_others / (n_others + 1)
+    many = isinstance(value, (list, tuple))
+    others = list(value) if many else [value] * n_others
+    is_number = [
+        isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 1
+        for w in (others if many else [value])
+    ]
+    if not all(is_number) or (many and (len(others) != n_others or sum(others) > 1 + 1e-6)):
+        raise UserError(
+            f"rescore_weight ({value}) must be a number from 0 to 1, which the models of "
+            f"rescore_model share, a list of {n_others} such numbers with a sum of at most 1, one "
+            f"for each of them, or {FIT}: weights fitted on validation."
+        )
+    if not many:
+        others = [w / n_others for w in others]
+    return (max(0.0, 1 - sum(others)), *others)
 
 
 def _check_modalities(config: Any) -> None:

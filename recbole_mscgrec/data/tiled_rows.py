@@ -267,6 +267,13 @@ class TiledDataset(SequentialDataset):
         """How often each item is a target of this train split: int (N,)."""
         return np.bincount(self._sequence[self._is_target], minlength=self.item_num)
 
+    def pairs(self, distance: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items `distance` places before the targets of this train split, in the same user's
+        sequence, and these targets: (n,) both. Targets without such an item are left out."""
+        later = np.flatnonzero(self._is_target)
+        later = later[later - distance >= self._sequence_start[later]]
+        return self._sequence[later - distance], self._sequence[later]
+
     def items_seen(self) -> torch.Tensor:
         """Ascending ids of all items in this train split, as history or as target."""
         begin, end = self._window_bounds()

@@ -1,5 +1,5 @@
 """Collaborative vectors: the item embeddings of a sequential recommender trained on the train split
-only, SASRec or GRU4Rec (`collaborative_source`)."""
+only, which `collaborative_source` names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Tensor = torch.Tensor
 def collaborative_vectors(
     settings: CollaborativeSettings, run: RunSettings, train: Any, partial: Path
 ) -> tuple[Tensor, Tensor]:
-    """Item embeddings (N, D), and which items occur in the train split: bool (N,).
+    """Item embeddings (N, D), and which items occur in the train split: bool (N,). Embeddings that
+    are compared by their cosine have unit length.
 
     Only `train` is used. For early stopping, the last target of up to 1,000 users is held out from
     it, so the valid and test splits have no influence. Deterministic for a seed. The state is saved
@@ -59,7 +60,7 @@ def collaborative_vectors(
     partial.unlink(missing_ok=True)
     present = torch.zeros(train.item_num, dtype=torch.bool)
     present[train.items_seen()] = True
-    vectors = source.model.item_embedding.weight[: train.item_num]
+    vectors = source.model.item_vectors()[: train.item_num]
     return vectors.detach().cpu().float(), present
 
 

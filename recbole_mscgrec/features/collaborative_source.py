@@ -1,4 +1,4 @@
-"""The model that learns the collaborative vectors: SASRec or GRU4Rec on tiled rows."""
+"""The model that learns the collaborative vectors: SASRec, BSARec or GRU4Rec on tiled rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_mscgrec.config.config import Config, Settings
+from recbole_mscgrec.config import parsing
+from recbole_mscgrec.config.config import Settings, properties_folder
 from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.data.tiled_rows import target_list_field
-from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
+from recbole_mscgrec.features.tiled_models import TiledBSARec, TiledGRU4Rec, TiledSASRec
 
 Tensor = torch.Tensor
-SASREC = "SASRec"  # SASRec has the settings collaborative_*, GRU4Rec those of RecBole
+SOURCES = {"SASRec": TiledSASRec, "BSARec": TiledBSARec, "GRU4Rec": TiledGRU4Rec}
 _HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
 _SCORED_AT_ONCE = 256  # users, or fewer
 _SCORES_AT_ONCE = 1 << 24  # 64 MB
@@ -21,12 +22,7 @@ _SCORES_AT_ONCE = 1 << 24  # 64 MB
 
 def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> TiledSource:
     """The model that `collaborative_source` names, on the windows of the train split."""
-    if settings.source == SASREC:
-        model = TiledSASRec(_sasrec_config(settings, run, train.config), train)
-    else:
-        config = _gru4rec_config(train.config)
-        config["n_negatives"] = settings.n_negatives
-        model = TiledGRU4Rec(config, train)
+    model = SOURCES[settings.source](_model_config(settings, run, train.config), train)
     return TiledSource(model, settings.batch_size, run, train)
 
 
@@ -67,34 +63,37 @@ class TiledSource:
     def score(self) -> float:
         """NDCG@10 on the held-out items, ranked among all items."""
         n_users = max(1, min(_SCORED_AT_ONCE, _SCORES_AT_ONCE // self.model.n_items))
-        ranks = []
-        for rows, items, lengths in zip(
+        ranks, items = [], self.model.item_vectors()[1:]
+        for rows, targets, lengths in zip(
             *(part.split(n_users) for part in self.held_out), strict=True
         ):
             history = self.windows(rows)[0].to(self.device)
             output = self.model.forward(history, lengths.to(self.device))
-            scores = output @ self.model.item_embedding.weight[1:].T
-            ranks.append(_rank(scores, items.to(self.device) - 1))
+            scores = output @ items.T
+            ranks.append(_rank(scores, targets.to(self.device) - 1))
         return _ndcg(torch.cat(ranks))
 
 
-def _sasrec_config(settings: CollaborativeSettings, run: RunSettings, config: Any) -> Settings:
-    """The settings of the SASRec stage, under RecBole's names."""
+def _model_config(settings: CollaborativeSettings, run: RunSettings, config: Any) -> Settings:
+    """The settings of the source: those of its YAML file, except for the settings collaborative_*,
+    of which the sizes are those of the two transformers."""
+    file = properties_folder() / "model" / f"{SOURCES[settings.source].__name__}.yaml"
     fields = "USER_ID_FIELD ITEM_ID_FIELD LIST_SUFFIX ITEM_LIST_LENGTH_FIELD NEG_PREFIX".split()
+    shared = {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH"]}
+    sizes = {
+        "n_layers": settings.n_layers,
+        "n_heads": settings.n_heads,
+        "hidden_size": settings.size,
+        "inner_size": 4 * settings.size,
+        "hidden_dropout_prob": settings.dropout_prob,
+        "attn_dropout_prob": settings.dropout_prob,
+    }
     return Settings(
-        {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH"]},
+        {**parsing.read_settings(file), **shared},
         device=run.device,
-        n_layers=settings.n_layers,
-        n_heads=settings.n_heads,
-        hidden_size=settings.size,
-        inner_size=4 * settings.size,
-        hidden_dropout_prob=settings.dropout_prob,
-        attn_dropout_prob=settings.dropout_prob,
-        hidden_act="gelu",
-        layer_norm_eps=1e-12,
-        initializer_range=0.02,
-        loss_type="CE",
         n_negatives=settings.n_negatives,
+        similarity=settings.similarity,
+        **({} if settings.source == "GRU4Rec" else sizes),
     )
 
 
@@ -112,15 +111,6 @@ def _hold_out(
     targets = rows[held][target_field]
     position = targets.size(1) - 1 - (targets != 0).flip(1).int().argmax(1)
     return held, targets.gather(1, position.unsqueeze(1)).squeeze(1), position + 1
-
-
-def _gru4rec_config(config: Any) -> Config:
-    """RecBole's own settings of GRU4Rec, with the data and seed of this run."""
-    shared = "data_path USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD LIST_SUFFIX NEG_PREFIX".split()
-    shared += "ITEM_LIST_LENGTH_FIELD MAX_ITEM_LIST_LENGTH load_col seed gpu_id use_gpu".split()
-    settings = {key: config[key] for key in shared}
-    settings["data_path"] = str(settings["data_path"])
-    return Config("GRU4Rec", config["dataset"], typed=settings)
 
 
 def _step(model: Any, batch: Any, optimizer: Any) -> float:

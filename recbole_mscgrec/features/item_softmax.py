@@ -4,11 +4,12 @@ sampled negatives with logQ correction."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, embedding, softplus
+from torch.nn.functional import cross_entropy, embedding, normalize, softplus
 
 Tensor = torch.Tensor
 FULL_UP_TO = 100_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
@@ -16,35 +17,71 @@ N_NEGATIVES = 8192  # drawn for a batch of a larger catalogue
 _IN_ONE_PIECE = 1 << 26  # up to this many logits (256 MB), the plain form is used
 _ROWS, _COLUMNS = 1 << 9, 1 << 10  # of a block of logits, 2 MB: it stays in the cache
 _POWER = 0.75  # of the counts that items are drawn by
+COSINE = "cosine"
+_TEMPERATURE = {COSINE: 0.07}  # other similarities: 1
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The score of an item for a history: the inner product of their vectors or its cosine, divided
+    by a temperature.
+
+    Attributes:
+        cosine: whether both vectors are scaled to unit length.
+        temperature: the divisor, above 0.
+    """
+
+    cosine: bool = False
+    temperature: float = 1.0
+
+    @classmethod
+    def of(cls, name: str | None, temperature: float | None) -> Similarity:
+        """From the settings `similarity` and `temperature`; None: the default of each."""
+        return cls(name == COSINE, temperature or _TEMPERATURE.get(str(name), 1.0))
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        """Vectors of histories (..., D), whose inner product with those of `items` is the score."""
+        return self.items(hidden) / self.temperature
+
+    def items(self, weight: Tensor) -> Tensor:
+        """Vectors of items (..., D) as they are compared."""
+        return normalize(weight, dim=-1) if self.cosine else weight
 
 
 def item_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, sampler: NegativeSampler | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    sampler: NegativeSampler | None = None,
+    similarity: Similarity = Similarity(),  # noqa: B008, it cannot change
 ) -> Tensor:
-    """Mean of -log softmax(hidden @ weight.T) at the targets.
+    """Mean of -log softmax of the scores of all items at the targets.
 
     With a sampler, the sum over all items in the denominator is replaced by an unbiased estimate
     from its negatives (sampled softmax with logQ correction): the target's own term is exact, and
     that of a negative is divided by the expected number of its draws.
 
     Args:
-        hidden: (n, D).
+        hidden: (n, D), the result of `similarity.queries`.
         weight: (N, D), the embedding of all items.
         targets: long (n,), ids of items.
         sampler: draws the negatives, which all rows share.
+        similarity: what the score of an item is.
     """
     if sampler is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
-        return cross_entropy(hidden @ weight.T, targets)
+        return cross_entropy(hidden @ similarity.items(weight).T, targets)
     hidden, weight = hidden.float(), weight.float()
-    of_target = (hidden * embedding(targets, weight)).sum(1)
+    of_target = (hidden * similarity.items(embedding(targets, weight))).sum(1)
     nothing = torch.full_like(targets, -1)
     if sampler is None:
+        weight = similarity.items(weight)
         zero = weight.new_zeros(len(weight))
         return (log_sum_exp(hidden, weight, zero, nothing) - of_target).mean()
     items, correction = sampler.draw()
     column = torch.searchsorted(items, targets).clamp(max=len(items) - 1)
     own = torch.where(items[column] == targets, column, nothing)
-    others = log_sum_exp(hidden, embedding(items, weight), correction, own)
+    drawn = similarity.items(embedding(items, weight))
+    others = log_sum_exp(hidden, drawn, correction, own)
     return softplus(others - of_target).mean()  # log(exp(others) + exp(of_target)) - of_target
 
 

@@ -1,4 +1,4 @@
-"""SASRec and GRU4Rec with a loss at every position of a window: one row replaces a row per
+"""SASRec, GRU4Rec and BSARec with a loss at every position of a window: one row replaces a row per
 prefix."""
 
 from __future__ import annotations
@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
+from torch.nn.functional import embedding
 
 from recbole_mscgrec.data.tiled_rows import target_list_field
-from recbole_mscgrec.features.item_softmax import NegativeSampler, item_cross_entropy, n_sampled
+from recbole_mscgrec.features.frequency_filter import FilteredAttention
+from recbole_mscgrec.features.item_softmax import (
+    NegativeSampler,
+    Similarity,
+    item_cross_entropy,
+    n_sampled,
+)
 from recbole_mscgrec.storage.errors import UserError
 
 if TYPE_CHECKING:  # the base class for type checking
@@ -24,7 +31,8 @@ class TiledRows(_Model):
 
     The model must be causal and its rows left-aligned. Then, for a sequence that fits into one
     window, the loss equals RecBole's loss over all its prefixes, up to the order of summation.
-    In a large catalogue the softmax is over sampled items (`n_negatives`).
+    In a large catalogue the softmax is over sampled items (`n_negatives`). The score of an item is
+    RecBole's inner product, or a cosine (`similarity`), divided by `temperature`.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -32,14 +40,33 @@ class TiledRows(_Model):
         self.TARGETS = target_list_field(config)
         if self.loss_type != "CE":
             raise UserError(f"loss_type ({self.loss_type!r}) must be 'CE' for tiled rows.")
+        # Models saved before these two settings lack them.
+        self.similarity = Similarity.of(config["similarity"], config["temperature"])
         self.sampler, n = None, n_sampled(config["n_negatives"], self.n_items)
         if n:
             self.sampler = NegativeSampler(dataset.target_counts(), n, config["device"])
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """RecBole's method, on as many columns as the longest history has, since no position sees
-        later ones."""
-        return super().forward(item_seq[:, : int(item_seq_len.max())], item_seq_len)
+        """The vectors whose inner products with `item_vectors` are the scores, (B, H) or, during
+        training, (B, P, H): RecBole's method, on as many columns as the longest history has, since
+        no position sees later ones."""
+        hidden = super().forward(item_seq[:, : int(item_seq_len.max())], item_seq_len)
+        return self.similarity.queries(hidden)
+
+    def item_vectors(self) -> torch.Tensor:
+        """The vectors of all items as they are compared with histories: (n_items, H)."""
+        return self.similarity.items(self.item_embedding.weight)
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """The score of one given item per row: (B,)."""
+        output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        items = embedding(interaction[self.ITEM_ID], self.item_embedding.weight)
+        return (output * self.similarity.items(items)).sum(-1)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """The scores of all items: (B, n_items)."""
+        output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return output @ self.item_vectors().T
 
     def gather_indexes(self, output: torch.Tensor, gather_index: torch.Tensor) -> torch.Tensor:
         """Pick positions (B,) or, during training, several per row (B, P) from output (B, T, H)."""
@@ -57,8 +84,13 @@ class TiledRows(_Model):
         lengths = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
         output = self.forward(item_seq, lengths.expand_as(item_seq))  # (B, T, H)
         is_target = targets != 0
-        weight = self.item_embedding.weight  # (n_items, H)
-        return item_cross_entropy(output[is_target], weight, targets[is_target], self.sampler)
+        return item_cross_entropy(
+            output[is_target],
+            self.item_embedding.weight,
+            targets[is_target],
+            self.sampler,
+            self.similarity,
+        )
 
 
 class TiledSASRec(TiledRows, SASRec):
@@ -67,3 +99,32 @@ class TiledSASRec(TiledRows, SASRec):
 
 class TiledGRU4Rec(TiledRows, GRU4Rec):
     """RecBole's GRU4Rec on windows."""
+
+
+class TiledBSARec(TiledSASRec):
+    """BSARec (Shin et al., AAAI 2024) on windows: SASRec whose blocks mix self-attention with a
+    frequency filter over the sequence.
+
+    A block computes `alpha` * filter + (1 - `alpha`) * attention, then the feed-forward layer. The
+    original trains one row per prefix and applies an FFT to each,
+    which would show the targets of a window to its filter. Here the filter is causal, see
+    `FrequencyFilter`, and so two things differ from the original:
+
+    - In the second block and above, an earlier position of a history has the output of its own
+      prefix. In the original, its output depends on the later items of the history as well.
+    - The positions before a short history are zero; the original filters the position embeddings
+      of its padding, too.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        for layer in self.trm_encoder.layer:
+            layer.multi_head_attention = FilteredAttention(
+                layer.multi_head_attention,
+                share=config["alpha"],
+                size=self.hidden_size,
+                length=self.max_seq_length,
+                n_lowest=config["c"],
+                dropout_prob=self.hidden_dropout_prob,
+                eps=self.layer_norm_eps,
+            )

@@ -1,12 +1,13 @@
-"""Reranking: the beam's items are also scored by a second, saved model (`rescore_model`).
+"""Reranking: the beam's items are also scored by other, saved models (`rescore_model`).
 
-The score of an item is the weighted mean of both models' log-probabilities, that is, a product of
-experts: one that sees only the codes of an item, and one, such as SASRec, with a vector per item.
-Not part of the paper.
+The score of an item is the weighted mean of all models' log-probabilities, that is, a product of
+experts: one that sees only the codes of an item, and others, such as SASRec, with a vector per
+item. Not part of the paper.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,6 @@ class SecondModel:
 
     Args:
         file: the checkpoint.
-        weight: weight of its log-probabilities in the mean, from 0 to 1.
         device: where to run it.
         dataset: the train split of this run.
 
@@ -43,8 +43,8 @@ class SecondModel:
             log-probabilities, or was trained on other data, another split or shorter histories.
     """
 
-    def __init__(self, file: str, weight: float, device: torch.device, dataset: Any) -> None:
-        self.weight = weight
+    def __init__(self, file: str, device: torch.device, dataset: Any) -> None:
+        self.file = file
         state = checkpoint.load(file, device, key=_KEY)
         schema.check(state["config"], _SETTINGS, f"{_KEY} ({file})", "a saved sequential model")
         trained = Settings(state["config"], device=device)
@@ -97,13 +97,55 @@ class SecondModel:
         scores[:, 0] = -torch.inf
         return scores.log_softmax(dim=1)
 
-    def mix(self, log_probs: Tensor, others: Tensor) -> Tensor:
-        """The weighted mean of two tensors of log-probabilities; -inf where either is -inf."""
-        mixed = torch.lerp(log_probs, others, self.weight)
-        return mixed.masked_fill(log_probs.isinf() | others.isinf(), -torch.inf)
+
+class Ensemble:
+    """This run's model and the saved ones that rank with it.
+
+    Args:
+        files: the checkpoints of the others.
+        weights: of all models in the mean, this run's first; they sum to 1. None: equal until
+            `weights` is set to those fitted on validation.
+        device: where to run them.
+        dataset: the train split of this run.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        weights: Sequence[float] | None,
+        device: torch.device,
+        dataset: Any,
+    ) -> None:
+        self.models = [SecondModel(file, device, dataset) for file in files]
+        self.to_fit = weights is None
+        n = len(files) + 1
+        self.weights = torch.tensor([1 / n] * n if weights is None else weights, device=device)
+
+    def mix(self, parts: Iterable[Tensor]) -> Tensor:
+        """The weighted mean of the models' log-probabilities; -inf where any of them is -inf."""
+        stacked = torch.stack(list(parts), dim=-1)
+        mixed = stacked @ self.weights.to(stacked)
+        return mixed.masked_fill(stacked.isinf().any(-1), -torch.inf)
+
+    def others(self, interaction: Any) -> list[Tensor]:
+        """The log-probabilities of all items by each of the other models: (B, N)."""
+        return [model.log_probs(interaction) for model in self.models]
+
+    def parts(self, beams: Beams, interaction: Any) -> list[Tensor]:
+        """The log-probabilities of the beams' items by every model: (B, W)."""
+        others = (model.log_probs(interaction).gather(1, beams.items) for model in self.models)
+        return [beams.log_probs, *others]
 
     def rerank(self, beams: Beams, interaction: Any) -> Beams:
-        """The same items, sorted by the mean of both models' log-probabilities, best first."""
-        others = self.log_probs(interaction).gather(1, beams.items)
-        scores, order = self.mix(beams.log_probs, others).sort(dim=1, descending=True, stable=True)
+        """The same items, sorted by the mean of the models' log-probabilities, best first."""
+        return self.ranked(beams, self.parts(beams, interaction))
+
+    def ranked(self, beams: Beams, parts: Sequence[Tensor]) -> Beams:
+        """The result of `rerank`, from that of `parts`."""
+        scores, order = self.mix(parts).sort(dim=1, descending=True, stable=True)
         return Beams(beams.items.gather(1, order), scores)
+
+    def named_weights(self, own: str) -> dict[str, float]:
+        """The weight of this run's model, under the name `own`, and of each file."""
+        names = [own, *(model.file for model in self.models)]
+        return dict(zip(names, (round(w, 4) for w in self.weights.tolist()), strict=True))

@@ -25,7 +25,7 @@ from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.init import learned_vectors
 from recbole_mscgrec.network.model import CodeNetwork, Encoded
-from recbole_mscgrec.plugin.ensemble import SecondModel
+from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.storage import checkpoint
@@ -49,10 +49,10 @@ class MSCGRec(SequentialRecommender):
         self.TARGETS = target_list_field(config)
         decoding = settings.decoding
         self.beam_size = decoding.beam_size
-        self.second = None
-        if file := decoding.rescore_model:
-            weight, device = decoding.rescore_weight, settings.run.device
-            self.second = SecondModel(file, weight, device, dataset)
+        self.ensemble = None
+        if files := decoding.rescore_model:
+            weights, device = decoding.rescore_weight, settings.run.device
+            self.ensemble = Ensemble(files, weights, device, dataset)
         self.constrained = settings.training.constrained_training
         tokens = _codes_of_all_items(settings, dataset)
         # Seed again: the tokenizers draw random numbers only if their results are not cached.
@@ -103,19 +103,20 @@ class MSCGRec(SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Exact log-probability (B,) of one given item per row, equal to the score in beam search.
-        With `rescore_model`, the weighted mean of both models'."""
+        With `rescore_model`, the weighted mean of all models'."""
         encoded, limit = self._history(interaction)
         items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
         levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
-        if self.second is None:
+        if self.ensemble is None:
             return levels.sum(0)
-        others = self.second.log_probs(interaction).gather(1, items.unsqueeze(1)).squeeze(1)
-        return self.second.mix(levels.sum(0), others)
+        column, others = items.unsqueeze(1), self.ensemble.others(interaction)
+        of_items = (other.gather(1, column).squeeze(1) for other in others)
+        return self.ensemble.mix([levels.sum(0), *of_items])
 
     def level_log_probs(self, interaction: Any, rows: Tensor, items: Tensor) -> Tensor:
         """The log-probability of each level, (L, n), for n items of the given rows of a batch.
-        Without a second model, their sum is the result of `predict`."""
+        Without `rescore_model`, their sum is the result of `predict`."""
         encoded, limit = self._history(interaction)
         encoded = encoded.select(rows)
         place = torch.arange(len(items), device=items.device)
@@ -132,8 +133,8 @@ class MSCGRec(SequentialRecommender):
             rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
             levels = self.network.level_log_probs(*rows, self.constrained)
             scores[:, items] = levels.sum(0).view(-1, n)
-        if self.second is not None:
-            scores = self.second.mix(scores, self.second.log_probs(interaction))
+        if self.ensemble is not None:
+            scores = self.ensemble.mix([scores, *self.ensemble.others(interaction)])
         return scores
 
     def recommend(
@@ -146,12 +147,21 @@ class MSCGRec(SequentialRecommender):
 
         `restriction` is an item filter (AllowedItems or ExcludedItems). If fewer than W items are
         allowed, the rest of the row holds item 0 and -inf. With `rescore_model` the W items are
-        reranked by the weighted mean of both models' log-probabilities.
+        reranked by the weighted mean of all models' log-probabilities.
         """
+        beams = self.search(interaction, beam_size, restriction)
+        return beams if self.ensemble is None else self.ensemble.rerank(beams, interaction)
+
+    def search(
+        self,
+        interaction: Any,
+        beam_size: int | None = None,
+        restriction: Restriction | None = None,
+    ) -> Beams:
+        """What `recommend` returns without `rescore_model`."""
         encoded, limit = self._history(interaction)
         width = beam_size or self.beam_size
-        beams = self.network.beams(encoded, limit, width, restriction, self.constrained)
-        return beams if self.second is None else self.second.rerank(beams, interaction)
+        return self.network.beams(encoded, limit, width, restriction, self.constrained)
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """The encoded histories, and their last positions (B, 1)."""

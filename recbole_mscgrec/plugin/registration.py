@@ -21,13 +21,16 @@ _TILED = "recbole_mscgrec.features.tiled_models"
 MODELS = {
     "MSCGRec": f"{_PLUGIN}.mscgrec",
     "MSCGRecTokenizer": f"{_PLUGIN}.tokenizer_model",
+    "SequentialRules": f"{_PLUGIN}.sequential_rules",
     "TiledSASRec": _TILED,
     "TiledGRU4Rec": _TILED,
+    "TiledBSARec": _TILED,
 }
 # Name that RecBole looks up -> module and name of our class.
 DATASETS = {f"{model}Dataset": (_ROWS, "TiledDataset") for model in MODELS}
 TRAINERS = {
     "MSCGRecTrainer": (f"{_PLUGIN}.trainer", "MSCGRecTrainer"),
+    "SequentialRulesTrainer": ("recbole.trainer", "TraditionalTrainer"),  # one epoch
     "MSCGRecTokenizerTrainer": (f"{_PLUGIN}.tokenizer_model", "MSCGRecTokenizerTrainer"),
 }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 from typing import Any
 
 import torch
 from recbole.trainer import Trainer
 from torch.nn.utils.rnn import pad_sequence
 
+from recbole_mscgrec.plugin import ensemble_weights
 from recbole_mscgrec.plugin.evaluation import RankedListCollector
 from recbole_mscgrec.semantic_ids.item_filter import ExcludedItems
 from recbole_mscgrec.storage import processes
@@ -27,6 +29,7 @@ class MSCGRecTrainer(Trainer):
         self.eval_collector = RankedListCollector(config)
         self.ema_decay = model.settings.training.ema_decay
         self.remarking = False
+        self.ahead: list[torch.Tensor] | None = None  # while the weights of models are fitted
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []
         if self.average:
@@ -85,11 +88,43 @@ class MSCGRecTrainer(Trainer):
 
         level_share: the share of each code level in the log-likelihood of the targets; the
             collision level, if there is one, is the last.
+        rescore_weights: the weight of every model, with `rescore_model`.
         """
         sums = sum(self.level_sums, torch.zeros(self.model.network.n_levels, dtype=torch.double))
         total = float(sums.sum())
         shares = sums / total if total else sums
-        return {"level_share": [round(float(s), 4) for s in shares]}
+        remarks: dict[str, Any] = {"level_share": [round(float(s), 4) for s in shares]}
+        if self.model.ensemble is not None:
+            weights = self.model.ensemble.named_weights(self.config["model"])
+            remarks["rescore_weights"] = weights
+        return remarks
+
+    def fit_weights(self, valid_data: Any, show_progress: bool = False) -> bool:
+        """With `rescore_weight: fit`, choose the weights of the models by the NDCG@10 of the best
+        model and the others on the validation data. Returns whether there was something to fit."""
+        ensemble = self.model.ensemble
+        if ensemble is None or not ensemble.to_fit:
+            return False
+        self.ahead = []
+        self.evaluate(valid_data, show_progress=show_progress)
+        ahead, self.ahead = processes.in_turn(self.ahead), None
+        found = None
+        if processes.is_first():
+            rows, n_rows = torch.cat(ahead), len(valid_data.dataset)
+            weights, score = ensemble_weights.fit_weights(rows, n_rows)
+            equal = ensemble_weights.ndcg_at_10(rows, ensemble.weights, n_rows)
+            alone = ensemble_weights.ndcg_at_10(rows, torch.eye(len(weights))[0], n_rows)
+            getLogger().info(
+                f"rescore_weight: fit on {n_rows} rows of validation, NDCG@10 {score:.4f} (equal "
+                f"weights {equal:.4f}, {self.config['model']} alone {alone:.4f})"
+            )
+            found = weights.tolist()
+        ensemble.weights = torch.tensor(processes.broadcast(found), device=self.device)
+        told = ", ".join(
+            f"{k} {v}" for k, v in ensemble.named_weights(self.config["model"]).items()
+        )
+        getLogger().info(f"rescore_weight: {told}")
+        return True
 
     def _full_sort_batch_eval(self, batched_data: tuple) -> tuple:
         interaction, history_index, positive_u, positive_i = batched_data
@@ -101,7 +136,14 @@ class MSCGRecTrainer(Trainer):
             restriction = ExcludedItems(self.model.network.tree, seen)
         interaction = interaction.to(self.device)
         positive_u, positive_i = positive_u.to(self.device), positive_i.to(self.device)
-        beams = self.model.recommend(interaction, restriction=restriction)
+        beams = self.model.search(interaction, restriction=restriction)
+        if self.model.ensemble is not None:
+            parts = self.model.ensemble.parts(beams, interaction)
+            if self.ahead is not None:
+                stacked = torch.stack(parts, dim=2)[positive_u]
+                ahead = ensemble_weights.advantages(stacked, beams.items[positive_u], positive_i)
+                self.ahead.append(ahead.cpu())
+            beams = self.model.ensemble.ranked(beams, parts)
         if self.remarking:
             levels = self.model.level_log_probs(interaction, positive_u, positive_i)
             self.level_sums.append(levels.sum(1).double().cpu())

@@ -14,6 +14,7 @@ from recbole_mscgrec.compat.logs import start_logger, tensorboard_in
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
+from recbole_mscgrec.config.validation import FIT
 from recbole_mscgrec.data.catalogue import cut_lists
 from recbole_mscgrec.data.checks import check_data, check_memory
 from recbole_mscgrec.data.download import with_data
@@ -34,6 +35,7 @@ from recbole_mscgrec.runner.stops import stopped
 from recbole_mscgrec.runner.together import check_same_model, check_together
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.storage import checkpoint, digest, files, processes
+from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.pipeline import timed
 
 
@@ -83,13 +85,18 @@ def load_data_and_model(
         config, model, dataset, train_data, valid_data, test_data, as RecBole's function.
 
     Raises:
-        UserError: the file is not a checkpoint of this project, or the data have other items than
-            the model was trained on.
+        UserError: the file is not a checkpoint of this project, the data have other items than the
+            model was trained on, or its `rescore_weight` is fit, which only a run does.
     """
     state = checkpoint.load(model_file)
     trained = state["config"]
     given = {**(config_dict or {}), "model_file": str(model_file)}
     config = _config(trained["model"], trained["dataset"], None, given)
+    if config["rescore_model"] and config["rescore_weight"] == FIT:
+        raise UserError(
+            f"rescore_weight is {FIT}, which a run does: give the weights of rescore_model that "
+            "its result file holds under rescore_weights, or set rescore_model to None."
+        )
     init_seed(config["seed"], config["reproducibility"])
     dataset, *loaders = _data(config)
     init_seed(config["seed"], config["reproducibility"])
@@ -139,11 +146,14 @@ def _run(config: Config) -> dict[str, Any]:
     if config["model_file"]:
         trainer.saved_model_file = config["model_file"]
         trainer.eval_collector.data_collect(train_data)
+        _fit_weights(trainer, valid_data, config)
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
         trainer.saved_model_file = str(run_id.path_of(config))
         best_valid = fit(trainer, train_data, valid_data, config, seconds)
         memory["train"] = peak_memory_mb()
+        if _fit_weights(trainer, valid_data, config):
+            best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     best_file = trainer.saved_model_file
     with (
         stopped(lambda: _model_kept(config, best_file)),
@@ -212,6 +222,14 @@ def _network(config: Config, train_data: Any, compare_rows: Callable[..., None])
         state = check_fits(config, "model_file", network)
         compare_rows("model_file", file, state.get("train_rows") or {}, train_rows(train))
     return network
+
+
+def _fit_weights(trainer: Any, valid_data: Any, config: Config) -> bool:
+    """Fit the weights of `rescore_model` if the settings ask for it; whether they do."""
+    if not hasattr(trainer, "fit_weights"):
+        return False
+    with stopped(lambda: _model_kept(config, trainer.saved_model_file)):
+        return bool(trainer.fit_weights(valid_data, show_progress=config["show_progress"]))
 
 
 def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any]:

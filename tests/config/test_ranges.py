@@ -16,7 +16,8 @@ from recbole_mscgrec.config.config import Config, properties_folder
 from recbole_mscgrec.config.parsing import read_settings
 from recbole_mscgrec.storage.errors import UserError
 
-FILES = ("overall", "model/MSCGRec", "model/TiledSASRec", "model/TiledGRU4Rec")
+TILED = ("model/TiledSASRec", "model/TiledGRU4Rec", "model/TiledBSARec")
+FILES = ("overall", "model/MSCGRec", "model/SequentialRules", *TILED)
 # RecBole's settings without a number that could be wrong, and those that others check.
 ELSEWHERE = {"loss_type", "eval_args", "topk", "metrics", "valid_metric"}
 

@@ -32,7 +32,18 @@ from recbole_mscgrec.runner.quick_start import run
             "neighbour_prob .-0.1. must be a number, at least 0",
         ),
         ({"ema_decay": 1.0}, "ema_decay .1.0. must be a number, at least 0"),
-        ({"rescore_weight": 1.5}, "rescore_weight .1.5. must be a number, from 0 to 1"),
+        ({"rescore_weight": "best"}, "rescore_weight .best. must be a number from 0 to 1.* or fit"),
+        ({"rescore_weight": [0.5]}, "rescore_weight .* a list of 0 such numbers"),
+        (
+            {"rescore_model": ["a", "b"], "rescore_weight": [0.6, 0.6]},
+            "rescore_weight .* a list of 2 such numbers with a sum of at most 1",
+        ),
+        ({"rescore_model": ["a", "a"]}, "rescore_model .* a list of different ones"),
+        (
+            {"rescore_model": "a", "rescore_weight": "fit", "eval_args": {"mode": "uni100"}},
+            "rescore_weight=fit ranks all items .* mode is uni100 there",
+        ),
+        ({"rescore_weight": 1.5}, "rescore_weight .1.5. must be a number from 0 to 1"),
         (
             {"history_vectors": True, "history_tokens": "code"},
             "history_vectors=True needs history_tokens=item, not code",

@@ -139,15 +139,36 @@ def test_damaged_partial_file_is_named_and_training_starts_anew(
     assert "the stage starts again" in caplog.text and "partial.pth" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["GRU4Rec", "SASRec"])
+@pytest.mark.parametrize("name", ["GRU4Rec", "SASRec", "BSARec"])
 def test_the_source_is_trained_on_windows_and_gives_its_item_embedding(
     rule_folder: Path, name: str
 ) -> None:
     chosen = {"collaborative_source": name, "collaborative_epochs": 2}
     found, present, train = vectors(rule_folder, "rule", **chosen)
-    assert found.shape == (train.item_num, 8 if name == "SASRec" else 64)
+    assert found.shape == (train.item_num, 64 if name == "GRU4Rec" else 8)
     assert present[1:].all()
     assert torch.equal(found, vectors(rule_folder, "rule", **chosen)[0])
+
+
+def test_embeddings_compared_by_their_cosine_have_unit_length(rule_folder: Path) -> None:
+    lengths = {}
+    for similarity in ("dot", "cosine"):
+        chosen = {"collaborative_source": "BSARec", "collaborative_similarity": similarity}
+        found, _, _ = vectors(rule_folder, "rule", **chosen)
+        lengths[similarity] = found[1:].norm(dim=1)
+    torch.testing.assert_close(lengths["cosine"], torch.ones(30))
+    assert float(lengths["dot"].max()) < 0.5  # small at the start
+
+
+def test_bsarec_with_cosines_learns_the_rule(
+    rule_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    chosen = {"collaborative_source": "BSARec", "collaborative_similarity": "cosine"}
+    more = {"collaborative_epochs": 25, "collaborative_learning_rate": 0.01}
+    vectors(rule_folder, "rule", **chosen, **more)
+    assert "BSARec stopped after" in caplog.text
+    assert float(caplog.text.rpartition("NDCG@10 ")[2].split()[0]) > 0.9
 
 
 @pytest.mark.parametrize("n_negatives", [0, 8], ids=["all items", "8 negatives"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from recbole_mscgrec.features import item_softmax
 from recbole_mscgrec.features.item_softmax import (
     FULL_UP_TO,
     N_NEGATIVES,
     NegativeSampler,
+    Similarity,
     item_cross_entropy,
     n_sampled,
 )
@@ -147,3 +148,26 @@ def test_a_single_negative_that_is_the_target_gives_no_loss_and_no_nan() -> None
 def test_large_catalogues_are_sampled_unless_set_otherwise() -> None:
     assert n_sampled(None, FULL_UP_TO) == 0 and n_sampled(None, FULL_UP_TO + 1) == N_NEGATIVES
     assert n_sampled(0, FULL_UP_TO + 1) == 0 and n_sampled(20, 5) == 20
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("at_once", [1 << 26, 0], ids=["one piece", "blocks"])
+def test_cosines_are_inner_products_of_vectors_of_unit_length(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, sampled: bool
+) -> None:
+    monkeypatch.setattr(item_softmax, "_IN_ONE_PIECE", at_once)
+    hidden, weight, targets = inputs()
+    cosine = Similarity(cosine=True, temperature=0.2)
+    queries, unit = normalize(hidden, dim=1) / 0.2, normalize(weight, dim=1)
+    torch.testing.assert_close(cosine.queries(hidden), queries)
+    sampler = NegativeSampler(np.arange(101), 50, "cpu") if sampled else None
+    losses = []
+    for arguments in (
+        (queries, weight, targets, sampler, cosine),
+        (queries, unit, targets, sampler),
+    ):
+        torch.manual_seed(0)
+        losses.append(item_cross_entropy(*arguments))
+    torch.testing.assert_close(*losses)
+    of_both = [torch.autograd.grad(x, (hidden, weight), retain_graph=True) for x in losses]
+    torch.testing.assert_close(*of_both, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,12 @@ from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
 
 from recbole_mscgrec.data.tiled_rows import TiledDataset
-from recbole_mscgrec.features.tiled_models import TiledGRU4Rec, TiledSASRec
+from recbole_mscgrec.features.tiled_models import (
+    TiledBSARec,
+    TiledGRU4Rec,
+    TiledRows,
+    TiledSASRec,
+)
 from tests.conftest import make_config
 
 PAIRS = {
@@ -80,3 +85,63 @@ def test_sampled_softmax_draws_by_the_targets_of_the_train_split(ring: str, name
     assert min(losses) != max(losses)
     expected = exact.calculate_loss(tiled.inter_feat).item()
     assert sum(losses) / len(losses) == pytest.approx(expected, rel=0.1)
+
+
+KINDS = {"SASRec": TiledSASRec, "GRU4Rec": TiledGRU4Rec, "BSARec": TiledBSARec}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_cosine_is_one_score_in_training_and_ranking(ring: str, name: str) -> None:
+    """The loss, the dense scores and those of single items follow from the same cosines."""
+    config = make_config(f"Tiled{name}", similarity="cosine", temperature=0.1)
+    train, _, test = TiledDataset(config).build()
+    torch.manual_seed(0)
+    model, rows = KINDS[name](config, train).eval(), test.inter_feat
+    with torch.no_grad():
+        model.item_embedding.weight.mul_(torch.rand(model.n_items, 1) + 0.5)
+        scores = model.full_sort_predict(rows)
+        length = rows["item_length"]
+        hidden = super(TiledRows, model).forward(rows["item_id_list"], length)
+        weight = model.item_embedding.weight
+        cosines = torch.cosine_similarity(hidden.unsqueeze(1), weight.unsqueeze(0), dim=2)
+        torch.testing.assert_close(scores, cosines / 0.1)
+        chosen = scores.gather(1, rows["item_id"].unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(model.predict(rows), chosen)
+        prefixes, windows = train.prefixes()[:], train.windows()[:]
+        of_prefixes = model.full_sort_predict(prefixes)
+        expected = torch.nn.functional.cross_entropy(of_prefixes, prefixes["item_id"])
+        torch.testing.assert_close(model.calculate_loss(windows), expected)
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [("dot", 1.0), ("cosine", 0.07)])
+def test_the_temperature_has_a_default_for_each_similarity(
+    ring: str, similarity: str, expected: float
+) -> None:
+    config = make_config("TiledSASRec", similarity=similarity)
+    assert TiledSASRec(config, TiledDataset(config).build()[0]).similarity.temperature == expected
+
+
+def test_the_blocks_of_bsarec_see_no_later_item(ring: str) -> None:
+    config = make_config("TiledBSARec")
+    model = TiledBSARec(config, TiledDataset(config).build()[0]).eval()
+    history = torch.randint(1, model.n_items, (3, 9))
+    changed = history.clone()
+    changed[:, 6] = history[:, 6] % (model.n_items - 1) + 1
+    positions = torch.arange(1, 10).expand_as(history)
+    before, after = model.forward(history, positions), model.forward(changed, positions)
+    torch.testing.assert_close(before[:, :6], after[:, :6])
+    assert bool((before[:, 6:] != after[:, 6:]).any(dim=2).all())
+
+
+def test_without_its_filter_bsarec_is_sasrec(ring: str) -> None:
+    train = TiledDataset(make_config("TiledBSARec")).build()[0]
+    plain = TiledSASRec(make_config("TiledSASRec"), train).eval()
+    model = TiledBSARec(make_config("TiledBSARec", alpha=0.0), train).eval()
+    renamed = {
+        name.replace("multi_head_attention", "multi_head_attention.attention"): tensor
+        for name, tensor in plain.state_dict().items()
+    }
+    rest = model.load_state_dict(renamed, strict=False)
+    assert not rest.unexpected_keys and all(".filter." in name for name in rest.missing_keys)
+    rows = train.windows()[:4]
+    torch.testing.assert_close(model.full_sort_predict(rows), plain.full_sort_predict(rows))

@@ -10,7 +10,7 @@ import torch
 from conftest import Trained
 from tiny import Built, best_file, build, protocol, write_dataset
 
-from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.runner.quick_start import load_data_and_model, run
 from recbole_mscgrec.storage import checkpoint
 
 Tensor = torch.Tensor
@@ -37,7 +37,10 @@ def built(trained: Trained, second: Path | None, **changes: Any) -> Built:
 def test_scores_are_the_mean_of_both_log_probabilities(trained: Trained, second: Path) -> None:
     alone, both = built(trained, None), built(trained, second, rescore_weight=0.25)
     rows = both.test.dataset.inter_feat[:6]
-    ours, theirs = alone.model.full_sort_predict(rows), both.model.second.log_probs(rows)
+    ours, theirs = (
+        alone.model.full_sort_predict(rows),
+        both.model.ensemble.models[0].log_probs(rows),
+    )
     torch.testing.assert_close(theirs.exp().sum(1), torch.ones(6))
     assert bool((theirs[:, 0] == -torch.inf).all())
     expected = 0.75 * ours[:, 1:] + 0.25 * theirs[:, 1:]
@@ -62,14 +65,14 @@ def test_weights_of_nothing_and_of_all(trained: Trained, second: Path) -> None:
     ranked = everything.model.recommend(rows, beam_size=10)
     assert not torch.equal(alone.items, ranked.items)
     assert torch.equal(alone.items.sort(1).values, ranked.items.sort(1).values)
-    theirs = everything.model.second.log_probs(rows).gather(1, ranked.items)
+    theirs = everything.model.ensemble.models[0].log_probs(rows).gather(1, ranked.items)
     assert bool((theirs.diff(dim=1) <= 0).all())
 
 
 def test_the_second_model_is_no_part_of_the_checkpoint(trained: Trained, second: Path) -> None:
     with_second, without = built(trained, second).model, built(trained, None).model
     assert with_second.state_dict().keys() == without.state_dict().keys()
-    assert not any(p.requires_grad for p in with_second.second.model.parameters())
+    assert not any(p.requires_grad for p in with_second.ensemble.models[0].model.parameters())
 
 
 def test_a_run_with_it_evaluates_the_saved_model(trained: Trained, second: Path) -> None:
@@ -79,6 +82,63 @@ def test_a_run_with_it_evaluates_the_saved_model(trained: Trained, second: Path)
     certain = run("MSCGRec", "rule", config_dict={**chosen, "rescore_weight": 0.1})
     lost = run("MSCGRec", "rule", config_dict={**chosen, "rescore_weight": 1.0})
     assert certain["test_result"]["recall@1"] > 0.9 > lost["test_result"]["recall@1"]
+
+
+@pytest.fixture(scope="module")
+def rules(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SequentialRules, which know the rule of the data of `trained`."""
+    folder = tmp_path_factory.mktemp("rules")
+    data = {"data_path": trained.settings["data_path"], "n_last_items": 1, "text_pairs": 0}
+    run("SequentialRules", "rule", config_dict=protocol(folder, **data))
+    return best_file(folder / "saved", "SequentialRules")
+
+
+def test_several_models_have_a_weight_each(trained: Trained, second: Path, rules: Path) -> None:
+    files = [str(second), str(rules)]
+    alone = built(trained, None)
+    rows = alone.test.dataset.inter_feat[:6]
+    ours = alone.model.full_sort_predict(rows)
+    for given, expected in (
+        ([0.2, 0.5], [0.3, 0.2, 0.5]),
+        (0.5, [0.5, 0.25, 0.25]),  # shared
+        (None, [1 / 3, 1 / 3, 1 / 3]),
+    ):
+        several = built(trained, second, rescore_model=files, rescore_weight=given)
+        parts = [ours, *(m.log_probs(rows) for m in several.model.ensemble.models)]
+        mean = sum(w * part[:, 1:] for w, part in zip(expected, parts, strict=True))
+        mixed = several.model.full_sort_predict(rows)
+        torch.testing.assert_close(mixed[:, 1:], mean)
+        items = rows["item_id"]
+        torch.testing.assert_close(
+            several.model.predict(rows), mixed.gather(1, items[:, None])[:, 0]
+        )
+        beams = several.model.recommend(rows, beam_size=several.model.n_items)
+        torch.testing.assert_close(mixed.gather(1, beams.items), beams.log_probs)
+
+
+def test_fitted_weights_are_the_same_after_training_and_for_a_saved_model(
+    trained: Trained, second: Path, rules: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The network has learned next to nothing in an epoch, and the rules know everything."""
+    caplog.set_level("INFO")
+    files = [str(second), str(rules)]
+    chosen = {**trained.settings, "checkpoint_dir": str(tmp_path), "epochs": 1, "ema_decay": 0.0}
+    chosen |= {"result_file": None, "rescore_model": files, "rescore_weight": "fit"}
+    result = run("MSCGRec", "rule", config_dict={**chosen, "beam_size": 30})
+    weights = result["rescore_weights"]
+    assert list(weights) == ["MSCGRec", *files] and sum(weights.values()) == pytest.approx(1)
+    assert weights[str(rules)] > 0.3 and result["test_result"]["recall@1"] > 0.9
+    assert f"{rules} {weights[str(rules)]}" in caplog.text
+    assert "rescore_weight: fit on 40 rows of validation" in caplog.text
+    saved = {"model_file": str(best_file(tmp_path, "MSCGRec"))}
+    again = run("MSCGRec", "rule", config_dict={**chosen, "beam_size": 30, **saved})
+    for key in ("rescore_weights", "test_result", "best_valid_result"):
+        assert again[key] == result[key], key
+    given = {"rescore_weight": [weights[str(file)] for file in files], **saved}
+    same = run("MSCGRec", "rule", config_dict={**chosen, "beam_size": 30, **given})
+    assert same["test_result"] == result["test_result"]
+    with pytest.raises(ValueError, match="rescore_weight is fit, which a run does: give"):
+        load_data_and_model(saved["model_file"])
 
 
 def test_what_cannot_rank_is_refused(trained: Trained, second: Path, rule_folder: Path) -> None:
