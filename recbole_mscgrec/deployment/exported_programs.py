@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from recbole_mscgrec.network.history import HistoryTokens
-from recbole_mscgrec.network.model import CodeNetwork, Encoded
+from recbole_mscgrec.network.history import Encoded, HistoryTokens
+from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.network.relative_bias import HistoryBias
 from recbole_mscgrec.network.unpad import Slots
 
