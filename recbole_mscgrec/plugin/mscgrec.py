@@ -26,7 +26,7 @@ from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.history import Encoded
 from recbole_mscgrec.network.init import learned_vectors
 from recbole_mscgrec.network.model import CodeNetwork
-from recbole_mscgrec.network.relative_bias import time_buckets
+from recbole_mscgrec.network.relative_bias import TimeBias, time_buckets
 from recbole_mscgrec.plugin.ensemble import SecondModel
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
@@ -69,10 +69,9 @@ class MSCGRec(SequentialRecommender):
     def zero_at_first(self) -> frozenset[str]:
         """Names of the weights that are initialized to zero; a saved model without them is
         equivalent."""
-        tables = learned_vectors(self.network)
-        return frozenset(
-            n for n, weight in self.named_parameters() for t in tables if weight is t.weight
-        )
+        times = [module for module in self.network.modules() if isinstance(module, TimeBias)]
+        zero = [module.weight for module in (*learned_vectors(self.network), *times)]
+        return frozenset(n for n, w in self.named_parameters() if any(w is z for z in zero))
 
     def without_modality(self, name: str) -> AbstractContextManager[None]:
         """Within this block all history items lack a modality, as if it were masked.
