@@ -81,7 +81,7 @@ class Config(recbole.config.Config):
         self._typed = typed or {}
         self.preset: dict[str, Any] = {}  # see presets.resolve
         self.protocol = ""  # see model_needs.choose_protocol
-        self.uncut: dict[str, Any] = {}  # see data.catalogue.cut_lists
+        self.uncut: dict[str, Any] = {}  # see compat.catalogue.cut_lists
         super().__init__(model, dataset, config_file_list, config_dict)
         self.chosen_keys = frozenset(self.external_config_dict)  # by the user
         self.names_the_run = {key: to_plain(self[key]) for key in self.training_keys if key in self}

@@ -54,7 +54,7 @@ def training_keys(model_keys: Iterable[str]) -> frozenset[str]:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """All settings that a result depends on, including defaults, as plain values. Those that
-    `data.catalogue` cut have the values from before."""
+    `compat.catalogue` cut have the values from before."""
     keys = sorted(config.training_keys | set(MEASURED))
     return {key: to_plain(config.uncut.get(key, config[key])) for key in keys if key in config}
 

@@ -28,6 +28,14 @@ _NEEDS = (
         *("learned_vectors", True, "history_tokens", "item"),
         "the item's vector cannot be added to a token of a single code",
     ),
+    (
+        *("time_bias", True, "decoder", "item_aware"),
+        "T5's cross-attention has no bias",
+    ),
+    (
+        *("request_time", True, "time_bias", True),
+        "the time of the request is read by that bias",
+    ),
 )
 
 

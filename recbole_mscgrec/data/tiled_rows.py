@@ -8,7 +8,7 @@ itself splits the data, on its own rows, so all models have the same three split
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,12 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_mscgrec.config.protocol import LABELED
+from recbole_mscgrec.data.gathered_rows import FIRST_TARGET, Columns, GatheredRows
 from recbole_mscgrec.data.parts import has_histories
-from recbole_mscgrec.storage.cache import Blocks
 from recbole_mscgrec.storage.errors import UserError
 
 POSITION = "sequence_position"
-_FIRST_TARGET = "first_target"  # of a window: not shown as a column
-_ROWS_AT_ONCE = 1 << 15
-Columns = dict[str, torch.Tensor]
+Span = tuple[torch.Tensor, torch.Tensor]  # (R,) each: first index in the sorted sequence, length
 
 
 def target_list_field(config: Any) -> str:
@@ -33,69 +31,11 @@ def target_list_field(config: Any) -> str:
     return f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
 
 
-class GatheredRows(Interaction):
-    """Rows whose histories and targets, (R, T), are gathered from the users' sequences when they
-    are read, since at a million users they take 10 GB.
-
-    Args:
-        columns: the columns that are held, (R,) each.
-        gathered: name of a further column -> function that makes it from the held ones.
-    """
-
-    def __init__(
-        self, columns: Columns, gathered: Mapping[str, Callable[[Columns], torch.Tensor]]
-    ) -> None:
-        super().__init__(columns)
-        self.gathered = gathered
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            if index in self.gathered:
-                return self.gathered[index](self.interaction)
-            return super().__getitem__(index)
-        rows = super().__getitem__(index)
-        made = {name: gather(rows.interaction) for name, gather in self.gathered.items()}
-        rows.interaction.update(made)
-        rows.interaction.pop(_FIRST_TARGET, None)
-        return rows
-
-    def in_blocks(self, name: str) -> Any:
-        """A column for `cache.fingerprint`, which gives the same result as the whole column."""
-        if name not in self.gathered:
-            return self[name]
-        one = self[:1][name].numpy()
-        return Blocks(str(one.dtype), (len(self), *one.shape[1:]), self._blocks_of(name))
-
-    def _blocks_of(self, name: str) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            yield self[start : start + _ROWS_AT_ONCE][name].numpy()
-
-    @property
-    def columns(self) -> list[str]:
-        held = [name for name in self.interaction if name != _FIRST_TARGET]
-        return [*held, *self.gathered]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.columns)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.columns
-
-    # RecBole's methods that return other rows know the held columns only.
-    def to(self, *args: Any, **kwargs: Any) -> Interaction:
-        return self[:].to(*args, **kwargs)
-
-    def cpu(self) -> Interaction:
-        return self[:].cpu()
-
-    def numpy(self) -> dict[str, np.ndarray]:
-        return self[:].numpy()
-
-    def repeat(self, *args: Any, **kwargs: Any) -> Interaction:
-        return self[:].repeat(*args, **kwargs)
-
-    def repeat_interleave(self, *args: Any, **kwargs: Any) -> Interaction:
-        return self[:].repeat_interleave(*args, **kwargs)
+def time_fields(config: Any) -> tuple[str, str]:
+    """Names of the fields (B, T), float64, with the time of every history item and with that of the
+    interaction after it, the last of which is the target. Rows have them with `time_bias`."""
+    name, suffix = config["TIME_FIELD"], config["LIST_SUFFIX"]
+    return f"{name}{suffix}", f"{name}_target{suffix}"
 
 
 class TiledDataset(SequentialDataset):
@@ -140,6 +80,11 @@ class TiledDataset(SequentialDataset):
                 "labels; use full, or uniN for sampled negatives."
             )
         self._check_field("uid_field", "iid_field", "time_field")
+        if self.config["time_bias"] and hasattr(self, "rows_without_times"):
+            raise UserError(
+                f"time_bias needs times, and the .inter file has no column {self.time_field}: name "
+                "its column of times with --TIME_FIELD=..., or set time_bias to False."
+            )
         self._aug_presets()
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
         users = self.inter_feat[self.uid_field].numpy()
@@ -161,7 +106,7 @@ class TiledDataset(SequentialDataset):
         train._targets = train.inter_feat  # light rows
         train._plan_windows(train.inter_feat[POSITION].numpy())
         by_prefix = self.config["train_rows"] == "prefix"
-        train.inter_feat = train.prefixes() if by_prefix else train.windows()
+        train.inter_feat = train.prefixes() if by_prefix else train._with_times(train.windows())
         for split in held_out:
             rows = self._histories(split.inter_feat)
             rows._reindex(rows[self.item_list_length_field].argsort(stable=True))
@@ -179,10 +124,10 @@ class TiledDataset(SequentialDataset):
         columns = {
             self.uid_field: torch.from_numpy(self._window_user),
             self.item_list_length_field: torch.from_numpy(end - begin + 1),
-            _FIRST_TARGET: torch.from_numpy(begin),
+            FIRST_TARGET: torch.from_numpy(begin),
         }
         targets = target_list_field(self.config)
-        gathered = {self.history_field: self._window_history, targets: self._window_targets}
+        gathered = {self.history_field: self._history, targets: self._window_targets}
         return GatheredRows(columns, gathered)
 
     def _window_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -191,12 +136,9 @@ class TiledDataset(SequentialDataset):
         end = last - self._window * width
         return np.maximum(end - width + 1, self._sequence_start[last] + 1), end
 
-    def _window_history(self, rows: Columns) -> torch.Tensor:
-        return self._gather(rows[_FIRST_TARGET] - 1, rows[self.item_list_length_field])
-
     def _window_targets(self, rows: Columns) -> torch.Tensor:
-        begin, length = rows[_FIRST_TARGET], rows[self.item_list_length_field]
-        return self._gather(begin, length, keep=self._is_target)
+        span = (rows[FIRST_TARGET], rows[self.item_list_length_field])
+        return self._gather(self._sequence, span) * self._gather(self._is_target, span)
 
     def prefixes(self) -> GatheredRows:
         """The train split with one row per prefix, whatever `train_rows` is."""
@@ -207,11 +149,26 @@ class TiledDataset(SequentialDataset):
         start = np.maximum(self._sequence_start[end], end - self.max_item_list_len)
         columns = {name: rows[name] for name in (self.uid_field, self.iid_field, POSITION)}
         columns[self.item_list_length_field] = torch.from_numpy(end - start)
-        return GatheredRows(columns, {self.history_field: self._history})
+        return self._with_times(GatheredRows(columns, {self.history_field: self._history}))
+
+    def _with_times(self, rows: GatheredRows) -> GatheredRows:
+        """The rows, with `time_fields` if the model reads times."""
+        if self.config["time_bias"]:
+            for shift, field in enumerate(time_fields(self.config)):
+                rows.gathered[field] = partial(self._times, shift)
+        return rows
+
+    def _times(self, shift: int, rows: Columns) -> torch.Tensor:
+        first, length = self._span(rows)
+        return self._gather(self.sequence_times, (first + shift, length))
 
     def _history(self, rows: Columns) -> torch.Tensor:
+        return self._gather(self._sequence, self._span(rows))
+
+    def _span(self, rows: Columns) -> Span:
+        """The span of the history of each row."""
         length = rows[self.item_list_length_field]
-        return self._gather(rows[POSITION] - length, length)
+        return rows[FIRST_TARGET] - 1 if FIRST_TARGET in rows else rows[POSITION] - length, length
 
     def _plan_windows(self, targets: np.ndarray) -> None:
         """Rows of the train split. Window k of a user ends k * T targets before the user's last
@@ -238,21 +195,18 @@ class TiledDataset(SequentialDataset):
         targets = target_list_field(self.config)
         if targets in rows and rows[targets].dim() == 2 and len(rows):
             longest = max(int(rows[self.item_list_length_field].max()), 1)
-            for field in (self.history_field, targets):
-                rows.interaction[field] = rows[field][:, :longest]
+            for field in (self.history_field, targets, *time_fields(self.config)):
+                if field in rows:
+                    rows.interaction[field] = rows[field][:, :longest]
         return rows
 
-    def _gather(
-        self, first: torch.Tensor, lengths: torch.Tensor, keep: np.ndarray | None = None
-    ) -> torch.Tensor:
-        """The items at `lengths` positions from `first` on, left-aligned and padded with 0: (R,
-        T)."""
-        column, start, length = np.arange(self.max_item_list_len), first.numpy(), lengths.numpy()
-        index = (start[:, None] + column).clip(0, len(self._sequence) - 1)
+    def _gather(self, values: np.ndarray, span: Span) -> torch.Tensor:
+        """The values, of the sorted sequence, in spans: (R, T), left-aligned, padded with 0."""
+        (first, lengths), column = span, np.arange(self.max_item_list_len)
+        start, length = first.numpy(), lengths.numpy()
+        index = (start[:, None] + column).clip(0, len(values) - 1)
         inside = column < length[:, None]
-        if keep is not None:
-            inside &= keep[index]
-        return torch.from_numpy(np.where(inside, self._sequence[index], np.int64(0)))
+        return torch.from_numpy(np.where(inside, values[index], np.int64(0)))
 
     @property
     def item_counter(self) -> Counter:

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from recbole_mscgrec.network.history import HistoryTokens
-from recbole_mscgrec.network.model import CodeNetwork, Encoded
+from recbole_mscgrec.network.history import Encoded, HistoryTokens
+from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.network.unpad import Slots
 
 Tensor = torch.Tensor
@@ -133,7 +133,7 @@ def _history_tokens(history: HistoryTokens, items: Tensor) -> tuple[Tensor, Tens
 
 def _decoder_of(network: CodeNetwork, level: int) -> CodeNetwork:
     """The network with only those modules that decode a level; a program saves all modules."""
-    unused = ("history", "neighbours", "encoder", "encoder_bias", "encoder_norm", "recurrent")
+    unused = ("history", "neighbours", "encoder", "encoder_bias", "encoder_norm")
     made = copy.copy(network)  # the other modules and the tensors are shared
     made._modules = {name: m for name, m in network._modules.items() if name not in unused}
     if network.node_vectors is not None:

@@ -8,16 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import embedding
 
+from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 ITEM, CODE = "item", "code"
+
+
+class Encoded(NamedTuple):
+    """Encoded histories: G tokens for each of T items, item by item."""
+
+    states: Tensor  # (B, T * G, D)
+    keep: Tensor | None  # bool (B, T * G): tokens in use; None: all up to the limit
+    windows: Windows | None = None  # in training on a CPU, for attention by blocks
+    elapsed: Tensor | None = None  # uint8 (B, T, T): buckets of time from items to positions
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def select(self, rows: Tensor) -> Encoded:
+        """The encodings of the given rows (n,), which may repeat."""
+        keep, elapsed = (None if x is None else x[rows] for x in (self.keep, self.elapsed))
+        return Encoded(self.states[rows], keep, elapsed=elapsed)
 
 
 class HistoryTokens(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,11 +16,17 @@ from recbole_mscgrec.network.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm
 from recbole_mscgrec.network.constrained_loss import TargetPaths
-from recbole_mscgrec.network.history import CODE, ITEM, HistoryTokens
+from recbole_mscgrec.network.history import CODE, ITEM, Encoded, HistoryTokens
 from recbole_mscgrec.network.init import initialize
 from recbole_mscgrec.network.item_swap import Neighbours
 from recbole_mscgrec.network.node_embedding import NodeVectors
-from recbole_mscgrec.network.relative_bias import DistanceBias, HistoryBias, NoBias, hide
+from recbole_mscgrec.network.relative_bias import (
+    DistanceBias,
+    HistoryBias,
+    NoBias,
+    elapsed_at,
+    hide,
+)
 from recbole_mscgrec.network.unpad import LevelSlots, Slots
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
@@ -51,21 +57,8 @@ class Sizes:
     decoder: str = ITEM_AWARE
     neighbour_prob: float = 0.0
     learned_vectors: bool = False
-
-
-class Encoded(NamedTuple):
-    """Encoded histories: G tokens for each of T items, item by item."""
-
-    states: Tensor  # (B, T * G, D)
-    keep: Tensor | None  # bool (B, T * G): tokens in use; None: all up to the limit
-    windows: Windows | None = None  # in training on a CPU, for attention by blocks
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def select(self, rows: Tensor) -> Encoded:
-        """The encodings of the given rows (n,), which may repeat."""
-        return Encoded(self.states[rows], None if self.keep is None else self.keep[rows])
+    time_bias: bool = False
+    request_time: bool = False  # the queries' times are those of the next items, not the last ones
 
 
 class CodeNetwork(nn.Module):
@@ -116,15 +109,16 @@ class CodeNetwork(nn.Module):
 
     def _add_blocks(self, sizes: Sizes) -> None:
         """Add the blocks of encoder and decoder, with biases and norms."""
-        size, n_heads = sizes.hidden_size, sizes.n_heads
+        size, n_heads, time = sizes.hidden_size, sizes.n_heads, sizes.time_bias
         if size % n_heads:
             raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.dropout = Dropout(sizes.dropout_prob)
-        item = DistanceBias(*buckets, self.bidirectional)
+        item = DistanceBias(*buckets, self.bidirectional, time)
         self.encoder_bias = HistoryBias(item, n_heads, self.history.per_item, sizes.code_bias)
-        self.decoder_bias = DistanceBias(*buckets) if sizes.decoder == ITEM_AWARE else NoBias()
+        item_aware = sizes.decoder == ITEM_AWARE
+        self.decoder_bias = DistanceBias(*buckets, time=time) if item_aware else NoBias()
         layers, kernel_size = range(sizes.n_encoder_layers), sizes.conv_kernel_size
         self.encoder = nn.ModuleList(EncoderBlock(*block, kernel_size) for _ in layers)
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
@@ -138,9 +132,10 @@ class CodeNetwork(nn.Module):
 
     # --- encoder ----------------------------------------------------------------------------------
 
-    def encode(self, item_seq: Tensor) -> Encoded:
+    def encode(self, item_seq: Tensor, elapsed: Tensor | None = None) -> Encoded:
         """Encode histories (B, T) of item ids. The tokens of position t see the items up to t, or
-        all items if the encoder is bidirectional."""
+        all items if the encoder is bidirectional. A time bias needs `elapsed` (B, T, T), the result
+        of `time_buckets`."""
         if self.training and self.neighbours is not None:
             item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
@@ -150,11 +145,11 @@ class CodeNetwork(nn.Module):
         real = item_seq != 0 if keep is None else keep
         if self.bidirectional:
             keep = real
-        slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep)
+        slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep, elapsed)
         x = self.dropout(slots.pack(x))
         for block in self.encoder:
             x = block(x, slots, bias, windows)
-        return Encoded(slots.spread(self.encoder_norm(x)), keep, windows)
+        return Encoded(slots.spread(self.encoder_norm(x)), keep, windows, elapsed)
 
     # --- decoder ----------------------------------------------------------------------------------
 
@@ -195,7 +190,10 @@ class CodeNetwork(nn.Module):
         """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""
         position = torch.arange(encoded.states.size(1), device=limit.device)
         distance = limit.unsqueeze(-1) - position // self.per_item
-        return hide(self.decoder_bias(distance), encoded.keep)
+        elapsed = encoded.elapsed
+        if elapsed is not None:
+            elapsed = elapsed_at(elapsed, limit, self.per_item)
+        return hide(self.decoder_bias(distance, elapsed), encoded.keep)
 
     def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
         """First decoder token (n, D) of the targets at these positions of the flattened (B, Q). It

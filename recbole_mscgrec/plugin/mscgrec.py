@@ -21,14 +21,17 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
-from recbole_mscgrec.data.tiled_rows import target_list_field
+from recbole_mscgrec.data.tiled_rows import target_list_field, time_fields
 from recbole_mscgrec.network.beam_search import Beams
+from recbole_mscgrec.network.history import Encoded
 from recbole_mscgrec.network.init import learned_vectors
-from recbole_mscgrec.network.model import CodeNetwork, Encoded
+from recbole_mscgrec.network.model import CodeNetwork
+from recbole_mscgrec.network.relative_bias import TimeBias, time_buckets
 from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
 
 Tensor = torch.Tensor
@@ -46,7 +49,7 @@ class MSCGRec(SequentialRecommender):
         super().__init__(config, dataset)
         self.settings = settings = MSCGRecSettings.of(config, dataset)
         check_evaluation(settings)
-        self.TARGETS = target_list_field(config)
+        self.TARGETS, self.TIME_SEQ = target_list_field(config), time_fields(config)
         decoding = settings.decoding
         self.beam_size = decoding.beam_size
         self.ensemble = None
@@ -66,10 +69,9 @@ class MSCGRec(SequentialRecommender):
     def zero_at_first(self) -> frozenset[str]:
         """Names of the weights that are initialized to zero; a saved model without them is
         equivalent."""
-        tables = learned_vectors(self.network)
-        return frozenset(
-            n for n, weight in self.named_parameters() for t in tables if weight is t.weight
-        )
+        times = [module for module in self.network.modules() if isinstance(module, TimeBias)]
+        zero = [module.weight for module in (*learned_vectors(self.network), *times)]
+        return frozenset(n for n, w in self.named_parameters() if any(w is z for z in zero))
 
     def without_modality(self, name: str) -> AbstractContextManager[None]:
         """Within this block all history items lack a modality, as if it were masked.
@@ -92,7 +94,7 @@ class MSCGRec(SequentialRecommender):
             place = torch.arange(len(items), device=items.device)
             return self._loss(*self._history(interaction), items, place)
         targets = interaction[self.TARGETS].flatten()
-        encoded = self.network.encode(item_seq)
+        encoded = self.network.encode(item_seq, self._elapsed(interaction, item_seq.size(1)))
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
         place = targets.nonzero().flatten()
         return self._loss(encoded, limit, targets[place], place)
@@ -166,8 +168,22 @@ class MSCGRec(SequentialRecommender):
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """The encoded histories, and their last positions (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        item_seq = item_seq[:, : int(length.max())]
-        return self.network.encode(item_seq), (length - 1).unsqueeze(1)
+        longest = int(length.max())
+        encoded = self.network.encode(item_seq[:, :longest], self._elapsed(interaction, longest))
+        return encoded, (length - 1).unsqueeze(1)
+
+    def _elapsed(self, interaction: Any, longest: int) -> Tensor | None:
+        """What the time bias reads, uint8 (B, T, T): the bucket of the time from each history item
+        to each later one or, with `request_time`, to the interaction after that one."""
+        if not self.settings.network.time_bias:
+            return None
+        if missing := [field for field in self.TIME_SEQ if field not in interaction]:
+            raise UserError(
+                f"time_bias: a batch needs the times of its items as {', '.join(missing)}, float64 "
+                "(B, T); the rows of the data set have them."
+            )
+        times, next_times = (interaction[field][:, :longest] for field in self.TIME_SEQ)
+        return time_buckets(next_times if self.settings.network.request_time else times, times)
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:

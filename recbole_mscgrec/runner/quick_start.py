@@ -10,12 +10,12 @@ from typing import Any
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed, set_color
 
+from recbole_mscgrec.compat.catalogue import cut_lists
 from recbole_mscgrec.compat.logs import start_logger, tensorboard_in
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.config.validation import FIT
-from recbole_mscgrec.data.catalogue import cut_lists
 from recbole_mscgrec.data.checks import check_data, check_memory
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.data.train_rows import check_same_rows, train_rows

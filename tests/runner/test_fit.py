@@ -38,16 +38,22 @@ def run_interrupted_and_resumed(
 
 
 @pytest.mark.parametrize(
-    ("model", "call"),
-    [(MSCGRec, 8), (MSCGRec, 14), (TiledSASRec, 5), (SASRec, 4), (GRU4Rec, 3)],
+    ("model", "call", "changes"),
+    [
+        (MSCGRec, 8, {}),
+        (MSCGRec, 14, {"time_bias": True, "request_time": True}),
+        (TiledSASRec, 5, {}),
+        (SASRec, 4, {}),
+        (GRU4Rec, 3, {}),
+    ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_resumed_training_equals_an_uninterrupted_one(
-    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, model: type, call: int
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, model: type, call: int, changes: dict
 ) -> None:
     """The stop comes in the second epoch or later, after some of its batches."""
     sizes = settings if model is MSCGRec else protocol
-    chosen = sizes(rule_folder, epochs=6, learning_rate=0.01)
+    chosen = sizes(rule_folder, epochs=6, learning_rate=0.01, **changes)
     if model is not MSCGRec:
         chosen |= {"train_batch_size": 20 if model is TiledSASRec else 150}
     arguments = (monkeypatch, rule_folder, model, call, chosen)

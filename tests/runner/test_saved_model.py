@@ -37,15 +37,18 @@ def test_begins_at_the_saved_weights_and_codes(trained: Trained, tmp_path: Path)
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
 
 
-def test_learned_vectors_may_join_a_saved_model(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("switch", ["learned_vectors", "time_bias"])
+def test_weights_of_zero_may_join_a_saved_model(
+    trained: Trained, tmp_path: Path, switch: str
+) -> None:
     """They begin at zero, so with next to no learning rate it knows what it knew; but a saved
     model is not evaluated with weights that it does not have."""
-    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, learned_vectors=True)
+    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, **{switch: True})
     result = run("MSCGRec", "rule", config_dict=chosen)
     assert result["test_result"]["recall@1"] == 1.0
     assert result["n_parameters"] > trained.result["n_parameters"]
     evaluated = {**chosen, "initial_model": None, "model_file": str(trained.model_file)}
-    with pytest.raises(ValueError, match="learned_vectors"):
+    with pytest.raises(ValueError, match=switch):
         run("MSCGRec", "rule", config_dict=evaluated)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import best_file, protocol, write_dataset
 
-from recbole_mscgrec.data.catalogue import cut_lists
+from recbole_mscgrec.compat.catalogue import cut_lists
 from recbole_mscgrec.runner.quick_start import run
 
 SEQUENCES = {f"u{u}": [f"i{(u + t) % 4}" for t in range(4)] for u in range(8)}
