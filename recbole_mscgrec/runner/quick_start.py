@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple
 
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed, set_color
@@ -58,16 +58,46 @@ def run(
     """
     with ends_told_to_the_user(model), processes.together():
         config = _config(model, dataset, config_file_list, config_dict)
-        user_ranks.check_per_user(config)
-        check_test_metrics(config)
-        check_together(config)
-        check_places(config)
-        with (
-            alone(config),
-            matmul_precision(config["matmul_precision"]),
-            tensorboard_in(config["log_dir"]),
-        ):
+        with _begun(config):
             return _run(config)
+
+
+def train(
+    model: str,
+    dataset: str,
+    typed: dict[str, Any],
+    after_validation: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train one model without testing it, for a search that looks at validation only.
+
+    Args:
+        typed: settings, whose values are used as they are.
+        after_validation: is called with the epoch (from 0) and the valid_metric. An exception of
+            it ends the training.
+
+    Returns:
+        As `run`, with None as test_result.
+    """
+    with ends_told_to_the_user(model):
+        config = _config(model, dataset, typed=typed)
+        with _begun(config):
+            done = _train(config, after_validation)
+            return _result(config, done, None)
+
+
+@contextmanager
+def _begun(config: Config) -> Iterator[None]:
+    """Check what a run needs. Within this block no other process trains this run."""
+    user_ranks.check_per_user(config)
+    check_test_metrics(config)
+    check_together(config)
+    check_places(config)
+    with (
+        alone(config),
+        matmul_precision(config["matmul_precision"]),
+        tensorboard_in(config["log_dir"]),
+    ):
+        yield
 
 
 def load_data_and_model(
@@ -114,7 +144,21 @@ def _config(*settings: Any, **more: Any) -> Config:
     return config
 
 
-def _run(config: Config) -> dict[str, Any]:
+class _Done(NamedTuple):
+    """A model that is trained, or was loaded, and what its test needs."""
+
+    trainer: Any
+    train_data: Any
+    test_data: Any
+    best_valid: Any  # the metrics of the best validation
+    seconds: dict[str, float]
+    memory: dict[str, float]
+
+
+def _train(
+    config: Config, after_validation: Callable[[int, float], None] | None = None
+) -> _Done:
+    """Read the data, and train the model or load `model_file`."""
     init_seed(config["seed"], config["reproducibility"])
     logger = getLogger()
     logger.info(config)
@@ -142,23 +186,28 @@ def _run(config: Config) -> dict[str, Any]:
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
         trainer.saved_model_file = str(run_id.path_of(config))
-        best_valid = fit(trainer, train_data, valid_data, config, seconds)
+        best_valid = fit(trainer, train_data, valid_data, config, seconds, after_validation)
         memory["train"] = peak_memory_mb()
-    best_file = trainer.saved_model_file
+    return _Done(trainer, train_data, test_data, best_valid, seconds, memory)
+
+
+def _run(config: Config) -> dict[str, Any]:
+    done, logger = _train(config), getLogger()
+    trainer, best_file = done.trainer, done.trainer.saved_model_file
     with (
         stopped(lambda: _model_kept(config, best_file)),
-        timed(seconds, "test"),
-        for_testing(trainer, train_data) as evaluator,
+        timed(done.seconds, "test"),
+        for_testing(trainer, done.train_data) as evaluator,
     ):
-        test = trainer.evaluate(test_data, show_progress=config["show_progress"])
-    memory["test"] = peak_memory_mb()
+        test = trainer.evaluate(done.test_data, show_progress=config["show_progress"])
+    done.memory["test"] = peak_memory_mb()
     if processes.is_first():
-        _save_ranks(evaluator, test_data, config)
+        _save_ranks(evaluator, done.test_data, config)
 
-    result = result_of(config, trainer, best_valid, test, seconds, memory)
+    result = _result(config, done, test)
     result.update(getattr(trainer, "remarks", dict)())
     with stopped(lambda: _model_kept(config, best_file)):
-        without = _test_without(trainer, test_data, config)
+        without = _test_without(trainer, done.test_data, config)
     result = processes.broadcast(result | without)
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
     for name, metrics in without.get("test_without", {}).items():
@@ -167,6 +216,10 @@ def _run(config: Config) -> dict[str, Any]:
     if config["result_file"] and processes.is_first():
         files.write_json(config["result_file"], digest.sealed(result))
     return result
+
+
+def _result(config: Config, done: _Done, test: Any) -> dict[str, Any]:
+    return result_of(config, done.trainer, done.best_valid, test, done.seconds, done.memory)
 
 
 def _nothing_trained() -> str:
