@@ -155,9 +155,7 @@ class _Done(NamedTuple):
     memory: dict[str, float]
 
 
-def _train(
-    config: Config, after_validation: Callable[[int, float], None] | None = None
-) -> _Done:
+def _train(config: Config, after_validation: Callable[[int, float], None] | None = None) -> _Done:
     """Read the data, and train the model or load `model_file`."""
     init_seed(config["seed"], config["reproducibility"])
     logger = getLogger()

@@ -32,9 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="search the settings of this file, YAML or RecBole's format, with Optuna",
     )
-    group.add_argument(
-        "--tune_trials", type=_whole, help="trials of the study in all (default 20)"
-    )
+    group.add_argument("--tune_trials", type=_whole, help="trials of the study in all (default 20)")
     group.add_argument(
         "--tune_timeout", type=_seconds, help="seconds after which no further trial begins"
     )
@@ -172,9 +170,7 @@ def _outcome(done: FrozenTrial, study: optuna.Study, plan: Plan) -> str:
     so_far = f"; best so far: trial {best.number}, {best.value:.6f}" if best else ""
     n_epochs = max(done.intermediate_values, default=-1) + 1
     value = report.best_value(done, plan)
-    return (
-        f"{done.state.name.lower()} after {n_epochs} epochs, valid {plan.metric} {value}{so_far}"
-    )
+    return f"{done.state.name.lower()} after {n_epochs} epochs, valid {plan.metric} {value}{so_far}"
 
 
 def _tell(study: optuna.Study, plan: Plan) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import jinja2
 import optuna
-import plotly
 from markupsafe import Markup
 from optuna.trial import TrialState
+from plotly.offline import get_plotlyjs
 
 from recbole_mscgrec.storage import files
 from recbole_mscgrec.tuning import report
@@ -62,7 +62,7 @@ def page_data(study: optuna.Study, plan: Plan) -> dict[str, Any]:
         "columns": list(rows[0]) if rows else [],
         "rows": rows,
         "plots": list(_plots(study, plan)),
-        "plotly_js": Markup(plotly.offline.get_plotlyjs()),
+        "plotly_js": Markup(get_plotlyjs()),
     }
 
 
@@ -84,11 +84,16 @@ def _plots(study: optuna.Study, plan: Plan) -> Iterator[dict[str, Any]]:
     if not complete:
         return
     for title, text, plot in _PLOTS:
-        if plot is optuna.visualization.plot_param_importances and len({t.value for t in complete}) < 2:
+        if (
+            plot is optuna.visualization.plot_param_importances
+            and len({t.value for t in complete}) < 2
+        ):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             figure = plot(study)
         figure.update_layout(title=None, template="plotly_white")
-        html = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        html = figure.to_html(
+            full_html=False, include_plotlyjs=False, config={"displaylogo": False}
+        )
         yield {"title": title, "text": text, "html": Markup(html)}

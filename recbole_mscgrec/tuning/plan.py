@@ -14,7 +14,6 @@ from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.parsing import parse_values, read_mapping
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
-from recbole_mscgrec.experiments.variants import check_reserved
 from recbole_mscgrec.plugin.evaluation import check_test_metrics
 from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
@@ -23,6 +22,13 @@ from recbole_mscgrec.tuning.search_space import Parameter
 
 # Settings of every trial, unless the command line overrides them.
 DEFAULTS = {"show_progress": False}
+# A trial has no result of a test, and the search resumes by itself.
+_RESERVED = {
+    "result_file": "train with best.yaml afterwards, and set it there",
+    "per_user_file": "train with best.yaml afterwards, and set it there",
+    "resume": "repeat the command without it, which continues the search",
+    "model_file": "a search trains its models",
+}
 _N_TRIALS, _WARMUP = 20, 5
 _ATOMIC = (".inter", ".item", ".user", ".kg", ".link", ".net")
 
@@ -59,7 +65,9 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> Plan:
     for file in options.config_files:
         common |= read_mapping(file)
     chosen = parse_values(settings)
-    check_reserved({key: value for key, value in (common | chosen).items() if key != "seed"})
+    for key, instead in _RESERVED.items():
+        if key in common | chosen:
+            raise UserError(f"{key} cannot be set for a search: {instead}.")
     for parameter in space:
         if parameter.name in chosen:
             raise UserError(
@@ -89,9 +97,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> Plan:
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _checked(
-    model: str, dataset: str, fixed: dict[str, Any], space: list[Parameter]
-) -> Config:
+def _checked(model: str, dataset: str, fixed: dict[str, Any], space: list[Parameter]) -> Config:
     """The Config of the fixed settings and the first value of each parameter, after each end of
     each range and each choice has been checked."""
     first = {parameter.name: parameter.ends()[0] for parameter in space}

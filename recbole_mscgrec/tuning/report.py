@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def rows(study: optuna.Study, plan: Plan) -> list[dict[str, str]]:
 def best_value(trial: FrozenTrial, plan: Plan) -> str:
     """The metric of the best epoch so far."""
     values = list(trial.intermediate_values.values())
-    if trial.state == TrialState.COMPLETE:
+    if trial.state == TrialState.COMPLETE and trial.value is not None:
         values = [trial.value]
     return f"{(max if plan.bigger else min)(values):.6f}" if values else ""
 
@@ -91,17 +92,18 @@ def write(study: optuna.Study, plan: Plan) -> None:
 
 
 def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The settings that repeat a complete trial: those given for all trials, and those drawn."""
-    return dict(trial.user_attrs[CHOSEN])
+    """The settings that repeat a complete trial: those given for all trials, but for the
+    seed, and those drawn."""
+    return {key: value for key, value in trial.user_attrs[CHOSEN].items() if key != "seed"}
 
 
 def command(plan: Plan) -> str:
     """The command that trains with the settings of the best trial, and tests."""
-    place = f" --data_path={plan.fixed['data_path']}" if "data_path" in plan.fixed else ""
-    return (
-        f"python run_recbole_mscgrec.py --model={plan.model} --dataset={plan.dataset}{place} "
-        f"--config_files={plan.folder / 'best.yaml'}"
-    )
+    kept = {key: plan.fixed[key] for key in ("data_path", "seed") if key in plan.fixed}
+    options: dict[str, Any] = {"model": plan.model, "dataset": plan.dataset, **kept}
+    options["config_files"] = plan.folder / "best.yaml"
+    words = [f"--{key}={value}" for key, value in options.items()]
+    return shlex.join(["python", "run_recbole_mscgrec.py", *words])
 
 
 def model_file(best: FrozenTrial, plan: Plan) -> Path | None:

@@ -129,9 +129,7 @@ def _yaml_space(file: str | Path) -> list[Parameter]:
 
 def _yaml_parameter(name: str, given: Any, place: str) -> Parameter:
     if not isinstance(given, dict) or len(given) != 1 or not set(given) <= set(_FORMS):
-        raise UserError(
-            f"{place}{name} ({given!r}) must be one of {', '.join(_FORMS.values())}."
-        )
+        raise UserError(f"{place}{name} ({given!r}) must be one of {', '.join(_FORMS.values())}.")
     ((kind, values),) = given.items()
     if not isinstance(values, list):
         raise UserError(f"{place}{name} must be {_FORMS[kind]}, not {values!r}.")

@@ -185,12 +185,12 @@ def _queue_again(study: optuna.Study, plan: Plan) -> None:
 def _tried(study: optuna.Study, since: datetime) -> list[FrozenTrial]:
     """Finished trials, but for failures before `since`, whose cause may be gone."""
     trials = study.get_trials(deepcopy=False, states=(*_COUNTED, TrialState.FAIL))
-    return [
-        t
-        for t in trials
-        if t.state != TrialState.FAIL
-        or (t.user_attrs.get(REASON, STOPPED) != STOPPED and t.datetime_complete >= since)
-    ]
+    return [t for t in trials if t.state != TrialState.FAIL or _has_failed(t, since)]
+
+
+def _has_failed(trial: FrozenTrial, since: datetime) -> bool:
+    stopped = trial.user_attrs.get(REASON, STOPPED) == STOPPED
+    return not stopped and (trial.datetime_complete or since) >= since
 
 
 def _same(study: optuna.Study, trial: Trial, since: datetime) -> FrozenTrial | None:
@@ -230,16 +230,18 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 
 class _SampledByNumber(BaseSampler):
-    """TPE whose random numbers follow from the seed and the number of the trial. So a search that
-    was stopped draws what it would have drawn, and processes with the same seed draw differently.
-    """
+    """TPE whose random numbers follow from the seed and the number of trials drawn before. So a
+    search that was stopped draws what it would have drawn, and processes that share a study draw
+    differently."""
 
     def __init__(self, seed: int) -> None:
         self._seed, self._number, self._sampler = seed, -1, TPESampler()
 
-    def _of(self, trial: FrozenTrial) -> TPESampler:
+    def _of(self, study: optuna.Study, trial: FrozenTrial) -> TPESampler:
         if trial.number != self._number:
-            text = f"{self._seed} {trial.number}"
+            before = study.get_trials(deepcopy=False)[: trial.number]
+            n_drawn = sum(t.user_attrs.get(ATTEMPT, 1) == 1 for t in before)
+            text = f"{self._seed} {n_drawn}"
             seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
             self._number = trial.number
             self._sampler = TPESampler(seed=seed, constant_liar=True)
@@ -249,13 +251,13 @@ class _SampledByNumber(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """As TPE's."""
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As TPE's."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,
@@ -265,4 +267,6 @@ class _SampledByNumber(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """As TPE's."""
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial).sample_independent(
+            study, trial, param_name, param_distribution
+        )

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
-from typing import Any
 
 import optuna
 import torch
@@ -37,7 +36,6 @@ def run(study: optuna.Study, trial: Trial, plan: Plan) -> FrozenTrial:
     try:
         with _logged_in(plan.folder / "logs" / f"{trial.number}.log"):
             value = _train(trial, plan, folder)
-        return study.tell(trial, value)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except KeyboardInterrupt:
@@ -47,9 +45,11 @@ def run(study: optuna.Study, trial: Trial, plan: Plan) -> FrozenTrial:
     except Exception as error:  # of a combination of settings; the search looks at the next
         trial.set_user_attr(studies.REASON, _reason(error))
         return study.tell(trial, state=TrialState.FAIL)
+    else:
+        return study.tell(trial, value)
     finally:
-        gc.collect()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # Python does not see when a GPU's memory is short
+            gc.collect()
             torch.cuda.empty_cache()
 
 

@@ -18,7 +18,7 @@ from tiny import arguments, protocol, settings
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.runner import quick_start
 from recbole_mscgrec.storage.errors import UserError
-from recbole_mscgrec.tuning import command
+from recbole_mscgrec.tuning import command, page
 
 OUT = Path("out")
 RATES = "learning_rate: {uniform: [0.1, 0.9]}\n"
@@ -50,7 +50,7 @@ def result(chosen: dict[str, Any], value: float) -> dict[str, Any]:
     return {
         "best_valid_score": value,
         "best_valid_result": {"ndcg@10": value},
-        "chosen": {"learning_rate": chosen["learning_rate"]},
+        "chosen": {key: chosen[key] for key in ("learning_rate", "seed") if key in chosen},
     }
 
 
@@ -69,6 +69,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, rule_folder: Path) -> Callable[[Train
 
     def put(train: Train = quick) -> Path:
         monkeypatch.setattr(quick_start, "train", train)
+        monkeypatch.setattr(page, "write", lambda study, plan: None)  # see test_page.py
         return rule_folder
 
     return put
@@ -81,7 +82,7 @@ def test_the_best_on_validation_is_found_and_told(
     faked: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    assert main(argv(faked(), "--tune_trials=4", epochs=3)) == 0
+    assert main(argv(faked(), "--tune_trials=4", "--seed=7", epochs=3)) == 0
     found = rows()
     assert [row["trial"] for row in found] == ["0", "1", "2", "3"]
     assert {row["state"] for row in found} == {"complete"} and found[0]["epochs run"] == "3"
@@ -92,7 +93,7 @@ def test_the_best_on_validation_is_found_and_told(
     assert yaml.safe_load((OUT / "best.yaml").read_text()) == {"learning_rate": exact}
     assert float(best["valid ndcg@10"]) == pytest.approx(1.2 * exact, abs=1e-6)
     assert f"| {best['trial']} | {best['learning_rate']} | 3 |" in caplog.text
-    assert "--config_files=out/best.yaml" in caplog.text
+    assert "--seed=7 --config_files=out/best.yaml" in caplog.text
 
 
 def test_a_metric_that_is_better_when_small_is_minimized(faked: Any) -> None:
@@ -101,17 +102,24 @@ def test_a_metric_that_is_better_when_small_is_minimized(faked: Any) -> None:
     assert best["remark"] == "best"
 
 
-def test_trials_below_the_median_are_pruned_after_the_warmup(faked: Any) -> None:
-    main(argv(faked(), "--tune_trials=12", "--tune_warmup=2", epochs=5))
-    pruned = [row for row in rows() if row["state"] == "pruned"]
-    complete = [float(row["learning_rate"]) for row in rows() if row["state"] == "complete"]
-    assert pruned and {row["epochs run"] for row in pruned} == {"3"}  # epochs 0 and 1, then 2
-    assert max(float(row["learning_rate"]) for row in pruned) < max(complete)
+@pytest.mark.parametrize(("warmup", "n_epochs"), [(2, 3), (4, 4)])
+def test_a_trial_below_the_median_is_pruned_after_the_warmup(
+    warmup: int, n_epochs: int, faked: Any
+) -> None:
+    begun = []
 
+    def train(model: str, dataset: str, chosen: Any, report: Any) -> dict[str, Any]:
+        begun.append(1)
+        level = 1.0 if len(begun) < 6 else 0.1
+        for epoch in range(chosen["epochs"]):
+            report(epoch, level)
+        return result(chosen, level)
 
-def test_no_trial_is_pruned_if_the_warmup_is_as_long_as_the_training(faked: Any) -> None:
-    main(argv(faked(), "--tune_trials=12", "--tune_warmup=5", epochs=5))
-    assert {row["state"] for row in rows()} == {"complete"}
+    main(argv(faked(train), "--tune_trials=6", f"--tune_warmup={warmup}", epochs=4))
+    *first, last = rows()
+    assert {(row["state"], row["epochs run"]) for row in first} == {("complete", "4")}
+    state = "pruned" if n_epochs < 4 else "complete"
+    assert (last["state"], last["epochs run"]) == (state, str(n_epochs))
 
 
 def test_each_combination_of_a_finite_space_is_trained_once(faked: Any) -> None:
@@ -197,34 +205,31 @@ def test_a_metric_that_is_no_number_is_a_failure(faked: Any) -> None:
 
 
 def test_a_stopped_search_goes_on_as_if_it_had_not_been_stopped(
-    faked: Any, capsys: pytest.CaptureFixture, tmp_path: Path
+    faked: Any, capsys: pytest.CaptureFixture
 ) -> None:
-    folder = faked()
-    main(argv(folder, "--tune_trials=12", epochs=2))
+    given = argv(faked(), "--tune_trials=5", epochs=2)
+    main(given)
     whole = [row["learning_rate"] for row in rows()]
     OUT.rename("whole")
-
-    stops, resumed = [3], []
+    resumed: list[bool] = []
 
     def train(model: str, dataset: str, chosen: Any, report: Any) -> dict[str, Any]:
-        stops[0] -= 1
-        if stops[0] == 0:
+        resumed.append(chosen["resume"])
+        if len(resumed) == 3:
             report(0, chosen["learning_rate"])
             Path(chosen["checkpoint_dir"]).mkdir(parents=True)
             Path(chosen["checkpoint_dir"], "x.last.pth").touch()
             raise KeyboardInterrupt
-        resumed.append(chosen["resume"])
         return quick(model, dataset, chosen, report)
 
     faked(train)
-    given = argv(folder, "--tune_trials=12", epochs=2)
     assert main(given) == 130
-    assert "Stopped after 2 of 12 trials" in capsys.readouterr().err
-    assert "Repeat the same command to continue" in "Repeat the same command to continue"
+    error = capsys.readouterr().err
+    assert "Stopped after 2 of 5 trials" in error and "Repeat the same command" in error
     assert main(given) == 0
-    assert len(rows()) == 12 and resumed == [False, False, True] + [False] * 9
-    again = {row["learning_rate"] for row in rows()}
-    assert {*whole[:3]} <= again  # the stopped one is not lost
+    assert resumed == [False, False, False, True, False, False]
+    assert [row["learning_rate"] for row in rows()] == whole
+    assert [row["trial"] for row in rows()] == ["0", "1", "3", "4", "5"]
 
 
 def test_the_number_of_trials_is_that_of_the_study(faked: Any) -> None:
@@ -239,17 +244,17 @@ def test_the_number_of_trials_is_that_of_the_study(faked: Any) -> None:
 def test_processes_share_a_study(faked: Any) -> None:
     folder = faked()
     context = multiprocessing.get_context("fork")
-    given = argv(folder, "--tune_trials=9", epochs=2)
-    started = [context.Process(target=main, args=(given,)) for _ in range(3)]
+    given = argv(folder, "--tune_trials=5")
+    started = [context.Process(target=main, args=(given,)) for _ in range(2)]
     for process in started:
         process.start()
     for process in started:
         process.join(timeout=60)
-    assert [process.exitcode for process in started] == [0, 0, 0]
+    assert [process.exitcode for process in started] == [0, 0]
     assert main(given) == 0  # has nothing to do, and tells all
     found = rows()
-    assert len(found) == 9 and {row["state"] for row in found} <= {"complete", "pruned"}
-    assert len({row["learning_rate"] for row in found}) == 9  # none is drawn twice
+    assert len(found) == 5 and {row["state"] for row in found} <= {"complete", "pruned"}
+    assert len({row["learning_rate"] for row in found}) == 5  # none is drawn twice
 
 
 def test_the_trial_of_a_killed_process_is_begun_again_at_once(faked: Any) -> None:
