@@ -99,8 +99,8 @@ def settings_of(trial: FrozenTrial) -> dict[str, Any]:
 
 def command(plan: Plan) -> str:
     """The command that trains with the settings of the best trial, and tests."""
-    kept = {key: plan.fixed[key] for key in ("data_path", "seed") if key in plan.fixed}
-    options: dict[str, Any] = {"model": plan.model, "dataset": plan.dataset, **kept}
+    options: dict[str, Any] = {"model": plan.model, "dataset": plan.dataset}
+    options |= {key: plan.fixed[key] for key in ("data_path", "seed") if key in plan.fixed}
     options["config_files"] = plan.folder / "best.yaml"
     words = [f"--{key}={value}" for key, value in options.items()]
     return shlex.join(["python", "run_recbole_mscgrec.py", *words])
