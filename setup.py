@@ -22,6 +22,7 @@ setup(
         "recbole_mscgrec": ["py.typed"],
         "recbole_mscgrec.deployment": ["templates/*"],
         "recbole_mscgrec.tokenizer": ["templates/*"],
+        "recbole_mscgrec.tuning": ["templates/*"],
         "recbole_mscgrec.properties": ["*.yaml", "*/*.yaml"],
     },
     py_modules=["run_recbole_mscgrec"],
@@ -57,7 +58,11 @@ setup(
             "pyarrow",
             "nbclient",
             "ipykernel",
+            "optuna",
+            "plotly",
         ],
+        # --tune: search of settings, and its page.
+        "tune": ["optuna>=4", "plotly"],
         # recbole-mscgrec serve: an HTTP service.
         "serve": ["fastapi", "uvicorn"],
         # Parquet files as input of prepare and as output of recommend.

@@ -1,4 +1,4 @@
-"""The command line: one run, a table of runs, or one of the commands beside training."""
+"""The command line: one run, a table of runs, a search, or one of the commands beside training."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ _DISK = (
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """Split the command line into model, dataset, config files and `--key=value` settings."""
     from recbole_mscgrec.experiments import grid
+    from recbole_mscgrec.tuning import command as tuning
 
     parser = argparse.ArgumentParser(
         description="Run MSCGRec or any RecBole model; every setting is --key=value.",
@@ -57,6 +58,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     grid.add_options(parser)
+    tuning.add_options(parser)
     # argparse takes `--key=value` for a file name where the value holds a space.
     own = {name for action in parser._actions for name in action.option_strings}
     is_setting = [bool(_SETTING.match(a)) and a.partition("=")[0] not in own for a in argv]
@@ -160,7 +162,7 @@ def _lost_another(error: Exception) -> bool:
 
 
 def _run(given: list[str]) -> int:
-    """A command beside training, a table of runs, or one run. Returns the exit status."""
+    """A command beside training, a table of runs, a search, or one run. Returns the exit status."""
     if command := command_of(given):
         if " ".join(given[:2]) not in _SHARED_OUT:
             _check_alone(given[0])
@@ -171,8 +173,16 @@ def _run(given: list[str]) -> int:
     known, settings = parse(given)
     from recbole_mscgrec.experiments import grid
     from recbole_mscgrec.runner import launch
+    from recbole_mscgrec.tuning import command as tuning
 
     n_processes = launch.asked_for(known.config_files, settings)
+    if tuning.asked_for(known):
+        _check_alone("A search of settings", n_processes)
+        if table := grid.given(known):
+            raise UserError(f"--tune and --{table[0]} are two commands: leave one of them out.")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        tuning.run(known, dict(settings))
+        return 0
     if grid.asked_for(known):
         _check_alone("A table of runs", n_processes)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

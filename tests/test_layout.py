@@ -13,7 +13,7 @@ PACKAGE = Path(recbole_mscgrec.__file__).resolve().parent
 # Bottom to top. A package imports from itself and from those before it.
 FLOORS = (
     "storage semantic_ids rq_dino network serving config data raw_data compat features"
-    " item_content tokenizer plugin runner new_items deployment experiments"
+    " item_content tokenizer plugin runner new_items deployment experiments tuning"
 ).split()
 # These know neither RecBole nor its Config.
 METHOD = ("storage", "semantic_ids", "rq_dino", "network", "serving")

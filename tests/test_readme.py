@@ -21,6 +21,9 @@ from recbole_mscgrec.deployment.arguments import settings_of
 from recbole_mscgrec.experiments import grid, report
 from recbole_mscgrec.runner import quick_start
 from recbole_mscgrec.serving import export_folder
+from recbole_mscgrec.tuning import command as tuning
+from recbole_mscgrec.tuning import search_space
+from recbole_mscgrec.tuning.plan import plan
 
 PROJECT = Path(recbole_mscgrec.__file__).resolve().parent.parent
 FILES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(PROJECT.glob("docs/**/*.md"))]
@@ -75,6 +78,10 @@ def test_every_option_is_a_known_setting(argv: list[str], tmp_path: Path) -> Non
             ours = PROJECT / name
             name.write_text(ours.read_text() if ours.is_file() else "{}")
     known, chosen = parse(argv)
+    if tuning.asked_for(known):
+        known.tune = PROJECT / known.tune
+        assert plan(known, dict(chosen)).space
+        return
     chosen.pop("nproc", None)  # starts as many processes of the same command without it
     if grid.asked_for(known):
         assert grid.plan(known, dict(chosen))
@@ -134,7 +141,11 @@ def test_every_inline_option_is_a_known_setting(page: str) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=name_of)
-def test_rows_of_a_table_are_valid(block: Block) -> None:
+def test_rows_of_a_table_and_search_spaces_are_valid(block: Block) -> None:
+    if not block.text.startswith("- "):
+        Path("space.yaml").write_text(block.text)
+        assert search_space.read("space.yaml")
+        return
     Path("rows.yaml").write_text(block.text)
     assert grid.plan(parse(["--ablation=rows.yaml"])[0], {})
 

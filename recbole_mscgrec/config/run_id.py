@@ -42,6 +42,11 @@ _DATA = (
     "dataset benchmark_filename user_inter_num_interval item_inter_num_interval val_interval"
     " unused_col rm_dup_inter filter_inter_by_user_or_item USER_ID_FIELD ITEM_ID_FIELD TIME_FIELD"
 ).split()
+# Models that differ in one of these are validated on other data or by another measure.
+DEFINES_VALIDATION = frozenset(
+    {*_DATA, "seed", "eval_args", "repeatable", "exclude_seen", "threshold", "load_col"}
+    | {"valid_metric", "valid_metric_bigger", "metric_decimal_place"}
+)
 
 
 def training_keys(model_keys: Iterable[str]) -> frozenset[str]:

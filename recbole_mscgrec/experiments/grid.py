@@ -50,9 +50,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--table_dir", help="folder of the table and of its cells' results")
 
 
+def given(options: argparse.Namespace) -> list[str]:
+    """The options of a table that the command line has."""
+    return [name for name in _OPTIONS if getattr(options, name) is not None]
+
+
 def asked_for(options: argparse.Namespace) -> bool:
     """Whether the command line asks for a table."""
-    return any(getattr(options, name) is not None for name in _OPTIONS)
+    return bool(given(options))
 
 
 def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def _accuracy(rows: list[dict], valid_metric: str) -> str:
         cells = [row["name"], row["model"], ", ".join(map(str, row["seeds"])) or "none"]
         cells.append(_spread(row["valid"].get(valid_metric)))
         lines.append([*cells, *(_spread(row["test"].get(name)) for name in names)])
-    return f"{_lines(head, lines)}\n\nMean ± standard deviation over seeds (n - 1)."
+    return f"{table_of(head, lines)}\n\nMean ± standard deviation over seeds (n - 1)."
 
 
 def _metrics(rows: list[dict]) -> list[str]:
@@ -60,7 +60,7 @@ def _significance(table: dict[str, Any]) -> list[str]:
         "p is two-sided and not corrected for the number of rows. It covers the variation over "
         "users, not over seeds; for that see the standard deviations. table.json has all metrics."
     )
-    return [f"## Is the difference more than chance?\n\n{_lines(head, lines)}\n\n{text}"]
+    return [f"## Is the difference more than chance?\n\n{table_of(head, lines)}\n\n{text}"]
 
 
 def _comparison(found: dict[str, float] | None, n_resamples: int) -> list[str]:
@@ -90,7 +90,7 @@ def _cost(rows: list[dict]) -> str:
         "reading it. Memory: the highest of all seeds, resident in the process by the end of a "
         "stage."
     )
-    return f"## Seconds and memory\n\n{_lines(head, lines)}\n\n{text}"
+    return f"## Seconds and memory\n\n{table_of(head, lines)}\n\n{text}"
 
 
 def _diversity(rows: list[dict]) -> list[str]:
@@ -105,7 +105,7 @@ def _diversity(rows: list[dict]) -> list[str]:
         "all items are recommended equally often, 1 if one item always is. tailpercentage: share "
         "of recommendations among the least popular tenth of the items."
     )
-    return [f"## Diversity\n\n{_lines(['row', *names], lines)}\n\n{text}"]
+    return [f"## Diversity\n\n{table_of(['row', *names], lines)}\n\n{text}"]
 
 
 def _is_diversity(name: str) -> bool:
@@ -114,7 +114,7 @@ def _is_diversity(name: str) -> bool:
 
 def _failures(rows: list[dict]) -> list[str]:
     lines = [[row["name"], seed, error] for row in rows for seed, error in row["errors"].items()]
-    return [f"## Without a result\n\n{_lines(['row', 'seed', 'why'], lines)}"] if lines else []
+    return [f"## Without a result\n\n{table_of(['row', 'seed', 'why'], lines)}"] if lines else []
 
 
 def _notes(rows: list[dict]) -> list[str]:
@@ -122,7 +122,7 @@ def _notes(rows: list[dict]) -> list[str]:
     if not any(row["note"] or row["modalities"] for row in rows):
         return []
     lines = [[row["name"], row["note"], ", ".join(row["modalities"])] for row in rows]
-    return [f"## Rows\n\n{_lines(['row', 'what it is', 'has codes of'], lines)}"]
+    return [f"## Rows\n\n{table_of(['row', 'what it is', 'has codes of'], lines)}"]
 
 
 def _spread(value: dict[str, Any] | None) -> str:
@@ -136,7 +136,7 @@ def _whole(value: float | None, separator: str = "") -> str:
     return "" if value is None else f"{value:{separator}.0f}"
 
 
-def _lines(head: list[str], lines: Iterable[list[str]]) -> str:
+def table_of(head: list[str], lines: Iterable[list[str]]) -> str:
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(map(_one_line, cells)) + " |" for cells in rows)
 

@@ -21,12 +21,18 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 def fit(
-    trainer: Any, train_data: Any, valid_data: Any, config: Config, seconds: dict[str, float]
+    trainer: Any,
+    train_data: Any,
+    valid_data: Any,
+    config: Config,
+    seconds: dict[str, float],
+    after_validation: Callable[[int, float], None] | None = None,
 ) -> dict[str, float] | None:
     """Train. With `resume`, continue an interrupted run of these settings after its last finished
     epoch, or start with the first epoch if none was finished.
 
     Adds the seconds of training to `seconds`, including those of the interrupted run.
+    `after_validation` is called with the epoch and the valid_metric, once the epoch is kept.
 
     Returns:
         The metrics of the best validation.
@@ -67,7 +73,7 @@ def fit(
             checkpoint.save(last, state)
 
     with stopped(lambda: _how_to_go_on(last, trainer.saved_model_file)):
-        _train(trainer, train_data, valid_data, config, keep)
+        _train(trainer, train_data, valid_data, config, keep, after_validation)
     if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
         _keep_pretrained(trainer, best)
     seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
@@ -75,7 +81,12 @@ def fit(
 
 
 def _train(
-    trainer: Any, train_data: Any, valid_data: Any, config: Config, keep: Callable[[int], None]
+    trainer: Any,
+    train_data: Any,
+    valid_data: Any,
+    config: Config,
+    keep: Callable[[int], None],
+    after_validation: Callable[[int, float], None] | None,
 ) -> None:
     """RecBole's fit, which calls `keep` after every epoch, except for decision trees: these keep no
     state between epochs. Raises UserError if the training loss is not a number."""
@@ -84,7 +95,7 @@ def _train(
         if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
             trainer.fit(train_data, valid_data, **show)
         else:
-            with every_epoch(trainer, keep) as callback:
+            with every_epoch(trainer, keep, after_validation) as callback:
                 trainer.fit(train_data, valid_data, callback_fn=callback, **show)
     except ValueError as error:
         if str(error) != "Training loss is nan":
@@ -97,20 +108,25 @@ def _train(
 
 @contextmanager
 def every_epoch(
-    trainer: Any, keep: Callable[[int], None]
+    trainer: Any,
+    keep: Callable[[int], None],
+    after_validation: Callable[[int, float], None] | None = None,
 ) -> Iterator[Callable[[int, float], None]]:
-    """Within this block `keep` is called once after every epoch of `trainer.fit`.
+    """Within this block `keep` is called once after every epoch of `trainer.fit`, and then
+    `after_validation` if the epoch was validated.
 
     RecBole calls its callback, which this yields, after validations only. Epochs that are not
     validated (`eval_step`) are kept when the next one begins, or at the end.
     """
     train_epoch, kept = trainer._train_epoch, trainer.start_epoch - 1
 
-    def callback(epoch: int, _: float = 0.0) -> None:
+    def callback(epoch: int, valid_score: float | None = None) -> None:
         nonlocal kept
         if epoch > kept:
             keep(epoch)
             kept = epoch
+        if after_validation is not None and valid_score is not None:
+            after_validation(epoch, valid_score)
 
     def _train_epoch(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         callback(epoch_idx - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple
 
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed, set_color
@@ -31,7 +31,7 @@ from recbole_mscgrec.runner.saved_model import (
     config_of_saved,
     warn_of_other_rows,
 )
-from recbole_mscgrec.runner.stops import stopped
+from recbole_mscgrec.runner.stops import model_kept, nothing_trained, stages_kept, stopped
 from recbole_mscgrec.runner.together import check_same_model, check_together
 from recbole_mscgrec.semantic_ids.precision import matmul_precision
 from recbole_mscgrec.storage import checkpoint, digest, files, processes
@@ -60,16 +60,46 @@ def run(
     """
     with ends_told_to_the_user(model), processes.together():
         config = _config(model, dataset, config_file_list, config_dict)
-        user_ranks.check_per_user(config)
-        check_test_metrics(config)
-        check_together(config)
-        check_places(config)
-        with (
-            alone(config),
-            matmul_precision(config["matmul_precision"]),
-            tensorboard_in(config["log_dir"]),
-        ):
+        with _begun(config):
             return _run(config)
+
+
+def train(
+    model: str,
+    dataset: str,
+    typed: dict[str, Any],
+    after_validation: Callable[[int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train one model without testing it, for a search that looks at validation only.
+
+    Args:
+        typed: settings, whose values are used as they are.
+        after_validation: is called with the epoch (from 0) and the valid_metric. An exception of
+            it ends the training.
+
+    Returns:
+        As `run`, with None as test_result.
+    """
+    with ends_told_to_the_user(model):
+        config = _config(model, dataset, typed=typed)
+        with _begun(config):
+            done = _train(config, after_validation)
+            return _result(config, done, None)
+
+
+@contextmanager
+def _begun(config: Config) -> Iterator[None]:
+    """Check what a run needs. Within this block no other process trains this run."""
+    user_ranks.check_per_user(config)
+    check_test_metrics(config)
+    check_together(config)
+    check_places(config)
+    with (
+        alone(config),
+        matmul_precision(config["matmul_precision"]),
+        tensorboard_in(config["log_dir"]),
+    ):
+        yield
 
 
 def load_data_and_model(
@@ -121,18 +151,30 @@ def _config(*settings: Any, **more: Any) -> Config:
     return config
 
 
-def _run(config: Config) -> dict[str, Any]:
+class _Done(NamedTuple):
+    """A model that is trained, or was loaded, and what its test needs."""
+
+    trainer: Any
+    train_data: Any
+    test_data: Any
+    best_valid: Any  # the metrics of the best validation
+    seconds: dict[str, float]
+    memory: dict[str, float]
+
+
+def _train(config: Config, after_validation: Callable[[int, float], None] | None = None) -> _Done:
+    """Read the data, and train the model or load `model_file`."""
     init_seed(config["seed"], config["reproducibility"])
     logger = getLogger()
     logger.info(config)
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
-    with stopped(_nothing_trained), timed(seconds, "data"), told_to_the_user():
+    with stopped(nothing_trained), timed(seconds, "data"), told_to_the_user():
         _, train_data, valid_data, test_data = _data(config)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])
-    with stopped(lambda: _stages_kept(config)), told_to_the_user():
+    with stopped(lambda: stages_kept(config)), told_to_the_user():
         network = _network(config, train_data, check_same_rows)
     logger.info(network)
     seconds.update(getattr(network, "stage_seconds", {}))
@@ -150,58 +192,44 @@ def _run(config: Config) -> dict[str, Any]:
         best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
     else:
         trainer.saved_model_file = str(run_id.path_of(config))
-        best_valid = fit(trainer, train_data, valid_data, config, seconds)
+        best_valid = fit(trainer, train_data, valid_data, config, seconds, after_validation)
         memory["train"] = peak_memory_mb()
         if _fit_weights(trainer, valid_data, config):
             best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
-    best_file = trainer.saved_model_file
-    with (
-        stopped(lambda: _model_kept(config, best_file)),
-        timed(seconds, "test"),
-        for_testing(trainer, train_data) as evaluator,
-    ):
-        test = trainer.evaluate(test_data, show_progress=config["show_progress"])
-    memory["test"] = peak_memory_mb()
-    if processes.is_first():
-        with stopped(lambda: _model_kept(config, best_file)):
-            _save_ranks(evaluator, test_data, config)
+    return _Done(trainer, train_data, test_data, best_valid, seconds, memory)
 
-    result = result_of(config, trainer, best_valid, test, seconds, memory)
+
+def _run(config: Config) -> dict[str, Any]:
+    done, logger = _train(config), getLogger()
+    trainer, best_file = done.trainer, done.trainer.saved_model_file
+    with (
+        stopped(lambda: model_kept(config, best_file)),
+        timed(done.seconds, "test"),
+        for_testing(trainer, done.train_data) as evaluator,
+    ):
+        test = trainer.evaluate(done.test_data, show_progress=config["show_progress"])
+    done.memory["test"] = peak_memory_mb()
+    if processes.is_first():
+        with stopped(lambda: model_kept(config, best_file)):
+            _save_ranks(evaluator, done.test_data, config)
+
+    result = _result(config, done, test)
     result.update(getattr(trainer, "remarks", dict)())
-    with stopped(lambda: _model_kept(config, best_file)):
-        without = _test_without(trainer, test_data, config)
+    with stopped(lambda: model_kept(config, best_file)):
+        without = _test_without(trainer, done.test_data, config)
     result = processes.broadcast(result | without)
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
     for name, metrics in without.get("test_without", {}).items():
         logger.info(set_color(f"test without {name}", "yellow") + f": {metrics}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
     if config["result_file"] and processes.is_first():
-        with stopped(lambda: _model_kept(config, best_file)):
+        with stopped(lambda: model_kept(config, best_file)):
             files.write_json(config["result_file"], digest.sealed(result))
     return result
 
 
-def _nothing_trained() -> str:
-    return "Stopped while the data were read. Repeat the command to start again."
-
-
-def _stages_kept(config: Config) -> str:
-    if "cache_dir" not in config:
-        return "Stopped before the training began. Repeat the command to start again."
-    return (
-        "Stopped before the training of the sequence model began. Finished stages (text, images, "
-        "SASRec, codes), and the finished epochs of a stage that is trained, are kept in "
-        f"{config['cache_dir']}. Repeat the command to go on from there."
-    )
-
-
-def _model_kept(config: Config, best_file: str) -> str:
-    if config["model_file"]:
-        return f"Stopped during the test of {best_file}. Repeat the command to test it again."
-    return (
-        f"Stopped during the test. The trained model is kept in {best_file}. Repeat the command "
-        f"with --resume=True, or with --model_file={best_file}, to test it."
-    )
+def _result(config: Config, done: _Done, test: Any) -> dict[str, Any]:
+    return result_of(config, done.trainer, done.best_valid, test, done.seconds, done.memory)
 
 
 def _data(config: Config) -> tuple[Any, Any, Any, Any]:
@@ -228,7 +256,7 @@ def _fit_weights(trainer: Any, valid_data: Any, config: Config) -> bool:
     """Fit the weights of `rescore_model` if the settings ask for it; whether they do."""
     if not hasattr(trainer, "fit_weights"):
         return False
-    with stopped(lambda: _model_kept(config, trainer.saved_model_file)):
+    with stopped(lambda: model_kept(config, trainer.saved_model_file)):
         return bool(trainer.fit_weights(valid_data, show_progress=config["show_progress"]))
 
 

@@ -15,7 +15,7 @@ from recbole.utils.case_study import full_sort_topk
 from tiny import best_file, protocol, rule_sequences, settings, write_dataset
 
 import recbole_mscgrec
-from recbole_mscgrec.runner.quick_start import load_data_and_model, run
+from recbole_mscgrec.runner.quick_start import load_data_and_model, run, train
 from recbole_mscgrec.storage import checkpoint, digest
 
 README = Path(recbole_mscgrec.__file__).resolve().parent.parent / "README.md"
@@ -271,3 +271,12 @@ def test_data_set_without_a_properties_file_or_settings_of_its_own(rule_folder: 
     del chosen["load_col"]
     result = run("MSCGRec", "rule", config_dict=chosen)
     assert set(result["code_health"]) == {"collaborative", "text"}
+
+
+def test_train_tells_each_validation_and_tests_nothing(rule_folder: Path) -> None:
+    told: list[tuple[int, float]] = []
+    chosen = protocol(rule_folder, epochs=5, eval_step=2)
+    result = train("BPR", "rule", chosen, lambda *given: told.append(given))
+    assert [epoch for epoch, _ in told] == [1, 3]
+    assert result["best_valid_score"] == max(value for _, value in told)
+    assert result["test_result"] is None

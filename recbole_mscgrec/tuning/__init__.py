@@ -1,0 +1,1 @@
+"""Search of settings with Optuna: one study over many trainings, chosen on validation."""
