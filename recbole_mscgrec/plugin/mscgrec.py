@@ -25,6 +25,7 @@ from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.init import learned_vectors
 from recbole_mscgrec.network.model import CodeNetwork, Encoded
+from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.plugin.ensemble import SecondModel
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
@@ -86,20 +87,21 @@ class MSCGRec(SequentialRecommender):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""
-        item_seq = interaction[self.ITEM_SEQ]  # (B, T)
         if self.TARGETS not in interaction:  # one row per prefix
-            items = interaction[self.ITEM_ID]
-            place = torch.arange(len(items), device=items.device)
-            return self._loss(*self._history(interaction), items, place)
-        targets = interaction[self.TARGETS].flatten()
-        encoded = self.network.encode(item_seq)
+            targets = interaction[self.ITEM_ID].unsqueeze(1)
+            return self._loss(*self._last_positions(interaction), targets)
+        item_seq = interaction[self.ITEM_SEQ]  # (B, T)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
-        place = targets.nonzero().flatten()
-        return self._loss(encoded, limit, targets[place], place)
+        return self._loss(item_seq, limit, interaction[self.TARGETS])
 
-    def _loss(self, encoded: Encoded, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
+    def _loss(self, item_seq: Tensor, limit: Tensor, targets: Tensor) -> Tensor:
+        """The loss of histories (B, T) and targets (B, Q), of which those that are 0 do not count;
+        for limit (1 or B, Q) see `CodeNetwork.decode`."""
+        targets = targets.flatten()
+        place = positions(targets != 0)
+        items, encoded = targets[place], self.network.encode(item_seq)
         levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
-        return -levels.sum(0).mean()
+        return -levels.sum(0).sum() / items.count_nonzero()
 
     def predict(self, interaction: Any) -> Tensor:
         """Exact log-probability (B,) of one given item per row, equal to the score in beam search.
@@ -155,9 +157,15 @@ class MSCGRec(SequentialRecommender):
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """The encoded histories, and their last positions (B, 1)."""
+        item_seq, last = self._last_positions(interaction)
+        return self.network.encode(item_seq), last
+
+    def _last_positions(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """The histories (B, T), and their last positions (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        item_seq = item_seq[:, : int(length.max())]
-        return self.network.encode(item_seq), (length - 1).unsqueeze(1)
+        if packs(item_seq):
+            item_seq = item_seq[:, : int(length.max())]
+        return item_seq, (length - 1).unsqueeze(1)
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
