@@ -68,12 +68,14 @@ class _Device(TorchDispatchMode):
     """Makes tensors on the device, also without an argument that is there."""
 
     in_step = False
+    waits = 0  # how often the host waited for the device
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # its import takes seconds, and nothing here is compiled
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.waits += _waits(func, args, kwargs or {})
         return _computed(func, args, kwargs or {}, self.in_step)
 
 
@@ -127,7 +129,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], in_step: bool) -> An
         raise Refused(f"{name}: tensors of two devices")
     if in_step and (here or not goes_there):
         raise Refused(f"{name}: a tensor on the CPU")
-    if in_step and (name in _WAITS or _picks_by_mask(name, args)):
+    if in_step and _waits(func, args, kwargs):
         raise Refused(f"{name}: the host waits for the device")
     if not there and not goes_there:
         return func(*args, **kwargs)
@@ -141,6 +143,17 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], in_step: bool) -> An
         return out
     out = tree_map_only(Tensor, PretendedTensor, out)
     return return_and_correct_aliasing(func, args, kwargs, out) if there else out
+
+
+def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether the host waits for the device."""
+    name = func._schema.name.removeprefix("aten::")
+    if not any(isinstance(t, PretendedTensor) for t in tree_leaves((args, kwargs))):
+        return False
+    if name in _COPIES:
+        to = args[0] if name == "copy_" else kwargs.get("device")
+        return to is not None and torch.device(getattr(to, "device", to)).type == "cpu"
+    return name in _WAITS or _picks_by_mask(name, args)
 
 
 def _picks_by_mask(name: str, args: Any) -> bool:

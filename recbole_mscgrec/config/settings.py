@@ -109,6 +109,7 @@ class TrainingSettings:
     train_rows: str
     constrained_training: bool
     ema_decay: float
+    compile: str | bool  # auto, true, false
 
 
 @dataclass(frozen=True)

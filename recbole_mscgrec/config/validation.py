@@ -25,6 +25,10 @@ _NEEDS = (
         "a recurrent encoder reads one token per item",
     ),
     (
+        *("compile", True, "encoder", "attention"),
+        "torch.compile makes no single graph of recurrent layers",
+    ),
+    (
         *("code_bias", True, "history_tokens", "code"),
         "with one token per item there are no positions inside an item",
     ),

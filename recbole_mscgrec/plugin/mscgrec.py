@@ -13,6 +13,7 @@ per code and a training row per prefix, is available by settings
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -61,6 +62,9 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
+        self._training_loss = self._loss
+        if _compiles(settings):  # few shapes: whole batches, and the last one
+            self._training_loss = torch.compile(self._loss, dynamic=False)
         if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
 
@@ -89,10 +93,10 @@ class MSCGRec(SequentialRecommender):
         """Mean over all targets of the batch of -log p(next item)."""
         if self.TARGETS not in interaction:  # one row per prefix
             targets = interaction[self.ITEM_ID].unsqueeze(1)
-            return self._loss(*self._last_positions(interaction), targets)
+            return self._training_loss(*self._last_positions(interaction), targets)
         item_seq = interaction[self.ITEM_SEQ]  # (B, T)
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
-        return self._loss(item_seq, limit, interaction[self.TARGETS])
+        return self._training_loss(item_seq, limit, interaction[self.TARGETS])
 
     def _loss(self, item_seq: Tensor, limit: Tensor, targets: Tensor) -> Tensor:
         """The loss of histories (B, T) and targets (B, Q), of which those that are 0 do not count;
@@ -166,6 +170,17 @@ class MSCGRec(SequentialRecommender):
         if packs(item_seq):
             item_seq = item_seq[:, : int(length.max())]
         return item_seq, (length - 1).unsqueeze(1)
+
+
+def _compiles(settings: MSCGRecSettings) -> bool:
+    """Whether the training loss is compiled. By default where the launches of the many small
+    operations take longer than the operations, and torch has what it needs."""
+    choice = str(settings.training.compile).lower()
+    if choice != "auto":
+        return choice == "true"
+    attends = settings.network.encoder == "attention"
+    on_gpu = settings.run.device.type == "cuda"
+    return on_gpu and attends and importlib.util.find_spec("triton") is not None
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:

@@ -46,6 +46,12 @@ from recbole_mscgrec.runner.quick_start import run
             "encoder=gru needs history_tokens=item, not code",
         ),
         (
+            {"encoder": "gru", "compile": True},
+            "compile=True needs encoder=attention, not gru",
+        ),
+        ({"compile": "fast"}, "compile .'fast'. must be one of auto, true, false"),
+        ({"amp_dtype": "float16"}, "amp_dtype .'float16'. must be one of bf16, fp16"),
+        (
             {"learned_vectors": True, "history_tokens": "code"},
             "learned_vectors=True needs history_tokens=item, not code",
         ),
