@@ -24,6 +24,7 @@ def apply() -> None:
         return
     _send_without_waiting()
     _train_without_waiting()
+    _train_in_chosen_precision()
     _resume_without_waiting()
 
 
@@ -55,8 +56,7 @@ def _sent(column: torch.Tensor, device: Any) -> torch.Tensor:
 
 
 def _train_without_waiting() -> None:
-    """`Trainer._train_epoch` knows one type of autocast per device, clips gradients that are still
-    scaled, and reads the loss in the middle of each step, for which the host waits."""
+    """`Trainer._train_epoch` reads the loss amid each step, for which the host waits."""
     from recbole.trainer import Trainer
 
     original = Trainer._train_epoch
@@ -64,14 +64,30 @@ def _train_without_waiting() -> None:
     def _train_epoch(
         self: Any, train_data: Any, epoch_idx: int, loss_func: Any = None, **kwargs: Any
     ) -> Any:
-        with _autocast_in(self.device.type, self.config["amp_dtype"]), _clipped_unscaled(self):
-            if self.device.type == "cpu":
-                return original(self, train_data, epoch_idx, loss_func, **kwargs)
-            with _unread(self):
-                kept = _kept_on_device(loss_func or self.model.calculate_loss)
-                return _read(original(self, train_data, epoch_idx, kept, **kwargs))
+        if self.device.type == "cpu":
+            return original(self, train_data, epoch_idx, loss_func, **kwargs)
+        with _unread(self):
+            kept = _kept_on_device(loss_func or self.model.calculate_loss)
+            return _read(original(self, train_data, epoch_idx, kept, **kwargs))
 
     Trainer._train_epoch = _train_epoch
+
+
+def _train_in_chosen_precision() -> None:
+    """The loops with mixed precision know one type of autocast per device, and clip gradients that
+    are still scaled."""
+    from recbole.trainer.trainer import NCLTrainer, Trainer
+
+    for kind in (Trainer, NCLTrainer):
+        kind._train_epoch = _precise(kind._train_epoch)
+
+
+def _precise(train_epoch: Callable[..., Any]) -> Callable[..., Any]:
+    def _train_epoch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _autocast_in(self.device.type, self.config["amp_dtype"]), _clipped_unscaled(self):
+            return train_epoch(self, *args, **kwargs)
+
+    return _train_epoch
 
 
 @contextmanager
