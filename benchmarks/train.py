@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=50, help="MAX_ITEM_LIST_LENGTH of all models")
     parser.add_argument("--matmul_precision", help="of all models")
     parser.add_argument("--amp_dtype", choices=["bf16", "fp16"], help="of all models")
-    parser.add_argument("--compile", default="auto", help="of MSCGRec: auto, True, False")
+    parser.add_argument("--compile", choices=["True", "False"], help="of MSCGRec")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the tiled models")
     parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of the slow ones")
     parser.add_argument("--batches", type=int, default=10, help="timed batches of MSCGRec-paper")

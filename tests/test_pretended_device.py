@@ -29,11 +29,13 @@ from tiny import (
 )
 
 from recbole_mscgrec.features.collaborative_source import source_of
+from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.history import HistoryTokens
 from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.network.unpad import positions
 from recbole_mscgrec.rq_dino.training import DinoTraining
 from recbole_mscgrec.rq_dino.views import Pixels
+from recbole_mscgrec.semantic_ids.item_filter import ExcludedItems
 
 Tensor = torch.Tensor
 
@@ -177,17 +179,29 @@ def test_random_parts_of_a_training_step_stay_on_the_device() -> None:
         assert model.start.grad is not None and bool(model.start.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("name", ["attention", "learned_vectors", "gru", "code_tokens"])
-def test_beams_are_those_of_the_cpu(name: str) -> None:
+@pytest.mark.parametrize("name", ["attention", "learned_vectors", "gru", "unconstrained"])
+@pytest.mark.parametrize("filtered", [False, True], ids=["", "filtered"])
+def test_beams_are_those_of_the_cpu(name: str, filtered: bool) -> None:
     model, (items, _) = network(**FORMS[name]).eval(), a_batch(last_only=True)
+    constrained = name != "unconstrained"
+
+    def beams(items: Tensor, last: Tensor, width: int) -> Beams:
+        seen = ExcludedItems(model.tree, items) if filtered else None
+        encoded = model.encode(items)
+        if items.device == DEVICE:
+            with one_step():
+                return model.beams(encoded, last, width, seen, constrained)
+        return model.beams(encoded, last, width, seen, constrained)
+
     last = (items != 0).sum(1, keepdim=True) - 1
     with torch.no_grad(), pretended_device():
-        expected = model.beams(model.encode(items), last, 8)
+        both = [beams(items, last, width) for width in (8, 24)]
         model.to(DEVICE)
-        found = model.beams(model.encode(items.to(DEVICE)), last.to(DEVICE), 8)
-        assert isinstance(found.items, PretendedTensor)
-        assert torch.equal(found.items.cpu(), expected.items)
-        torch.testing.assert_close(found.log_probs.cpu(), expected.log_probs)
+        for width, expected in zip((8, 24), both, strict=True):
+            found = beams(items.to(DEVICE), last.to(DEVICE), width)
+            assert isinstance(found.items, PretendedTensor)
+            assert torch.equal(found.items.cpu(), expected.items)
+            torch.testing.assert_close(found.log_probs.cpu(), expected.log_probs)
 
 
 # --- whole stages ---------------------------------------------------------------------------------

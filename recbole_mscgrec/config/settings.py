@@ -109,7 +109,7 @@ class TrainingSettings:
     train_rows: str
     constrained_training: bool
     ema_decay: float
-    compile: str | bool  # auto, true, false
+    compile: bool | None  # None: on a CUDA GPU
 
 
 @dataclass(frozen=True)

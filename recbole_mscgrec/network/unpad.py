@@ -46,7 +46,9 @@ class Slots:
     @classmethod
     def by_row(cls, row: Tensor, n_rows: int) -> Slots:
         """Token i is in row `row[i]`, (P,) ascending, after the earlier tokens of that row. S is
-        the length of the longest row."""
+        the length of the longest row. Where tokens are not packed, all rows are equally long."""
+        if not packs(row):
+            return cls(None, n_rows, len(row) // n_rows)
         count = torch.bincount(row, minlength=n_rows)
         width = int(count.max())
         rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]

@@ -175,9 +175,8 @@ class MSCGRec(SequentialRecommender):
 def _compiles(settings: MSCGRecSettings) -> bool:
     """Whether the training loss is compiled. By default where the launches of the many small
     operations take longer than the operations, and torch has what it needs."""
-    choice = str(settings.training.compile).lower()
-    if choice != "auto":
-        return choice == "true"
+    if settings.training.compile is not None:
+        return settings.training.compile
     attends = settings.network.encoder == "attention"
     on_gpu = settings.run.device.type == "cuda"
     return on_gpu and attends and importlib.util.find_spec("triton") is not None

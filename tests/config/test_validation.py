@@ -49,7 +49,7 @@ from recbole_mscgrec.runner.quick_start import run
             {"encoder": "gru", "compile": True},
             "compile=True needs encoder=attention, not gru",
         ),
-        ({"compile": "fast"}, "compile .'fast'. must be one of auto, true, false"),
+        ({"compile": "fast"}, "compile .'fast'. must be True or False"),
         ({"amp_dtype": "float16"}, "amp_dtype .'float16'. must be one of bf16, fp16"),
         (
             {"learned_vectors": True, "history_tokens": "code"},
