@@ -7,7 +7,8 @@
 Each model runs in a process of its own, so its peak memory is its own. An epoch is timed after one
 warm-up epoch, or after --warm_up batches for SASRec, whose epochs take minutes. Of the paper's form
 of MSCGRec (MSCGRec-paper), whose epochs take longer still, --batches batches are timed and the
-epoch is computed from them. A target is one next item to predict: RecBole's SASRec has one per row,
+epoch is computed from them. The share of the device's measured peak in float32 counts matrix
+products only. A target is one next item to predict: RecBole's SASRec has one per row,
 a tiled row has one per position.
 """
 
@@ -64,6 +65,7 @@ def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> di
         hardware.wait_for(device)
         seconds.append((time.perf_counter() - start) * len(train) / batches)
     median = statistics.median(seconds)
+    flops, peak = flops_of_epoch(network, train, device), hardware.peak_flops(device)
     return {
         "device": hardware.name_of(device),
         "epoch_seconds": round(median, 2),
@@ -73,8 +75,23 @@ def measure(name: str, settings: dict[str, Any], args: argparse.Namespace) -> di
         "rows": len(rows),
         "targets": n_targets,
         "targets_per_second": round(n_targets / median),
+        "flops_of_epoch": flops,
+        "peak_flops": peak,
+        "share_of_peak": flops / median / peak,
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
+
+
+def flops_of_epoch(network: Any, train: Any, device: Any) -> int:
+    """Operations of the matrix products of an epoch, forward and backward, as those of its first
+    batch: torch does not count them in compiled code."""
+    import hardware
+    import torch
+
+    batch = next(iter(train)).to(device)
+    with torch.compiler.set_stance("force_eager"):
+        flops = hardware.flops_of(lambda: network.train().calculate_loss(batch).backward())
+    return round(flops * len(train._dataset.inter_feat) / len(batch))
 
 
 class _First:
@@ -102,7 +119,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--data_path", default="dataset/")
     parser.add_argument("--length", type=int, default=50, help="MAX_ITEM_LIST_LENGTH of all models")
-    parser.add_argument("--matmul_precision", default="highest", help="of all models")
+    parser.add_argument("--matmul_precision", help="of all models")
+    parser.add_argument("--amp_dtype", choices=["bf16", "fp16"], help="of all models")
+    parser.add_argument("--compile", choices=["True", "False"], help="of MSCGRec")
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of the tiled models")
     parser.add_argument("--warm_up", type=int, default=3, help="warm-up batches of the slow ones")
     parser.add_argument("--batches", type=int, default=10, help="timed batches of MSCGRec-paper")
@@ -116,6 +135,7 @@ def main() -> None:
         "data_path": args.data_path,
         "MAX_ITEM_LIST_LENGTH": args.length,
         "matmul_precision": args.matmul_precision,
+        "amp_dtype": args.amp_dtype,
         "use_gpu": args.device == "cuda",
     }
     if args.train_batch_size:
@@ -124,6 +144,8 @@ def main() -> None:
     results = {}
     for model in args.models:
         own = dict(settings)
+        if model in ("MSCGRec", PAPER):
+            own["compile"] = args.compile
         if model in ("MSCGRec", PAPER) and args.collaborative_epochs:
             own["collaborative_epochs"] = args.collaborative_epochs
         with context.Pool(1) as pool:

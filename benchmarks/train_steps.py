@@ -26,7 +26,9 @@ from recbole_mscgrec.semantic_ids.precision import matmul_precision
 PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "highest"}
 
 
-def measure(network: Any, rows: int, length: int, precision: str) -> dict[str, Any]:
+def measure(
+    network: Any, rows: int, length: int, precision: str, compiled: bool = False
+) -> dict[str, Any]:
     """Seconds per step, and the rates that follow."""
     device = network.start.device
     generator = torch.Generator().manual_seed(1)
@@ -43,9 +45,11 @@ def measure(network: Any, rows: int, length: int, precision: str) -> dict[str, A
             encoded = network.encode(history)
             return -network.level_log_probs(encoded, limit, targets, place).sum(0).mean()
 
+    loss_of_step = torch.compile(loss, dynamic=False) if compiled else loss
+
     def step() -> None:
         adam.zero_grad()
-        loss().backward()
+        loss_of_step().backward()
         adam.step()
 
     with matmul_precision(PRECISIONS[precision]):
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[64], help="windows per step")
     parser.add_argument("--length", type=int, default=50, help="items per window")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument("--compile", action="store_true", help="the loss, with torch.compile")
     parser.add_argument("--json", help="where to write the measurements")
     args = parser.parse_args()
     decode.SIZES = replace(decode.SIZES, dropout_prob=0.2)
@@ -80,12 +85,13 @@ def main() -> None:
         for rows in args.rows:
             for precision in args.precisions:
                 cell = {"items": n_items, "rows": rows, "precision": precision}
-                cell |= measure(network, rows, args.length, precision)
+                cell |= measure(network, rows, args.length, precision, args.compile)
                 results.append(cell)
                 print(json.dumps(cell), flush=True)
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             report = {"device": hardware.name_of(args.device), "length": args.length}
+            report["compiled"] = args.compile
             json.dump({**report, "steps": results}, file, indent=2)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 def apply() -> None:
     """Make RecBole importable and correct; safe to call again."""
     from recbole_mscgrec.compat import (
+        devices,
         evaluation,
         joint_evaluation,
         models,
@@ -18,6 +19,6 @@ def apply() -> None:
         settings,
     )
 
-    # models first: the names of numpy
-    for part in (models, settings, reading, evaluation, processes, joint_evaluation):
+    # models first: the names of numpy; devices before processes, whose losses it reads
+    for part in (models, settings, reading, evaluation, devices, processes, joint_evaluation):
         part.apply()

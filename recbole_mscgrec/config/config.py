@@ -22,6 +22,7 @@ from recbole_mscgrec.config import data_fields, model_needs, parsing, ranges, ru
 from recbole_mscgrec.config.protocol import (
     check_processes,
     check_protocol,
+    choose_precision,
     complete_eval_args,
     processes_settings,
 )
@@ -159,6 +160,7 @@ class Config(recbole.config.Config):
         else:
             chosen = "gpu_id" in given or settings["use_gpu"] is False
             settings |= processes_settings(settings["gpu_id"] if chosen else None)
+        choose_precision(settings)
 
     def _find_fields(self) -> None:
         """Find the columns of user, item and time if the settings do not name them and the .inter

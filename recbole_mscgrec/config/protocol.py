@@ -1,5 +1,5 @@
-"""Evaluation settings that work together. Checked before any data are read, so that no training
-ends in an evaluation that cannot be done."""
+"""Settings of evaluation, processes and precision that work together. Checked before any data are
+read, so that no training ends in an evaluation that cannot be done."""
 
 from __future__ import annotations
 
@@ -98,6 +98,25 @@ def processes_settings(gpu_id: Any) -> dict[str, Any]:
         "world_size": processes.count(),
     }
     return ours if processes.is_first() else {**ours, "show_progress": False, "log_wandb": False}
+
+
+def choose_precision(settings: dict[str, Any]) -> None:
+    """Set the precision of training for the device that was chosen: `matmul_precision`, if it is
+    not set, and RecBole's `enable_amp` and `enable_scaler`, if `amp_dtype` is.
+
+    Raises:
+        UserError: fp16 without a GPU.
+    """
+    on_gpu = settings["device"].type == "cuda"
+    if settings["matmul_precision"] is None:
+        settings["matmul_precision"] = "high" if on_gpu else "highest"
+    kind = settings["amp_dtype"]
+    if kind == "fp16" and not on_gpu and not settings["model_file"]:
+        raise UserError(
+            "amp_dtype (fp16) needs a GPU, and this run uses the CPU: use bf16 or leave it out."
+        )
+    if kind is not None:
+        settings["enable_amp"], settings["enable_scaler"] = True, kind == "fp16"
 
 
 def _list_of(value: Any) -> list[Any]:

@@ -15,7 +15,8 @@ from recbole_mscgrec.storage.errors import UserError
 # In addition to the settings of the data set, of RecBole's training, and of the model's YAML files.
 _ALSO = (
     "seed reproducibility eval_args repeatable valid_metric valid_metric_bigger exclude_seen"
-    " matmul_precision text_columns encoding loss_type initial_model enable_amp enable_scaler"
+    " matmul_precision amp_dtype enable_amp enable_scaler"
+    " text_columns encoding loss_type initial_model"
     " MAX_ITEM_LIST_LENGTH selected_features pooling_mode discretization kg_reverse_r"
     " numerical_features"
     " entity_kg_num_interval relation_kg_num_interval alias_of_entity_id alias_of_relation_id"
@@ -23,7 +24,7 @@ _ALSO = (
 # In these lists, but without effect on training.
 _NO_PART = frozenset(
     """loss_decimal_place eval_batch_size cache_dir text_batch_size image_workers image_cache_gb
-    codes_dir codes_title_column codes_words_column rescore_model rescore_weight
+    compile codes_dir codes_title_column codes_words_column rescore_model rescore_weight
     eval_drop_modality""".split()
 )
 # They affect validation, and so when training stops; a trained model can be tested with other

@@ -110,6 +110,7 @@ class TrainingSettings:
     train_rows: str
     constrained_training: bool
     ema_decay: float
+    compile: bool | None  # None: on a CUDA GPU
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ A program holds its weights and tables, so it needs torch and nothing of this pa
                 level l from 0
 
 B histories of T items; S = T * G tokens with G per item (1 with `history_tokens: item`); W beams
-with l codes chosen so far; K codewords of level l. The network itself packs tokens, so its shapes
-depend on values, which torch.export does not take. Here the same modules run on whole grids.
+with l codes chosen so far; K codewords of level l. torch.export takes no shapes that depend on
+values, so tokens are not packed, and the modules run on whole grids.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from recbole_mscgrec.network.history import Encoded, HistoryTokens
+from recbole_mscgrec.network.history import Encoded
 from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.network.unpad import Slots
 
@@ -67,7 +67,8 @@ class EncoderProgram(nn.Module):
     def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Item ids (B, T), oldest first, padded with 0 at the end -> states (B, S, D), and which of
         them are in use: bool (B, S)."""
-        x, used = _history_tokens(self.history, items)
+        x, used = self.history(items)
+        used = items != 0 if used is None else used
         # Without hidden keys attention is causal, and the padding is at the end.
         bias = self.bias(items, used if self.hides_keys else None)
         slots = Slots(None, x.size(0), x.size(1))
@@ -110,25 +111,6 @@ class DecoderProgram(nn.Module):
         if self.constrained:
             log_probs = log_probs.log_softmax(dim=-1)
         return log_probs.view(n_rows, n_beams, -1)
-
-
-def _history_tokens(history: HistoryTokens, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (B, S, D) as of HistoryTokens in evaluation, and which of them are in use (B, S). Each
-    place is computed, whether or not its item occurs several times."""
-    if history.per_item > 1:
-        x, used = history(items)
-        return x, used
-    rows, indices = [], history.item_index.split(history.columns, dim=1)
-    for name, index in zip(history.modalities, indices, strict=True):
-        row = history.code_embedding(index[items].long()).sum(2)  # (B, T, D)
-        part = history.vector_parts
-        rows.append(row + part[name](items) if name in part else row)
-    x = torch.stack(rows, dim=2).sum(2)
-    if history.item_embedding is not None:
-        x = x + history.item_embedding(items)
-    if history.code_position is not None:
-        x = x + history.code_position.weight
-    return x, items != 0
 
 
 def _decoder_of(network: CodeNetwork, level: int) -> CodeNetwork:

@@ -78,7 +78,7 @@ class _Progress:
         if state is None:
             return
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        checkpoint.restore_optimizer(optimizer, state["optimizer"])
         self.best, self.best_score = state["best"], state["best_score"]
         self.epoch, self.waited = state["epoch"], state["waited"]
         getLogger().info(f"collaborative: resuming after epoch {self.epoch}, from {file}")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
@@ -41,8 +42,9 @@ def beam_search(
     At every level the distribution of a beam is the softmax over the children of its node. So every
     result is a real item, the results are distinct, and a beam as wide as the catalogue makes the
     search exhaustive. A beam whose node leads to a single item is settled and needs no further
-    steps. A restriction removes the nodes that lead to no allowed item. The log-probabilities are
-    still those over the whole catalogue, so the results are the best of the allowed items.
+    steps; on a GPU it is computed as well (see `packs`). A restriction removes the nodes that lead
+    to no allowed item. The log-probabilities are still those over the whole catalogue, so the
+    results are the best of the allowed items.
 
     With `over_children=False` the softmax runs over all codewords of a level, as in a model that
     was trained without the constraint. Codes that lead to no item are then removed.
@@ -53,8 +55,8 @@ def beam_search(
     codes = parents = None  # (B, W) each
     for level in range(tree.n_levels):
         unsettled = _unsettled(tree, level, nodes, scores, over_children)
-        place = unsettled.nonzero().flatten()  # (P,) in the flattened (B, W)
-        if len(place) == 0:
+        place = positions(unsettled)  # (P,) in the flattened (B, W)
+        if len(place) == 0 or (over_children and level > tree.last_choice):
             nodes, _ = tree.leaves(level, nodes)
             break
         row = place // nodes.size(1)
@@ -77,7 +79,9 @@ def beam_search(
 def _unsettled(
     tree: PrefixTree, level: int, nodes: Tensor, scores: Tensor, over_children: bool
 ) -> Tensor:
-    """Which of the beams (B, W) still have a choice: bool (B * W,)."""
+    """Which of the beams (B, W) are computed, those that still have a choice: bool (B * W,)."""
+    if not packs(nodes):
+        return torch.ones_like(nodes, dtype=torch.bool).flatten()
     alive = scores > -torch.inf
     if over_children:  # a single item below a node has probability one
         start, end = tree.leaves(level, nodes)
@@ -107,7 +111,8 @@ def _child_log_probs(
         logits = logits[:, : allowed.size(1)]  # drop the codewords after the last used one
         log_probs = logits.masked_fill(~allowed, -torch.inf)
         return log_probs.log_softmax(dim=-1) if over_children else log_probs, False
-    children = tree.children(level, nodes, int(tree.n_children(level, nodes).max()))
+    width = int(tree.n_children(level, nodes).max()) if packs(nodes) else None
+    children = tree.children(level, nodes, width)
     log_probs = logits.gather(-1, children.codes).masked_fill_(~children.valid, -torch.inf)
     if over_children:
         log_probs = log_probs.log_softmax(dim=-1)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.amp import custom_bwd, custom_fwd
 
+from recbole_mscgrec.network.unpad import packs
+
 Tensor = torch.Tensor
 _SHORT = 64
 _SCORES = 2**18  # scores per block: 1 MB, the fastest size on a core with 1 MB of L2 cache
@@ -28,8 +30,8 @@ class Windows(NamedTuple):
     @classmethod
     def where_faster(cls, item_seq: Tensor, keys_per_item: int = 1) -> Windows | None:
         """The windows of left-aligned item ids (B, T), padded with 0. None where blocks are no
-        faster: on a GPU, and up to 64 tokens (measured)."""
-        if item_seq.device.type != "cpu" or item_seq.size(1) * keys_per_item <= _SHORT:
+        faster: on a GPU or compiled (see `packs`), and up to 64 tokens (measured)."""
+        if not packs(item_seq) or item_seq.size(1) * keys_per_item <= _SHORT:
             return None
         return cls.of(item_seq, keys_per_item)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
+from recbole_mscgrec.network.unpad import packs
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
@@ -16,11 +17,12 @@ class TargetPaths:
     descending.
 
     With the constraint, a level whose node has a single child adds exactly zero to the
-    log-probability, so the levels after the last choice are not needed.
+    log-probability, so the levels after the last choice are not needed. Where tokens are not packed
+    (see `packs`), all levels are computed for all targets, in their order.
 
     Args:
         tree: the prefix tree.
-        items: (n,) item ids.
+        items: (n,) item ids; 0 stands for no target, and its log-probabilities are 0.
         constrained: softmax over the children of the target's prefix, or over all codewords.
 
     Attributes:
@@ -32,20 +34,31 @@ class TargetPaths:
 
     def __init__(self, tree: PrefixTree, items: Tensor, constrained: bool = True) -> None:
         self.tree, self.constrained = tree, constrained
-        path = torch.stack(tree.path(items))  # (L+1, n)
+        self.real, self.packed = items != 0, packs(items)
+        path = torch.stack(tree.path(items)).clamp(min=0)  # (L+1, n); of 0: that of the first leaf
+        if self.packed:
+            self._sort(path)
+        else:
+            levels = tree.last_choice + 1 if constrained else tree.n_levels
+            self.order = torch.arange(len(items), device=items.device)
+            self.counts, self._path = [len(items)] * levels, path
+        self.codes = [
+            code[node].long() for code, node in zip(tree.code, self._path[1:], strict=True)
+        ]
+
+    def _sort(self, path: Tensor) -> None:
+        """Sort the targets, with paths (L+1, n), by the number of levels they need."""
+        tree = self.tree
         n_children = torch.stack(
             [tree.n_children(level, path[level]) for level in range(tree.n_levels)]
         )
-        needed = n_children > 1 if constrained else n_children > 0
-        levels = torch.arange(1, tree.n_levels + 1, device=path.device)[:, None]
+        needed = (n_children > 1 if self.constrained else n_children > 0) & self.real
+        levels = torch.arange(1, tree.n_levels + 1)[:, None]
         depth = (needed * levels).amax(0)
         self.order = depth.argsort(descending=True)
         counts = [int((depth > level).sum()) for level in range(tree.n_levels)]
         self.counts = [n for n in counts if n > 0]
         self._path, self._n_children = path[:, self.order], n_children[:, self.order]
-        self.codes = [
-            code[node].long() for code, node in zip(tree.code, self._path[1:], strict=True)
-        ]
 
     def prefixes(self, level: int) -> Tensor:
         """The nodes before a level, for the `counts[level]` targets that need it."""
@@ -57,8 +70,9 @@ class TargetPaths:
         nodes = self.prefixes(level)
         gold = self.codes[level][: len(nodes)]
         if self.constrained:
-            width = int(self._n_children[level, : len(nodes)].max())
+            width = int(self._n_children[level, : len(nodes)].max()) if self.packed else None
             children = self.tree.children(level, nodes, width)
             logits = logits.gather(1, children.codes).masked_fill(~children.valid, -torch.inf)
             gold = (self._path[level + 1, : len(nodes)] - children.nodes[:, 0]).long()
-        return -cross_entropy(logits, gold, reduction="none")
+        log_probs = -cross_entropy(logits, gold, reduction="none")
+        return log_probs if self.packed else log_probs.masked_fill(~self.real, 0)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import embedding
 
 from recbole_mscgrec.network.block_attention import Windows
+from recbole_mscgrec.network.unpad import packs
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 from recbole_mscgrec.storage.errors import UserError
 
@@ -145,20 +146,38 @@ class HistoryTokens(nn.Module):
     def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T * G, D) of item ids (B, T), and which of them are in use: bool (B, T * G),
         or None with one token per item."""
-        if self.per_item == 1:
-            x, keep = self._sum_of_codes(item_seq), None
-        else:
-            rows = self.item_index[item_seq]  # (B, T, C)
-            if self.training and self.mask_prob > 0:
-                masked = self._random_mask(item_seq)[..., self.modality_of]
-                rows = torch.where(masked, self.mask_layout, rows)
-            x, keep = self.code_embedding(rows.long()).flatten(1, 2), rows.flatten(1) != 0
+        if self.per_item > 1:
+            rows = self._rows(item_seq, self._masked(item_seq))
+            x, keep = self.code_embedding(rows).flatten(1, 2), rows.flatten(1) != 0
             keep[:, 0] = True  # attention needs a key even in an empty row
+        else:
+            sum_of_codes = self._sum_of_distinct if packs(item_seq) else self._sum_of_all
+            x, keep = sum_of_codes(item_seq), None
+            if self.item_embedding is not None:
+                x = x + self.item_embedding(item_seq)
         if self.code_position is not None:
             x = x + self.code_position.weight.repeat(item_seq.size(1), 1)
         return x, keep
 
-    def _sum_of_codes(self, item_seq: Tensor) -> Tensor:
+    def _rows(self, item_seq: Tensor, masked: Tensor | None) -> Tensor:
+        """The rows (B, T, C) of `code_embedding` for items (B, T), some of whose modalities,
+        (B, T, M), are masked."""
+        rows = self.item_index[item_seq]
+        if masked is not None:
+            rows = torch.where(masked[..., self.modality_of], self.mask_layout, rows)
+        return rows.long()
+
+    def _sum_of_all(self, item_seq: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D), at shapes that do not depend on the items."""
+        masked = self._masked(item_seq)
+        x = self.code_embedding(self._rows(item_seq, masked)).sum(-2)
+        for column, name in enumerate(self.modalities):
+            if name in self.vector_parts and name != self.left_out:
+                part = self.vector_parts[name](item_seq)
+                x = x + (part if masked is None else part * ~masked[..., column, None])
+        return x
+
+    def _sum_of_distinct(self, item_seq: Tensor) -> Tensor:
         """(B, T) -> (B, T, D). The codes of each item in the batch are summed once per modality and
         then looked up, which is cheaper than summing them wherever the item occurs."""
         items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
@@ -173,12 +192,15 @@ class HistoryTokens(nn.Module):
         table = torch.stack(rows, dim=1).flatten(0, 1)  # (U*M, D)
         modality = torch.arange(len(self.columns), device=item_seq.device)
         index = place.unsqueeze(-1) * len(self.columns) + modality  # (B, T, M)
-        if self.training and self.mask_prob > 0:
+        masked = self._masked(item_seq)
+        if masked is not None:
             table = torch.cat([table, weight[self.mask_layout[self.first].long()]])
-            masked = len(items) * len(modality) + modality
-            index = torch.where(self._random_mask(item_seq), masked, index)
-        x = embedding(index, table).sum(-2)
-        return x if self.item_embedding is None else x + self.item_embedding(item_seq)
+            index = torch.where(masked, len(items) * len(modality) + modality, index)
+        return embedding(index, table).sum(-2)
+
+    def _masked(self, item_seq: Tensor) -> Tensor | None:
+        """Which modalities (B, T, M) to mask in training; None if none."""
+        return self._random_mask(item_seq) if self.training and self.mask_prob > 0 else None
 
     def _random_mask(self, item_seq: Tensor) -> Tensor:
         """Which modalities (B, T, M) to mask: each at random, but never all of an item."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding
 
+from recbole_mscgrec.network.unpad import packs
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
@@ -38,9 +39,7 @@ class NodeVectors(nn.Module):
         if level == 0:
             return logits
         inside = nodes.clamp(min=0)
-        width = None  # that of the widest node: a program of torch.export has fixed shapes
-        if not torch.compiler.is_compiling():
-            width = int(self.tree.n_children(level, inside).max())
+        width = int(self.tree.n_children(level, inside).max()) if packs(inside) else None
         children = self.tree.children(level, inside, width)
         weight = cast(nn.Embedding, self.levels[level - 1]).weight
         where, n_children = children.nodes.long(), children.nodes.size(1)

@@ -1,12 +1,33 @@
 """Packed tokens: the P tokens that are needed, (P, D), each with a position in a grid of B rows and
 S columns. Linear maps work on packed tokens, so they skip the padding. Attention works row by row,
-on the grid."""
+on the grid.
+
+How many tokens are needed depends on values. Where that is a burden, `packs` says no, and all
+positions are computed.
+"""
 
 from __future__ import annotations
 
 import torch
 
 Tensor = torch.Tensor
+
+
+def packs(tensor: Tensor) -> bool:
+    """Whether to compute only what is needed, for the values of this tensor.
+
+    On a CPU that is fastest. A GPU would wait for the host, which needs to know the new shapes, and
+    torch.compile would make no single graph. There all positions are computed, at shapes that do
+    not depend on values, and those that are not needed are masked.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def positions(needed: Tensor) -> Tensor:
+    """Where a mask (P,) is True; where tokens are not packed, all positions: (P,)."""
+    if packs(needed):
+        return needed.nonzero().flatten()
+    return torch.arange(len(needed), device=needed.device)
 
 
 class Slots:
@@ -18,14 +39,16 @@ class Slots:
 
     @classmethod
     def where(cls, needed: Tensor) -> Slots:
-        """The positions that are True in a grid (B, S)."""
-        index = needed.flatten().nonzero().flatten()
+        """The positions that are True in a grid (B, S), or all of them (see `packs`)."""
+        index = positions(needed.flatten())
         return cls(None if len(index) == needed.numel() else index, *needed.shape)
 
     @classmethod
     def by_row(cls, row: Tensor, n_rows: int) -> Slots:
         """Token i is in row `row[i]`, (P,) ascending, after the earlier tokens of that row. S is
-        the length of the longest row."""
+        the length of the longest row. Where tokens are not packed, all rows are equally long."""
+        if not packs(row):
+            return cls(None, n_rows, len(row) // n_rows)
         count = torch.bincount(row, minlength=n_rows)
         width = int(count.max())
         rank = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]

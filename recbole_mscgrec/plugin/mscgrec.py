@@ -13,6 +13,7 @@ per code and a training row per prefix, is available by settings
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,6 +28,7 @@ from recbole_mscgrec.network.history import Encoded
 from recbole_mscgrec.network.init import learned_vectors
 from recbole_mscgrec.network.model import CodeNetwork
 from recbole_mscgrec.network.relative_bias import TimeBias, time_buckets
+from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
@@ -63,6 +65,9 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
+        self._training_loss = self._loss
+        if _compiles(settings):  # few shapes: whole batches, and the last one
+            self._training_loss = torch.compile(self._loss, dynamic=False)
         if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
 
@@ -88,20 +93,24 @@ class MSCGRec(SequentialRecommender):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean over all targets of the batch of -log p(next item)."""
-        item_seq = interaction[self.ITEM_SEQ]  # (B, T)
         if self.TARGETS not in interaction:  # one row per prefix
-            items = interaction[self.ITEM_ID]
-            place = torch.arange(len(items), device=items.device)
-            return self._loss(*self._history(interaction), items, place)
-        targets = interaction[self.TARGETS].flatten()
-        encoded = self.network.encode(item_seq, self._elapsed(interaction, item_seq.size(1)))
+            targets = interaction[self.ITEM_ID].unsqueeze(1)
+            return self._training_loss(*self._last_positions(interaction), targets)
+        item_seq = interaction[self.ITEM_SEQ]  # (B, T)
+        elapsed = self._elapsed(interaction, item_seq.size(1))
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
-        place = targets.nonzero().flatten()
-        return self._loss(encoded, limit, targets[place], place)
+        return self._training_loss(item_seq, elapsed, limit, interaction[self.TARGETS])
 
-    def _loss(self, encoded: Encoded, limit: Tensor, items: Tensor, place: Tensor) -> Tensor:
+    def _loss(
+        self, item_seq: Tensor, elapsed: Tensor | None, limit: Tensor, targets: Tensor
+    ) -> Tensor:
+        """The loss of histories (B, T) and targets (B, Q), of which those that are 0 do not count;
+        for `elapsed` see `_elapsed`, for limit (1 or B, Q) `CodeNetwork.decode`."""
+        targets = targets.flatten()
+        place = positions(targets != 0)
+        items, encoded = targets[place], self.network.encode(item_seq, elapsed)
         levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
-        return -levels.sum(0).mean()
+        return -levels.sum(0).sum() / items.count_nonzero()
 
     def predict(self, interaction: Any) -> Tensor:
         """Exact log-probability (B,) of one given item per row, equal to the score in beam search.
@@ -167,10 +176,16 @@ class MSCGRec(SequentialRecommender):
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """The encoded histories, and their last positions (B, 1)."""
+        item_seq, elapsed, last = self._last_positions(interaction)
+        return self.network.encode(item_seq, elapsed), last
+
+    def _last_positions(self, interaction: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The histories (B, T), the result of `_elapsed`, and the last positions (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        longest = int(length.max())
-        encoded = self.network.encode(item_seq[:, :longest], self._elapsed(interaction, longest))
-        return encoded, (length - 1).unsqueeze(1)
+        if packs(item_seq):
+            item_seq = item_seq[:, : int(length.max())]
+        elapsed = self._elapsed(interaction, item_seq.size(1))
+        return item_seq, elapsed, (length - 1).unsqueeze(1)
 
     def _elapsed(self, interaction: Any, longest: int) -> Tensor | None:
         """What the time bias reads, uint8 (B, T, T): the bucket of the time from each history item
@@ -184,6 +199,15 @@ class MSCGRec(SequentialRecommender):
             )
         times, next_times = (interaction[field][:, :longest] for field in self.TIME_SEQ)
         return time_buckets(next_times if self.settings.network.request_time else times, times)
+
+
+def _compiles(settings: MSCGRecSettings) -> bool:
+    """Whether the training loss is compiled. By default where the launches of the many small
+    operations take longer than the operations, and torch has what it needs."""
+    if settings.training.compile is not None:
+        return settings.training.compile
+    on_gpu = settings.run.device.type == "cuda"
+    return on_gpu and importlib.util.find_spec("triton") is not None
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:

@@ -285,8 +285,9 @@ class DinoTraining:
         )
         if state is None:
             return
-        for name in ("student", "teacher", "targets", "optimizer"):
+        for name in ("student", "teacher", "targets"):
             getattr(self, name).load_state_dict(state[name])
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.epoch, self.history = state["epoch"], state["history"]
         getLogger().info(f"RQ-DINO: resuming after epoch {self.epoch}, from {self.partial}")
 

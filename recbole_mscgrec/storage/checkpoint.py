@@ -152,6 +152,16 @@ def load_partial(
     return state
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict`, with the step counters on the CPU, where torch makes them unless
+    the optimizer is fused. On a GPU, every step would wait for them."""
+    plain = {
+        index: {k: v.cpu() if k == "step" and torch.is_tensor(v) else v for k, v in held.items()}
+        for index, held in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": plain})
+
+
 def random_state(train_data: Any = None) -> dict[str, Any]:
     """The state of all random generators used in training; `train_data` is a loader."""
     drawn = np.random.get_state(legacy=False)

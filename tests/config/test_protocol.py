@@ -105,6 +105,29 @@ def test_use_gpu_chooses_the_device(rule_folder: Any, monkeypatch: pytest.Monkey
         assert config["device"].type == kind
 
 
+def test_precision_follows_the_device(rule_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for chosen, expected in (
+        ({"use_gpu": False}, ("highest", False, False)),
+        ({"use_gpu": True}, ("high", False, False)),  # TF32
+        ({"use_gpu": True, "matmul_precision": "highest"}, ("highest", False, False)),
+        ({"use_gpu": False, "amp_dtype": "bf16", "enable_scaler": True}, ("highest", True, False)),
+        ({"use_gpu": True, "amp_dtype": "fp16"}, ("high", True, True)),
+        ({"use_gpu": False, "enable_amp": True}, ("highest", True, False)),  # RecBole's own
+    ):
+        config = Config("SASRec", "rule", config_dict=protocol(rule_folder, **chosen))
+        names = ("matmul_precision", "enable_amp", "enable_scaler")
+        assert tuple(config[name] for name in names) == expected, chosen
+
+
+def test_a_model_trained_in_float16_on_a_gpu_can_be_tested_without_one(rule_folder: Any) -> None:
+    told = {"amp_dtype": "fp16", "use_gpu": False}
+    with pytest.raises(UserError, match="amp_dtype .fp16. needs a GPU"):
+        Config("SASRec", "rule", config_dict=protocol(rule_folder, **told))
+    Config("SASRec", "rule", config_dict=protocol(rule_folder, **told, model_file="a.pth"))
+
+
 def test_a_config_in_several_processes(rule_folder: Any) -> None:
     def told() -> dict[str, Any]:
         chosen = protocol(rule_folder, nproc=2, show_progress=True)

@@ -48,6 +48,8 @@ from recbole_mscgrec.runner.quick_start import run
             {"history_vectors": True, "history_tokens": "code"},
             "history_vectors=True needs history_tokens=item, not code",
         ),
+        ({"compile": "fast"}, "compile .'fast'. must be True or False"),
+        ({"amp_dtype": "float16"}, "amp_dtype .'float16'. must be one of bf16, fp16"),
         (
             {"learned_vectors": True, "history_tokens": "code"},
             "learned_vectors=True needs history_tokens=item, not code",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +17,14 @@ from tiny import (
     rule_sequences,
     settings,
     timed_rows,
+    train_split,
+    typed,
     write_dataset,
     write_inter,
 )
 
 from recbole_mscgrec.data.tiled_rows import target_list_field, time_fields
+from recbole_mscgrec.plugin import mscgrec
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -232,3 +236,86 @@ def test_a_batch_without_times_is_refused(tmp_path: Path) -> None:
     del rows.interaction["timestamp_list"]
     with pytest.raises(UserError, match="time_bias: a batch needs .* as timestamp_list, float64"):
         built.model.recommend(rows)
+
+
+@pytest.mark.parametrize("train_rows", ["tiled", "prefix"])
+def test_the_training_loss_is_compiled_if_it_is_asked_for(
+    rule_folder: Path, train_rows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    def count(function: Any, dynamic: bool) -> Any:
+        def call(*args: Any) -> Any:
+            compiled.append(function.__name__)
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", count)
+    losses = []
+    for choice in (None, True, False):  # None: not on a CPU
+        chosen = settings(rule_folder, train_rows=train_rows, dropout_prob=0.0, compile=choice)
+        built = build("MSCGRec", "rule", chosen)
+        randomize(built.model)
+        loss = built.model.calculate_loss(built.train.dataset.inter_feat[:5])
+        losses.append(float(loss.detach()))
+        assert compiled == ["_loss"] * (choice is True)
+        compiled.clear()
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "found", "expected"),
+    [
+        ({}, "cuda", True, True),
+        ({}, "cuda", False, False),
+        ({}, "cpu", True, False),
+        ({"compile": False}, "cuda", True, False),
+    ],
+)
+def test_by_default_it_is_compiled_on_a_gpu_with_triton(
+    rule_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+    device: str,
+    found: bool,
+    expected: bool,
+) -> None:
+    config, train = train_split(rule_folder, **changes)
+    config["device"] = torch.device(device)
+    monkeypatch.setattr(mscgrec.importlib.util, "find_spec", lambda name: found or None)
+    assert mscgrec._compiles(typed(config, train)) is expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modality_mask_prob": 0.2, "neighbour_prob": 0.2},
+        {"learned_vectors": True, "history_vectors": True},
+        {"history_tokens": "code", "code_bias": True},
+        {"train_rows": "prefix", "constrained_training": False},
+    ],
+    ids=str,
+)
+def test_the_training_loss_compiles_to_one_graph(rule_folder: Path, changes: dict) -> None:
+    built = build("MSCGRec", "rule", settings(rule_folder, dropout_prob=0.0, **changes))
+    model, batch = built.model, next(iter(built.train))
+    randomize(model)
+    calls: list[tuple] = []
+    model._training_loss = lambda *args: calls.append(args)
+    model.train().calculate_loss(batch)
+    torch._dynamo.reset()
+    told = torch._dynamo.explain(model._loss)(*calls[0])
+    assert (told.graph_count, told.graph_break_count) == (1, 0), told.break_reasons
+    torch.manual_seed(1)
+    exact = model._loss(*calls[0])
+    exact.backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    if "modality_mask_prob" not in changes:  # which draws other numbers
+        model.zero_grad()
+        found = torch.compile(model._loss, backend="eager", dynamic=False)(*calls[0])
+        found.backward()
+        torch.testing.assert_close(found, exact)
+        again = [p.grad for p in model.parameters() if p.grad is not None]
+        torch.testing.assert_close(again, gradients, rtol=1e-3, atol=1e-5)

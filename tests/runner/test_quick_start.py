@@ -19,7 +19,8 @@ from recbole_mscgrec.runner.quick_start import load_data_and_model, run, train
 from recbole_mscgrec.storage import checkpoint, digest
 
 README = Path(recbole_mscgrec.__file__).resolve().parent.parent / "README.md"
-NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop", "TiledSASRec", "TiledGRU4Rec"}
+NAMED = {"SASRec", "GRU4Rec", "BERT4Rec", "Pop"}
+NAMED |= {"TiledSASRec", "TiledGRU4Rec", "TiledBSARec", "SequentialRules"}
 
 
 # --- results --------------------------------------------------------------------------------------
