@@ -115,6 +115,11 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
         UserError: the checkpoint holds no codes, damaged codes, or codes of other items.
     """
     plain = (state.get("other_parameter") or {}).get("code_state")
+    if not plain and "codes" in state:
+        raise UserError(
+            f"{file} is an interrupted training, for --resume=True only: its item codes are in the "
+            f"best model so far, {Path(file).name.replace('.last', '')}. Name that file."
+        )
     if not plain:
         raise UserError(f"{file} holds no item codes: it is not a checkpoint of MSCGRec.")
     schema.check(plain, schema.CODES, file, "a checkpoint with item codes")
