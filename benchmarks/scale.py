@@ -39,7 +39,6 @@ SETTINGS = {
     "MAX_ITEM_LIST_LENGTH": 20,
     "n_levels": 3,
     "collaborative_epochs": 1,
-    "collaborative_batch_size": 256,
     "train_batch_size": 64,
     "eval_batch_size": 256,
     "beam_size": 20,
