@@ -65,7 +65,9 @@ def test_all_stages_of_a_small_catalogue(tmp_path: Path) -> None:
     with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     stages = [row["stage"] for row in rows]
-    assert stages[:3] == ["generated", "data", "tokenizer"]
-    assert stages[-4:] == ["train, 2 steps", "evaluation, 1 batches", "checkpoint", "export"]
+    assert stages[:3] == ["generated", "data", "tokenizer: collaborative"]
+    after = ["train, 2 steps", "evaluation, 1 batches", "metrics of all users", "checkpoint"]
+    stock = ["RecBole's SASRec: data", "RecBole's SASRec: 5 steps"]
+    assert stages[-8:] == ["tokenizer and network", *after, "export", *stock]
     assert all(float(row["peak_mb"]) > 100 for row in rows if row["stage"] != "generated")
     assert (tmp_path / "made" / "150" / "export").is_dir()
