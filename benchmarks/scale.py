@@ -11,9 +11,9 @@ Up to 100,000 items, RecBole's own SASRec is measured in another process: its da
 training steps at its batch size of 2,048 rows. At a million items the logits of one batch take
 8 GB, and their softmax and gradient as much again each.
 
-`cpu_seconds` are those of the processor, of all threads together. With several sizes the last table
-fits seconds ~ items ** slope for each stage. Training and evaluation have the same number of
-batches at each size.
+`cpu_seconds` are those of the processor, of all threads together. With several sizes, `exponent` is
+that of the fit seconds ~ items ** exponent for each stage. Training and evaluation have the same
+number of batches at each size. Sizes that the CSV file already has from an earlier call are kept.
 """
 
 from __future__ import annotations
@@ -90,17 +90,6 @@ def generate(folder: Path, n_items: int, n_users: int, length: int, seed: int = 
     (folder / "image.tokens.txt").write_text(tokens, encoding="utf-8")
 
 
-def row_of(name: str, seconds: float, worked: float | None, peak_mb: int | None) -> dict[str, Any]:
-    """One line of the table; `worked` are the seconds of the processor."""
-    processor = None if worked is None else round(worked, 2)
-    return {
-        "stage": name,
-        "seconds": round(seconds, 2),
-        "cpu_seconds": processor,
-        "peak_mb": peak_mb,
-    }
-
-
 class Measured:
     """Seconds and peak memory of stages of this process."""
 
@@ -124,7 +113,8 @@ class Measured:
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
         over.set()
         sampler.join()
-        row = row_of(name, seconds, worked, peak[0] >> 20)
+        row = {"stage": name, "seconds": round(seconds, 2), "cpu_seconds": round(worked, 2)}
+        row["peak_mb"] = peak[0] >> 20
         if before := self.rows.get(name):
             row |= {k: round(row[k] + before[k], 2) for k in ("seconds", "cpu_seconds")}
             row["peak_mb"] = max(row["peak_mb"], before["peak_mb"])
@@ -235,12 +225,11 @@ def take_through(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]
 def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
     """The rows of one size, from a new process."""
     folder = Path(args.folder) / str(n_items)
-    n_users, start = args.users or n_items, time.perf_counter()
+    n_users = args.users or n_items
     generate(folder, n_items, n_users, args.length)
-    made = row_of("generated", time.perf_counter() - start, None, None)
     same = ("steps", "eval_batches", "codebook_size")
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in same]
-    rows = [made]
+    rows = []
     for kind in [[], ["--stock"]] if n_items <= STOCK_UP_TO else [[]]:
         command = [sys.executable, __file__, f"--of={folder}", *options, *kind]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -248,17 +237,27 @@ def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
     return [{"items": n_items, "users": n_users, **row} for row in rows]
 
 
-def slopes(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Stage -> s of the fit seconds ~ items ** s, for stages that take a tenth of a second; by the
-    seconds of the processor where they are known, since other programs do not add to them."""
+def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Stage -> e of the fit seconds ~ items ** e, for stages that take a tenth of a second. The
+    seconds are those of the processor: other programs do not add to them."""
     found = {}
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        own = [r for r in rows if r["stage"] == stage and r["seconds"] >= 0.1]
+        own = [r for r in rows if r["stage"] == stage and float(r["cpu_seconds"]) >= 0.1]
         if len(own) > 1:
-            items = [r["items"] for r in own]
-            seconds = [r["cpu_seconds"] or r["seconds"] for r in own]
+            items, seconds = ([float(r[k]) for r in own] for k in ("items", "cpu_seconds"))
             found[stage] = round(float(np.polyfit(np.log(items), np.log(seconds), 1)[0]), 2)
     return found
+
+
+def with_earlier(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """The rows, those of other sizes in the CSV file, and the exponents of all."""
+    sizes = {str(row["items"]) for row in rows}
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = rows + [row for row in csv.DictReader(stream) if row["items"] not in sizes]
+    rows = sorted(rows, key=lambda row: int(row["items"]))
+    fits = exponents(rows)
+    return [row | {"exponent": fits.get(row["stage"], "")} for row in rows]
 
 
 def main() -> None:
@@ -280,10 +279,9 @@ def main() -> None:
         print(json.dumps(stock(folder) if args.stock else take_through(folder, args)))
         return
     rows = [row for n_items in args.items for row in measure(args, n_items)]
+    rows = with_earlier(rows, Path(args.csv or ""))
     for row in rows:
         print("| " + " | ".join(f"{value}" for value in row.values()) + " |")
-    for stage, slope in slopes(rows).items():
-        print(f"{stage}: seconds ~ items ** {slope}")
     if args.csv:
         with open(args.csv, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
