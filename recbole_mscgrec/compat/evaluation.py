@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,7 @@ def _count_no_empty_places() -> None:
 def _of_items(original: Callable[..., float]) -> Callable[..., float]:
     """A metric of all lists together, (B, k), that is given their items only, (1, n)."""
 
+    @wraps(original)
     def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> float:
         items = item_matrix[item_matrix != 0]
         return original(self, items[None], *args) if len(items) else 0.0
@@ -154,6 +156,7 @@ def _with_means_in_empty_places(original: Callable[..., np.ndarray]) -> Callable
     """A value per place, (B, k), of which the metric takes means over the first places. Empty ones
     stand behind all items of a list; with the mean of these they change nothing."""
 
+    @wraps(original)  # with the marks of earlier fixes
     def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> np.ndarray:
         values, real = original(self, item_matrix, *args), item_matrix != 0
         if real.all():

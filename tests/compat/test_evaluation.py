@@ -42,6 +42,18 @@ def test_lists_of_all_batches_are_collected_in_linear_time() -> None:
     assert len(places) < 12  # moved when the room is doubled, not for every batch
 
 
+def test_fixes_applied_again_change_nothing() -> None:
+    from recbole.evaluator.collector import DataStruct
+    from recbole.evaluator.metrics import ItemCoverage, TailPercentage
+
+    from recbole_mscgrec.compat import evaluation
+
+    kinds = DataStruct, Collector, ItemCoverage, TailPercentage
+    before = [dict(vars(kind)) for kind in kinds]
+    evaluation.apply()
+    assert [dict(vars(kind)) for kind in kinds] == before
+
+
 def test_collected_rows_of_another_kind_are_joined_as_recbole_does() -> None:
     from recbole.evaluator.collector import DataStruct
 
