@@ -52,6 +52,11 @@ class TiledSource:
         self.held_out = _hold_out(self.rows, self.target_field, train.uid_field, run.seed)
         self.hidden = torch.full((len(self.rows),), -1, dtype=torch.int32)
         self.hidden[self.held_out[0]] = self.held_out[2].int() - 1
+        if self.model.sampler is not None:
+            # A step has a few thousand of perhaps millions of items: their gradient is added to
+            # this one, which stays, since memory that is allocated anew has to be mapped anew.
+            weight = self.model.item_embedding.weight
+            weight.grad, self.model.sparse_gradient = torch.zeros_like(weight), True
 
     def train_epoch(self, optimizer: Any) -> float:
         """Train for one epoch over all windows. Returns the mean loss of its batches."""
@@ -138,7 +143,7 @@ def _gru4rec_config(config: Any) -> Config:
 
 
 def _step(model: Any, batch: Any, optimizer: Any) -> float:
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=not model.sparse_gradient)
     loss = model.calculate_loss(batch)
     loss.backward()
     optimizer.step()

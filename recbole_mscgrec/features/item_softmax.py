@@ -19,29 +19,32 @@ _POWER = 0.75  # of the counts that items are drawn by
 
 
 def item_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, sampler: NegativeSampler | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    negatives: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Mean of -log softmax(hidden @ weight.T) at the targets.
 
-    With a sampler, the sum over all items in the denominator is replaced by an unbiased estimate
-    from its negatives (sampled softmax with logQ correction): the target's own term is exact, and
+    With negatives, the sum over all items in the denominator is replaced by an unbiased estimate
+    from them (sampled softmax with logQ correction): the target's own term is exact, and
     that of a negative is divided by the expected number of its draws.
 
     Args:
         hidden: (n, D).
         weight: (N, D), the embedding of all items.
         targets: long (n,), ids of items.
-        sampler: draws the negatives, which all rows share.
+        negatives: those of all rows, as `NegativeSampler.draw` gives them.
     """
-    if sampler is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
+    if negatives is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
         return cross_entropy(hidden @ weight.T, targets)
     hidden, weight = hidden.float(), weight.float()
     of_target = (hidden * embedding(targets, weight)).sum(1)
     nothing = torch.full_like(targets, -1)
-    if sampler is None:
+    if negatives is None:
         zero = weight.new_zeros(len(weight))
         return (log_sum_exp(hidden, weight, zero, nothing) - of_target).mean()
-    items, correction = sampler.draw()
+    items, correction = negatives
     column = torch.searchsorted(items, targets).clamp(max=len(items) - 1)
     own = torch.where(items[column] == targets, column, nothing)
     others = log_sum_exp(hidden, embedding(items, weight), correction, own)

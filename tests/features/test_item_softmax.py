@@ -83,7 +83,7 @@ class Every(NegativeSampler):
 def test_negatives_drawn_as_often_as_expected_give_the_full_softmax() -> None:
     hidden, weight, targets = inputs()
     sampler = Every(np.ones(101), 5, "cpu")
-    loss = item_cross_entropy(hidden, weight, targets, sampler)
+    loss = item_cross_entropy(hidden, weight, targets, sampler.draw())
     plain = cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, plain)
     ours, theirs = gradients(loss, hidden, weight), gradients(plain, hidden, weight)
@@ -107,7 +107,7 @@ def test_a_draw_by_hand() -> None:
     weighted = of * np.array([0, 0, 2, 1]) / (3 * share)
     first = -np.log(of[0, 0] / (of[0, 0] + weighted[0, 2] + weighted[0, 3]))
     second = -np.log(of[1, 2] / (of[1, 2] + weighted[1, 3]))
-    loss = item_cross_entropy(hidden, weight, torch.tensor([0, 2]), sampler)
+    loss = item_cross_entropy(hidden, weight, torch.tensor([0, 2]), sampler.draw())
     assert float(loss) == pytest.approx((first + second) / 2, rel=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_items_are_drawn_in_proportion_to_their_smoothed_counts() -> None:
 def test_a_single_negative_that_is_the_target_gives_no_loss_and_no_nan() -> None:
     hidden, weight = torch.ones(1, 2, requires_grad=True), torch.ones(1, 2, requires_grad=True)
     sampler = NegativeSampler(np.ones(1), 1, "cpu")
-    loss = item_cross_entropy(hidden, weight, torch.tensor([0]), sampler)
+    loss = item_cross_entropy(hidden, weight, torch.tensor([0]), sampler.draw())
     assert loss.item() == 0
     assert all(not g.any() for g in gradients(loss, hidden, weight))
 
