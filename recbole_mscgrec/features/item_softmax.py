@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy, embedding, softplus
 
 Tensor = torch.Tensor
-FULL_UP_TO = 100_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
+FULL_UP_TO = 20_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
 N_NEGATIVES = 2048  # drawn for a batch of a larger catalogue
 _IN_ONE_PIECE = 1 << 26  # up to this many logits (256 MB), the plain form is used
 _ROWS, _COLUMNS = 1 << 9, 1 << 10  # of a block of logits, 2 MB: it stays in the cache
