@@ -7,9 +7,13 @@ and vectors of 95 % of the items in a memory-mapped file. Then a new process tak
 stages: data, tokenizer (SASRec, TF-IDF, given vectors, codes), some training steps, evaluation of
 some users, checkpoint, export. The memory of that process is sampled while it runs.
 
-`cpu_seconds` are those of the processor, of all threads together. With several sizes the last table
-fits seconds ~ items ** slope for each stage. Training and evaluation have the same number of
-batches at each size.
+Up to 100,000 items, RecBole's own SASRec is measured in another process: its data, and some
+training steps at its batch size of 2,048 rows. At a million items the logits of one batch take
+8 GB, and their softmax and gradient as much again each.
+
+`cpu_seconds` are those of the processor, of all threads together. With several sizes, `exponent` is
+that of the fit seconds ~ items ** exponent for each stage. Training and evaluation have the same
+number of batches at each size. Sizes that the CSV file already has from an earlier call are kept.
 """
 
 from __future__ import annotations
@@ -31,18 +35,14 @@ import psutil
 
 NAME, WIDTH, PER_CLUSTER, WITH_VECTOR = "scale", 64, 100, 0.95
 USERS_AT_ONCE = 50_000
+STOCK_UP_TO, STOCK_STEPS = 100_000, 5  # items and training steps of RecBole's SASRec
 ADJECTIVES = (
     "red blue green warm cold large small light dark quick quiet heavy soft old new".split()
 )
-SETTINGS = {
+SETTINGS = {  # of both models
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
     "MAX_ITEM_LIST_LENGTH": 20,
-    "n_levels": 3,
-    "collaborative_epochs": 1,
-    "collaborative_batch_size": 256,
-    "train_batch_size": 64,
     "eval_batch_size": 256,
-    "beam_size": 20,
     "topk": [10],
     "metrics": ["Recall", "NDCG"],
     "valid_metric": "NDCG@10",
@@ -51,6 +51,7 @@ SETTINGS = {
     "show_progress": False,
     "use_gpu": False,
 }
+OF_MSCGREC = {"n_levels": 3, "collaborative_epochs": 1, "train_batch_size": 64, "beam_size": 20}
 
 
 def generate(folder: Path, n_items: int, n_users: int, length: int, seed: int = 0) -> None:
@@ -89,26 +90,15 @@ def generate(folder: Path, n_items: int, n_users: int, length: int, seed: int = 
     (folder / "image.tokens.txt").write_text(tokens, encoding="utf-8")
 
 
-def row_of(name: str, seconds: float, worked: float | None, peak_mb: int | None) -> dict[str, Any]:
-    """One line of the table; `worked` are the seconds of the processor."""
-    processor = None if worked is None else round(worked, 2)
-    return {
-        "stage": name,
-        "seconds": round(seconds, 2),
-        "cpu_seconds": processor,
-        "peak_mb": peak_mb,
-    }
-
-
 class Measured:
     """Seconds and peak memory of stages of this process."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: dict[str, dict[str, Any]] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure this block."""
+        """Measure this block. A stage may have several."""
         process, over = psutil.Process(), threading.Event()
         peak = [process.memory_info().rss]
 
@@ -123,12 +113,12 @@ class Measured:
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
         over.set()
         sampler.join()
-        self.add(name, seconds, worked, peak[0])
-
-    def add(self, name: str, seconds: float, worked: float | None, peak: int) -> None:
-        """Record a stage and tell it on stderr."""
-        row = row_of(name, seconds, worked, peak >> 20)
-        self.rows.append(row)
+        row = {"stage": name, "seconds": round(seconds, 2), "cpu_seconds": round(worked, 2)}
+        row["peak_mb"] = peak[0] >> 20
+        if before := self.rows.get(name):
+            row |= {k: round(row[k] + before[k], 2) for k in ("seconds", "cpu_seconds")}
+            row["peak_mb"] = max(row["peak_mb"], before["peak_mb"])
+        self.rows[name] = row
         print(json.dumps(row), file=sys.stderr, flush=True)
 
 
@@ -153,34 +143,64 @@ class First:
             yield batch
 
 
+def places_of(folder: Path) -> dict[str, Any]:
+    """The settings of both models, with the data and the places of files in `folder`."""
+    (folder / "saved").mkdir(exist_ok=True)
+    places = {"data_path": "", "checkpoint_dir": "saved", "log_dir": "log"}
+    return SETTINGS | {key: str(folder / name) for key, name in places.items()}
+
+
+def stock(folder: Path) -> list[dict[str, Any]]:
+    """Data and training steps of RecBole's SASRec in this process."""
+    measured, sys.argv = Measured(), sys.argv[:1]
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    from recbole_mscgrec.config.config import Config
+
+    config = Config("SASRec", NAME, config_dict=places_of(folder))
+    init_seed(config["seed"], config["reproducibility"])
+    with measured.stage("RecBole's SASRec: data"):
+        train, _, _ = data_preparation(config, create_dataset(config))
+    model = get_model("SASRec")(config, train._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], "SASRec")(config, model)
+    with measured.stage(f"RecBole's SASRec: {STOCK_STEPS} steps"):
+        trainer._train_epoch(First(train, STOCK_STEPS), 0)
+    return list(measured.rows.values())
+
+
 def take_through(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """All stages in this process."""
     measured, sys.argv = Measured(), sys.argv[:1]  # RecBole takes options for settings
+    import torch
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
     from recbole_mscgrec.config.config import Config
     from recbole_mscgrec.deployment.export import export_of_loaded
     from recbole_mscgrec.serving import export_folder
+    from recbole_mscgrec.tokenizer import pipeline
 
     chosen = {
-        **SETTINGS,
+        **places_of(folder),
+        **OF_MSCGREC,
         "codebook_size": args.codebook_size,
-        "data_path": str(folder),
         "vectors_file": {"image": str(folder / "image.npy")},
         "cache_dir": str(folder / "cache"),
-        "checkpoint_dir": str(folder / "saved"),
-        "log_dir": str(folder / "log"),
     }
-    (folder / "saved").mkdir(exist_ok=True)
     config = Config("MSCGRec", NAME, config_dict=chosen)
     init_seed(config["seed"], config["reproducibility"])
     with measured.stage("data"):
         train, valid, _ = data_preparation(config, create_dataset(config))
-    with measured.stage("tokenizer"):
+
+    @contextmanager
+    def timed(_: dict[str, float], stage: str) -> Iterator[None]:
+        with measured.stage(f"tokenizer: {stage}"):
+            yield
+
+    pipeline.timed = timed
+    with measured.stage("tokenizer and network"):
         model = get_model("MSCGRec")(config, train._dataset)
-    for name, seconds in model.stage_seconds.items():  # parts of the tokenizer
-        measured.add(f"tokenizer: {name}", seconds, None, measured.rows[1]["peak_mb"] << 20)
     trainer = get_trainer(config["MODEL_TYPE"], "MSCGRec")(config, model)
     steps, eval_batches = args.steps, args.eval_batches
     with measured.stage(f"train, {steps} steps"):
@@ -188,38 +208,56 @@ def take_through(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]
     trainer.eval_collector.data_collect(train)
     with measured.stage(f"evaluation, {eval_batches} batches"):
         trainer.evaluate(First(valid, eval_batches), load_best_model=False)
+    with measured.stage("metrics of all users"):
+        n_users, size = train._dataset.user_num - 1, config["eval_batch_size"]
+        lists = torch.randint(1, train._dataset.item_num, (size, max(config["topk"])))
+        rows = torch.arange(size)
+        for _ in range(0, n_users, size):  # as in an evaluation, without the beam search
+            trainer.eval_collector.eval_batch_collect(lists, None, rows, lists[:, 0])
+        trainer.evaluator.evaluate(trainer.eval_collector.get_data_struct())
     with measured.stage("checkpoint"):
         trainer._save_checkpoint(0, verbose=False)
     with measured.stage("export"):
         export_folder.write(folder / "export", export_of_loaded(config, model, train._dataset))
-    return measured.rows
+    return list(measured.rows.values())
 
 
 def measure(args: argparse.Namespace, n_items: int) -> list[dict[str, Any]]:
     """The rows of one size, from a new process."""
     folder = Path(args.folder) / str(n_items)
-    n_users, start = args.users or n_items, time.perf_counter()
+    n_users = args.users or n_items
     generate(folder, n_items, n_users, args.length)
-    made = row_of("generated", time.perf_counter() - start, None, None)
     same = ("steps", "eval_batches", "codebook_size")
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in same]
-    command = [sys.executable, __file__, f"--of={folder}", *options]
-    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    rows = [made, *json.loads(ran.stdout.splitlines()[-1])]
+    rows = []
+    for kind in [[], ["--stock"]] if n_items <= STOCK_UP_TO else [[]]:
+        command = [sys.executable, __file__, f"--of={folder}", *options, *kind]
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows += json.loads(ran.stdout.splitlines()[-1])
     return [{"items": n_items, "users": n_users, **row} for row in rows]
 
 
-def slopes(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Stage -> s of the fit seconds ~ items ** s, for stages that take a tenth of a second; by the
-    seconds of the processor where they are known, since other programs do not add to them."""
+def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Stage -> e of the fit seconds ~ items ** e, for stages that take a tenth of a second. The
+    seconds are those of the processor: other programs do not add to them."""
     found = {}
     for stage in dict.fromkeys(row["stage"] for row in rows):
-        own = [r for r in rows if r["stage"] == stage and r["seconds"] >= 0.1]
+        own = [r for r in rows if r["stage"] == stage and float(r["cpu_seconds"]) >= 0.1]
         if len(own) > 1:
-            items = [r["items"] for r in own]
-            seconds = [r["cpu_seconds"] or r["seconds"] for r in own]
+            items, seconds = ([float(r[k]) for r in own] for k in ("items", "cpu_seconds"))
             found[stage] = round(float(np.polyfit(np.log(items), np.log(seconds), 1)[0]), 2)
     return found
+
+
+def with_earlier(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """The rows, those of other sizes in the CSV file, and the exponents of all."""
+    sizes = {str(row["items"]) for row in rows}
+    if file.is_file():
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = rows + [row for row in csv.DictReader(stream) if row["items"] not in sizes]
+    rows = sorted(rows, key=lambda row: int(row["items"]))
+    fits = exponents(rows)
+    return [row | {"exponent": fits.get(row["stage"], "")} for row in rows]
 
 
 def main() -> None:
@@ -234,15 +272,16 @@ def main() -> None:
     parser.add_argument("--folder", default="scale", help="where data and files are written")
     parser.add_argument("--csv", help="where to write every measurement")
     parser.add_argument("--of", help=argparse.SUPPRESS)  # in the new process: the folder
+    parser.add_argument("--stock", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.of:
-        print(json.dumps(take_through(Path(args.of), args)))
+        folder = Path(args.of)
+        print(json.dumps(stock(folder) if args.stock else take_through(folder, args)))
         return
     rows = [row for n_items in args.items for row in measure(args, n_items)]
+    rows = with_earlier(rows, Path(args.csv or ""))
     for row in rows:
         print("| " + " | ".join(f"{value}" for value in row.values()) + " |")
-    for stage, slope in slopes(rows).items():
-        print(f"{stage}: seconds ~ items ** {slope}")
     if args.csv:
         with open(args.csv, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))

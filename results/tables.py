@@ -240,6 +240,24 @@ def plain(file: str, columns: Sequence[str], **where: str) -> str:
     return lines(columns, [[r[c].replace("|", "\\|") for c in columns] for r in rows])
 
 
+def scale() -> str:
+    """Seconds of the processor and peak memory of each stage, for each number of items."""
+    rows = read("scale.csv")
+    sizes = sorted({int(row["items"]) for row in rows})
+    head = ["stage"]
+    for n in sizes:
+        head += [f"{n:,} items: seconds", "of the processor", "peak MB"]
+    body = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        line, exponent = [stage], ""
+        for n in sizes:
+            own = [r for r in rows if (r["stage"], int(r["items"])) == (stage, n)]
+            line += [own[0][k] if own else "" for k in ("seconds", "cpu_seconds", "peak_mb")]
+            exponent = own[0]["exponent"] if own else exponent
+        body.append([*line, exponent])
+    return lines([*head, "exponent"], body)
+
+
 def cold(dataset: str) -> str:
     """The table of items that training never saw."""
     columns = [name for name in read("cold_items.csv")[0] if name != "dataset"]
@@ -299,6 +317,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "image codes": lambda: plain("image_codes.csv", list(read("image_codes.csv")[0])),
     "image losses": lambda: plain("image_losses.csv", list(read("image_losses.csv")[0])),
     "image-codes tried": lambda: tried("image-codes"),
+    "scale": scale,
+    "sampled softmax": lambda: accuracy("sampled softmax"),
 }
 
 

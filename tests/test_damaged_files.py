@@ -405,9 +405,8 @@ def test_interrupted_trainings(trained: Trained, model: Built, tmp_path: Path) -
     trainer.saved_model_file = str(trained.model_file)
     trainer.train_rows = train_rows(model.train._dataset)
     whole = trained.model_file.with_suffix(".last.pth")
-    model.model.other_parameter()["code_state"] |= torch.load(whole)["other_parameter"][
-        "code_state"
-    ]
+    of_trained = torch.load(trained.model_file)["other_parameter"]["code_state"]
+    model.model.other_parameter()["code_state"] |= of_trained
 
     def read() -> None:
         state = interrupted.read(file, trainer)

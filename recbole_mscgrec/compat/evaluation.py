@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,47 @@ import torch
 
 def apply() -> None:
     """Apply the fixes below; safe to call again."""
+    _collect_in_linear_time()
     _keep_plain_evaluation_data()
     _look_tail_items_up()
     _collect_no_excluded_items()
     _count_no_empty_places()
+
+
+def _collect_in_linear_time() -> None:
+    """`DataStruct.update_tensor` copies the lists of all earlier users for every batch. Here their
+    tensor is the beginning of one with room for more rows, which doubles when it is full."""
+    from recbole.evaluator.collector import DataStruct
+
+    original = DataStruct.update_tensor
+    if getattr(original, "has_room", False):
+        return
+
+    def update_tensor(self: Any, name: str, value: torch.Tensor) -> None:
+        held = self._data_dict.get(name)
+        if not _can_follow(value, held):
+            original(self, name, value)
+            return
+        n_held, n = len(held), len(held) + len(value)
+        room = getattr(held, "room", held)
+        if len(room) < n:
+            room = held.new_empty((2 * n, *held.shape[1:]))
+            room[:n_held] = held
+        room[n_held:n] = value.detach()
+        longer: Any = room[:n]
+        longer.room = room  # goes with the tensor when the Collector deletes it
+        self._data_dict[name] = longer
+
+    DataStruct.update_tensor = update_tensor
+    DataStruct.update_tensor.has_room = True
+
+
+def _can_follow(value: torch.Tensor, held: Any) -> bool:
+    """Whether the rows of `value` can be copied behind those held, with nothing converted."""
+    if not isinstance(held, torch.Tensor):
+        return False
+    kinds = [(t.dtype, t.device, t.shape[1:]) for t in (value, held)]
+    return value.dim() > 0 and kinds[0] == kinds[1]
 
 
 def _keep_plain_evaluation_data() -> None:
@@ -105,6 +143,7 @@ def _count_no_empty_places() -> None:
 def _of_items(original: Callable[..., float]) -> Callable[..., float]:
     """A metric of all lists together, (B, k), that is given their items only, (1, n)."""
 
+    @wraps(original)
     def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> float:
         items = item_matrix[item_matrix != 0]
         return original(self, items[None], *args) if len(items) else 0.0
@@ -117,6 +156,7 @@ def _with_means_in_empty_places(original: Callable[..., np.ndarray]) -> Callable
     """A value per place, (B, k), of which the metric takes means over the first places. Empty ones
     stand behind all items of a list; with the mean of these they change nothing."""
 
+    @wraps(original)  # with the marks of earlier fixes
     def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> np.ndarray:
         values, real = original(self, item_matrix, *args), item_matrix != 0
         if real.all():

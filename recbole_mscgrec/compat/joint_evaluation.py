@@ -64,6 +64,7 @@ def _keep_the_lengths_of_batches(kind: Any) -> None:
     """`lengths` of a DataStruct: for each of its tensors, the numbers of rows that were added."""
     original = kind.update_tensor
 
+    @wraps(original)
     def update_tensor(self: Any, name: str, value: torch.Tensor) -> None:
         lengths = self.__dict__.setdefault("lengths", {})
         if name not in self:

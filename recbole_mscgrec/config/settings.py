@@ -97,7 +97,7 @@ class CollaborativeSettings:
     n_heads: int
     dropout_prob: float
     learning_rate: float
-    batch_size: int
+    batch_size: int | None  # None: by the number of windows
     epochs: int
     patience: int
     n_negatives: int | None  # None: by the size of the catalogue; 0: softmax over all items

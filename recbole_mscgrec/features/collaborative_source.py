@@ -17,25 +17,42 @@ Tensor = torch.Tensor
 SOURCES = {"SASRec": TiledSASRec, "BSARec": TiledBSARec, "GRU4Rec": TiledGRU4Rec}
 _HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
 _SCORED_AT_ONCE = 256  # users, or fewer
+_STEPS_PER_EPOCH = 1000  # at least, by the default batch size, which has bounds
+_LEAST_WINDOWS, _MOST_WINDOWS = 64, 1024  # per batch
 _SCORES_AT_ONCE = 1 << 24  # 64 MB
 
 
 def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> TiledSource:
     """The model that `collaborative_source` names, on the windows of the train split."""
     model = SOURCES[settings.source](_model_config(settings, run, train.config), train)
-    return TiledSource(model, settings.batch_size, run, train)
+    return TiledSource(model, settings, run, train)
+
+
+def batch_size_of(settings: CollaborativeSettings, n_windows: int) -> int:
+    """Windows per batch. By default a thousandth of them, from 64 to 1024: in a large catalogue, a
+    step takes long whatever the size of its batch."""
+    if settings.batch_size is not None:
+        return settings.batch_size
+    return min(max(n_windows // _STEPS_PER_EPOCH, _LEAST_WINDOWS), _MOST_WINDOWS)
 
 
 class TiledSource:
     """A model of tiled_models.py, one row per window."""
 
-    def __init__(self, model: Any, batch_size: int, run: RunSettings, train: Any) -> None:
-        self.device, self.batch_size = run.device, batch_size
-        self.model = model.to(self.device)
+    def __init__(
+        self, model: Any, settings: CollaborativeSettings, run: RunSettings, train: Any
+    ) -> None:
+        self.device, self.model = run.device, model.to(run.device)
         self.rows, self.target_field = train.windows(), target_list_field(train.config)
+        self.batch_size = batch_size_of(settings, len(self.rows))
         self.held_out = _hold_out(self.rows, self.target_field, train.uid_field, run.seed)
         self.hidden = torch.full((len(self.rows),), -1, dtype=torch.int32)
         self.hidden[self.held_out[0]] = self.held_out[2].int() - 1
+        if self.model.sampler is not None:
+            # A step has a few thousand of perhaps millions of items: their gradient is added to
+            # this one, which stays, since memory that is allocated anew has to be mapped anew.
+            weight = self.model.item_embedding.weight
+            weight.grad, self.model.sparse_gradient = torch.zeros_like(weight), True
 
     def train_epoch(self, optimizer: Any) -> float:
         """Train for one epoch over all windows. Returns the mean loss of its batches."""
@@ -52,12 +69,14 @@ class TiledSource:
         return float(np.mean(losses))
 
     def windows(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Histories and targets (B, T) of some windows, without the targets that are held out."""
+        """Histories and targets (B, T) of some windows, without the targets that are held out. T is
+        the length of the longest of them."""
         rows, hidden = self.rows[index], self.hidden[index]
-        targets = rows[self.target_field]
+        longest = int(rows[self.model.ITEM_SEQ_LEN].max())
+        targets = rows[self.target_field][:, :longest]
         place = (hidden >= 0).nonzero().flatten()
         targets[place, hidden[place].long()] = 0
-        return rows[self.model.ITEM_SEQ], targets
+        return rows[self.model.ITEM_SEQ][:, :longest], targets
 
     @torch.no_grad()
     def score(self) -> float:
@@ -114,7 +133,7 @@ def _hold_out(
 
 
 def _step(model: Any, batch: Any, optimizer: Any) -> float:
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=not model.sparse_gradient)
     loss = model.calculate_loss(batch)
     loss.backward()
     optimizer.step()

@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy, embedding, normalize, softplus
 
 Tensor = torch.Tensor
-FULL_UP_TO = 100_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
-N_NEGATIVES = 8192  # drawn for a batch of a larger catalogue
+FULL_UP_TO = 20_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
+N_NEGATIVES = 2048  # drawn for a batch of a larger catalogue
 _IN_ONE_PIECE = 1 << 26  # up to this many logits (256 MB), the plain form is used
 _ROWS, _COLUMNS = 1 << 9, 1 << 10  # of a block of logits, 2 MB: it stays in the cache
 _POWER = 0.75  # of the counts that items are drawn by
@@ -52,32 +52,32 @@ def item_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    sampler: NegativeSampler | None = None,
+    negatives: tuple[Tensor, Tensor] | None = None,
     similarity: Similarity = Similarity(),  # noqa: B008, it cannot change
 ) -> Tensor:
     """Mean of -log softmax of the scores of all items at the targets.
 
-    With a sampler, the sum over all items in the denominator is replaced by an unbiased estimate
-    from its negatives (sampled softmax with logQ correction): the target's own term is exact, and
+    With negatives, the sum over all items in the denominator is replaced by an unbiased estimate
+    from them (sampled softmax with logQ correction): the target's own term is exact, and
     that of a negative is divided by the expected number of its draws.
 
     Args:
         hidden: (n, D), the result of `similarity.queries`.
         weight: (N, D), the embedding of all items.
         targets: long (n,), ids of items.
-        sampler: draws the negatives, which all rows share.
+        negatives: those of all rows, as `NegativeSampler.draw` gives them.
         similarity: what the score of an item is.
     """
-    if sampler is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
+    if negatives is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
         return cross_entropy(hidden @ similarity.items(weight).T, targets)
     hidden, weight = hidden.float(), weight.float()
     of_target = (hidden * similarity.items(embedding(targets, weight))).sum(1)
     nothing = torch.full_like(targets, -1)
-    if sampler is None:
+    if negatives is None:
         weight = similarity.items(weight)
         zero = weight.new_zeros(len(weight))
         return (log_sum_exp(hidden, weight, zero, nothing) - of_target).mean()
-    items, correction = sampler.draw()
+    items, correction = negatives
     column = torch.searchsorted(items, targets).clamp(max=len(items) - 1)
     own = torch.where(items[column] == targets, column, nothing)
     drawn = similarity.items(embedding(items, weight))

@@ -67,7 +67,8 @@ def texts_of(text: TextSettings, items: ItemFile) -> dict[str, str]:
     columns, tokens = columns_of(text, items), items.frame[items.key]
     if not columns:
         return dict.fromkeys(tokens, "")
-    joined = items.frame[columns].map(clean_text).agg(" ".join, axis=1).str.strip()
+    cleaned = [map(clean_text, items.frame[column]) for column in columns]
+    joined = (" ".join(values).strip() for values in zip(*cleaned, strict=True))
     return dict(zip(tokens, joined, strict=True))
 
 

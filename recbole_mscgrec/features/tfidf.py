@@ -11,6 +11,10 @@ import torch
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
+_ALL_WORDS_UP_TO = 100_000  # texts; of more, the most frequent words are kept
+_MOST_WORDS = 100_000
+_FITTED_TO = 100_000  # texts that the axes of the SVD are fitted to, a sample of more
+_ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,16 @@ class Tfidf:
 def fit_tfidf(texts: list[str], size: int, seed: int) -> tuple[Tfidf, Tensor]:
     """TF-IDF of words, reduced to width `size` by truncated SVD, and its vectors of the texts.
 
+    For more than 100,000 texts, the vocabulary is that of the 100,000 most frequent words, and the
+    SVD is fitted to a sample of 100,000 texts: the memory for both does not grow further.
+
     Raises:
         UserError: the texts have no usable word.
     """
     from sklearn.decomposition import TruncatedSVD
 
-    vectorizer = _vectorizer(max_df=0.5 if len(texts) > 20 else 1.0)
+    most_words = _MOST_WORDS if len(texts) > _ALL_WORDS_UP_TO else None
+    vectorizer = _vectorizer(max_df=0.5 if len(texts) > 20 else 1.0, max_features=most_words)
     try:
         matrix = vectorizer.fit_transform(texts)
     except ValueError as error:
@@ -68,7 +76,11 @@ def fit_tfidf(texts: list[str], size: int, seed: int) -> tuple[Tfidf, Tensor]:
         ) from error
     size, components = min(size, min(matrix.shape) - 1), None
     if size >= 1:
-        components = TruncatedSVD(size, random_state=seed).fit(matrix).components_
+        sample = matrix
+        if len(texts) > _FITTED_TO:
+            drawn = np.random.default_rng(seed).permutation(len(texts))[:_FITTED_TO]
+            sample = matrix[np.sort(drawn)]
+        components = TruncatedSVD(size, random_state=seed).fit(sample).components_
     words = vectorizer.get_feature_names_out().tolist()
     return Tfidf(words, vectorizer.idf_, components), _reduced(matrix, components)
 
@@ -85,4 +97,8 @@ def _reduced(matrix: Any, components: np.ndarray | None) -> Tensor:
 
     if components is None:
         return torch.from_numpy(matrix.toarray().astype(np.float32))
-    return torch.from_numpy(normalize(matrix @ components.T).astype(np.float32))
+    vectors = np.empty((matrix.shape[0], len(components)), dtype=np.float32)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        vectors[rows] = normalize(matrix[rows] @ components.T)
+    return torch.from_numpy(vectors)

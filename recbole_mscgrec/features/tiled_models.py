@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
+from torch.func import functional_call
 from torch.nn.functional import embedding
 
 from recbole_mscgrec.data.tiled_rows import target_list_field
@@ -33,7 +34,13 @@ class TiledRows(_Model):
     window, the loss equals RecBole's loss over all its prefixes, up to the order of summation.
     In a large catalogue the softmax is over sampled items (`n_negatives`). The score of an item is
     RecBole's inner product, or a cosine (`similarity`), divided by `temperature`.
+
+    Attributes:
+        sparse_gradient: whether the gradient of the item embedding is sparse, with `n_negatives`.
+            Only for an optimizer step that adds it to a dense one.
     """
+
+    sparse_gradient = False
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -81,16 +88,35 @@ class TiledRows(_Model):
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Mean cross-entropy over all targets of the batch, among all items or sampled ones."""
         item_seq, targets = interaction[self.ITEM_SEQ], interaction[self.TARGETS]  # (B, T) both
-        lengths = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
-        output = self.forward(item_seq, lengths.expand_as(item_seq))  # (B, T, H)
         is_target = targets != 0
-        return item_cross_entropy(
-            output[is_target],
-            self.item_embedding.weight,
-            targets[is_target],
-            self.sampler,
-            self.similarity,
-        )
+        lengths = torch.arange(1, item_seq.size(1) + 1, device=item_seq.device)
+        lengths = lengths.expand_as(item_seq)
+        if self.sampler is None:
+            output = self.forward(item_seq, lengths)  # (B, T, H)
+            weight, negatives = self.item_embedding.weight, None  # (n_items, H)
+        else:
+            weight, item_seq, targets, negatives = self._looked_up(item_seq, targets)
+            table = {"item_embedding.weight": weight}
+            output = functional_call(self, table, (item_seq, lengths))
+        rows = (output[is_target], weight, targets[is_target])
+        return item_cross_entropy(*rows, negatives, self.similarity)
+
+    def _looked_up(
+        self, item_seq: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Negatives are drawn, and all items of the step get numbers in a table of their own: the
+        rows of the table (U, H), history and targets as these numbers (B, T), and the negatives.
+
+        The gradient of a look-up is as large as the whole item embedding. So there is only one.
+        """
+        assert self.sampler is not None
+        drawn, correction = self.sampler.draw()
+        parts = [drawn.new_zeros(1), item_seq.flatten(), targets.flatten(), drawn]  # 0: padding
+        items, numbers = torch.cat(parts).unique(return_inverse=True)
+        _, history, wanted, negatives = numbers.split([len(part) for part in parts])
+        weight = embedding(items, self.item_embedding.weight, sparse=self.sparse_gradient)
+        shape = item_seq.shape
+        return weight, history.view(shape), wanted.view(shape), (negatives, correction)
 
 
 class TiledSASRec(TiledRows, SASRec):

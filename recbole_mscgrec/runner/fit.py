@@ -45,6 +45,7 @@ def fit(
     began, before = time.perf_counter(), dict(seconds)
     last, best = run_id.last_of(config), trainer.saved_model_file
     trainer.train_rows = train_rows(train_data._dataset)
+    codes = interrupted.codes_of(trainer.model)
     begun = config["resume"] and processes.broadcast(last.is_file())
     if config["resume"] and not begun:
         trainer.logger.warning(
@@ -63,6 +64,9 @@ def fit(
         """Save everything that a training resumed after this epoch needs."""
         seconds["train"] = before.get("train", 0.0) + time.perf_counter() - began
         state = checkpoints.trainer_state(trainer, epoch)
+        if codes:
+            del state["other_parameter"]["code_state"]
+            state["codes"] = codes
         state["best_valid_result"] = checkpoint.to_plain(trainer.best_valid_result)
         state["random"], *others = processes.everyones(checkpoint.random_state(train_data))
         state["random_of_others"] = others

@@ -37,18 +37,30 @@ def read(last: Path, trainer: Any) -> dict[str, Any]:
     return state
 
 
+def codes_of(model: Any) -> dict[str, Any] | None:
+    """The fingerprints of a model's item codes and of their inputs; None for a model without codes.
+
+    This is what the checkpoint of an epoch keeps of the codes. They do not change and can be large,
+    with `history_vectors` above all: they are stored in the cache and with the best model.
+    """
+    codes = model.other_parameter().get("code_state")
+    return codes and {"table": _short(codes["table"]), "inputs": codes["inputs"]}
+
+
 def _check_same_codes(last: Path, state: dict[str, Any], model: Any) -> None:
     """Raise UserError if the weights were trained with other item codes, or with codes from other
     texts, images or given features."""
-    ours = model.other_parameter().get("code_state")
+    ours, theirs = codes_of(model), state.get("codes")
     if ours is None:
         return
-    theirs = (state.get("other_parameter") or {}).get("code_state")
-    schema.check(theirs, schema.CODES, last, "a checkpoint with item codes")
-    assert theirs is not None
-    now, before = ours["inputs"], theirs.get("inputs") or {}
+    if theirs is None:  # up to version 0.2: the codes themselves
+        whole = (state.get("other_parameter") or {}).get("code_state")
+        schema.check(whole, schema.CODES, last, "a checkpoint with item codes")
+        assert whole is not None
+        theirs = {"table": _short(whole["table"]), "inputs": whole.get("inputs") or {}}
+    now, before = ours["inputs"], theirs["inputs"]
     pairs = {f"the {name} input": (before[name], now.get(name)) for name in before}
-    pairs["the item codes"] = _short(theirs["table"]), _short(ours["table"])
+    pairs["the item codes"] = theirs["table"], ours["table"]
     for what, (old, new) in pairs.items():
         if old != new:
             raise UserError(

@@ -115,6 +115,7 @@ INTERRUPTED_TRAINING = {
     "random_of_others": Maybe(List(_RANDOM)),
     "seconds": Maybe(Each(_NUMBER)),
     "training": Maybe({"average": List(Numbers("f"))}),
+    "codes": Maybe({"table": str, "inputs": Each(str)}),  # fingerprints
 }
 INTERRUPTED_COLLABORATIVE = {
     "model": WEIGHTS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features import given_files
 from recbole_mscgrec.features.collaborative import collaborative_vectors
+from recbole_mscgrec.features.collaborative_source import batch_size_of
 from recbole_mscgrec.features.images import ItemImages, expected_folder, find_images, n_workers
 from recbole_mscgrec.features.text import TFIDF, item_texts, text_vectors
 from recbole_mscgrec.semantic_ids.code_table import MISSING
@@ -78,18 +79,19 @@ def _given_stage(name: str, given: CodeSettings, train: Any) -> Stage:
 
 
 def _collaborative_stage(settings: MSCGRecSettings, train: Any) -> Stage:
-    rows = train.windows()
+    rows, chosen = train.windows(), settings.collaborative
+    chosen = replace(chosen, batch_size=batch_size_of(chosen, len(rows)))
     key = cache.fingerprint(
         rows={k: cache.fingerprint(v=rows.in_blocks(k)) for k in sorted(rows.columns)},
         n_items=train.item_num,
-        settings={k: v for k, v in asdict(settings.collaborative).items() if v is not None},
+        settings={k: v for k, v in asdict(chosen).items() if v is not None},
         precision=settings.run.matmul_precision,
         seed=settings.run.seed,
     )
     file = cache.path(settings.run.cache_dir, "collaborative", key).with_suffix(".partial.pth")
 
     def make() -> Features:
-        return Features(*collaborative_vectors(settings.collaborative, settings.run, train, file))
+        return Features(*collaborative_vectors(chosen, settings.run, train, file))
 
     return _kept(settings.run.cache_dir, "collaborative", key, make, train.item_num)
 

@@ -67,6 +67,8 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     vectors, target = _comparable_vectors(features, codes), codes.target_modality
     if target == FUSED:
         features[FUSED] = fused(vectors, features)
+    kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
+    del vectors  # at a million items, their memory is needed to make the codes
     key = cache.fingerprint(
         features={name: stage.key for name, stage in stages.items()},
         sizes=codes.level_sizes,
@@ -80,7 +82,6 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
         table, report, codebooks = _stored_codes(
             key, settings, list(features), train.item_num
         ) or _made_codes(key, settings, features, train)
-        kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
     _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
     inputs = {name: stage.inputs for name, stage in stages.items() if stage.inputs}
     return Tokenization(table, report, seconds, _items(train), kept, inputs, codebooks)
@@ -115,6 +116,11 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
         UserError: the checkpoint holds no codes, damaged codes, or codes of other items.
     """
     plain = (state.get("other_parameter") or {}).get("code_state")
+    if not plain and "codes" in state:
+        raise UserError(
+            f"{file} is an interrupted training, for --resume=True only: its item codes are in the "
+            f"best model so far, {Path(file).name.replace('.last', '')}. Name that file."
+        )
     if not plain:
         raise UserError(f"{file} holds no item codes: it is not a checkpoint of MSCGRec.")
     schema.check(plain, schema.CODES, file, "a checkpoint with item codes")

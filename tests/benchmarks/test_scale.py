@@ -44,16 +44,21 @@ def test_users_keep_to_two_clusters_and_vectors_to_theirs(tmp_path: Path) -> Non
     assert (nearest == of).mean() > 0.99
 
 
-def test_slopes_are_those_of_power_laws() -> None:
+def test_exponents_are_those_of_power_laws_also_with_an_earlier_file(tmp_path: Path) -> None:
     rows = [
-        {"items": n, "stage": stage, "seconds": c * n**s, "cpu_seconds": None}
+        {"items": n, "stage": stage, "seconds": 99.0, "cpu_seconds": c * n**s}
         for n in (10, 100, 1000)
         for stage, c, s in (("a", 2, 1.0), ("b", 1, 1.5), ("short", 1e-9, 1.0))
     ]
-    assert module().slopes(rows) == pytest.approx({"a": 1.0, "b": 1.5})
-    for row in rows:  # a busy machine: the processor's own seconds count
-        row["cpu_seconds"], row["seconds"] = row["seconds"], 99.0
-    assert module().slopes(rows) == pytest.approx({"a": 1.0, "b": 1.5, "short": 1.0})
+    scale, file = module(), tmp_path / "scale.csv"
+    assert scale.exponents(rows) == pytest.approx({"a": 1.0, "b": 1.5})
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows[:6] + [rows[6] | {"cpu_seconds": 7.0}])
+    joined = scale.with_earlier(rows[6:], file)
+    assert [int(row["items"]) for row in joined] == [10] * 3 + [100] * 3 + [1000] * 3
+    assert [row["exponent"] for row in joined] == [1.0, 1.5, ""] * 3
 
 
 @pytest.mark.slow
@@ -65,7 +70,9 @@ def test_all_stages_of_a_small_catalogue(tmp_path: Path) -> None:
     with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     stages = [row["stage"] for row in rows]
-    assert stages[:3] == ["generated", "data", "tokenizer"]
-    assert stages[-4:] == ["train, 2 steps", "evaluation, 1 batches", "checkpoint", "export"]
-    assert all(float(row["peak_mb"]) > 100 for row in rows if row["stage"] != "generated")
+    assert stages[:2] == ["data", "tokenizer: collaborative"]
+    after = ["train, 2 steps", "evaluation, 1 batches", "metrics of all users", "checkpoint"]
+    stock = ["RecBole's SASRec: data", "RecBole's SASRec: 5 steps"]
+    assert stages[-8:] == ["tokenizer and network", *after, "export", *stock]
+    assert all(float(row["peak_mb"]) > 100 for row in rows)
     assert (tmp_path / "made" / "150" / "export").is_dir()

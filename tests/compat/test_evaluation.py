@@ -27,6 +27,45 @@ def test_collected_counts_survive(rule_folder: Path) -> None:
     assert "rec.items" not in collector.data_struct
 
 
+def test_lists_of_all_batches_are_collected_in_linear_time() -> None:
+    from recbole.evaluator.collector import DataStruct
+
+    batches = [torch.full((1 + n % 3, 2), n) for n in range(200)]
+    struct, places = DataStruct(), set()
+    for batch in batches:
+        struct.update_tensor("rec.items", batch)
+        places.add(struct.get("rec.items").data_ptr())
+        batch.zero_()  # the struct holds a copy
+    assert struct.get("rec.items")[:, 0].tolist() == [
+        n for n in range(200) for _ in range(1 + n % 3)
+    ]
+    assert len(places) < 12  # moved when the room is doubled, not for every batch
+
+
+def test_fixes_applied_again_change_nothing() -> None:
+    from recbole.evaluator.collector import DataStruct
+    from recbole.evaluator.metrics import ItemCoverage, TailPercentage
+
+    from recbole_mscgrec.compat import evaluation
+
+    kinds = DataStruct, Collector, ItemCoverage, TailPercentage
+    before = [dict(vars(kind)) for kind in kinds]
+    evaluation.apply()
+    assert [dict(vars(kind)) for kind in kinds] == before
+
+
+def test_collected_rows_of_another_kind_are_joined_as_recbole_does() -> None:
+    from recbole.evaluator.collector import DataStruct
+
+    struct = DataStruct()
+    for values in ([1, 2], [7], [0.5]):
+        struct.update_tensor("x", torch.tensor(values))
+    assert struct.get("x").tolist() == [1, 2, 7, 0.5]
+    del struct["x"]
+    struct.update_tensor("x", torch.tensor([8]))
+    assert struct.get("x").tolist() == [8]
+
+
 def test_tail_items_are_found_as_recbole_finds_them() -> None:
     from recbole.evaluator.metrics import TailPercentage
 

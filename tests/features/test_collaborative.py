@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,38 @@ def test_held_out_targets_are_not_trained_on(rule_folder: Path) -> None:
         assert int(rows["item_id_target_list"][row, n - 1]) == item
         assert targets[row, n - 1 :].eq(0).all()
         assert int((rows["item_id_list"][row] != 0).sum()) == n
-    assert torch.equal(history, rows["item_id_list"])
-    assert int((targets != rows["item_id_target_list"]).sum()) == 40
+    width = history.size(1)
+    assert torch.equal(history, rows["item_id_list"][:, :width])
+    assert int((targets != rows["item_id_target_list"][:, :width]).sum()) == 40
     some = torch.tensor([7, 3, 3])
-    assert torch.equal(source.windows(some)[1], targets[some])
+    shorter = source.windows(some)[1]
+    assert torch.equal(shorter, targets[some][:, : shorter.size(1)])
+
+
+def test_a_batch_is_as_wide_as_its_longest_history(rule_folder: Path) -> None:
+    config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
+    train = create_dataset(config).build()[0]
+    chosen, rows = typed(config, train), train.inter_feat
+    source = collaborative_source.source_of(chosen.collaborative, chosen.run, train)
+    length = rows["item_length"]
+    shortest = (length == length.min()).nonzero().flatten()
+    assert 0 < length.min() < length.max()
+    history, targets = source.windows(shortest)
+    assert history.size(1) == targets.size(1) == length.min()
+    assert torch.equal(history, rows["item_id_list"][shortest, : length.min()])
+
+
+@pytest.mark.parametrize(
+    "n_windows, expected", [(10, 64), (64_999, 64), (500_000, 500), (1 << 30, 1024)]
+)
+def test_batch_size_grows_with_the_windows(
+    rule_folder: Path, n_windows: int, expected: int
+) -> None:
+    config = Config("MSCGRec", "rule", config_dict=settings(rule_folder))
+    given = typed(config, create_dataset(config).build()[0]).collaborative
+    unset = replace(given, batch_size=None)
+    assert collaborative_source.batch_size_of(unset, n_windows) == expected
+    assert collaborative_source.batch_size_of(given, n_windows) == 16
 
 
 def test_interrupted_stage_goes_on_to_the_same_vectors(

@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from tiny import item_texts
 
+from recbole_mscgrec.features import tfidf as tfidf_module
 from recbole_mscgrec.features.tfidf import Tfidf, fit_tfidf
 
 
@@ -43,3 +44,20 @@ def test_a_new_text_is_near_the_texts_with_its_words_and_unknown_words_count_not
     torch.testing.assert_close(near, alike)
     assert (vectors @ near).topk(5).indices.sort().values.tolist() == [10, 11, 12, 13, 14]
     assert not nothing.any()
+
+
+def test_many_texts_keep_the_most_frequent_words_and_a_sample_fits_the_axes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [f"shared{n % 4} rare{n}" for n in range(60)]
+    all_words, plain = fit_tfidf(texts, 4, 0)
+    assert len(all_words.words) == 64
+    monkeypatch.setattr(tfidf_module, "_ROWS_AT_ONCE", 7)
+    assert torch.equal(fit_tfidf(texts, 4, 0)[1], plain)  # in blocks
+    monkeypatch.setattr(tfidf_module, "_ALL_WORDS_UP_TO", 59)
+    monkeypatch.setattr(tfidf_module, "_MOST_WORDS", 4)
+    monkeypatch.setattr(tfidf_module, "_FITTED_TO", 30)
+    capped, vectors = fit_tfidf(texts, 2, 0)
+    assert capped.words == [f"shared{n}" for n in range(4)]
+    assert vectors.shape == (60, 2) and torch.equal(vectors, fit_tfidf(texts, 2, 0)[1])
+    torch.testing.assert_close(vectors[:4], vectors[56:])  # the same but for the rare word

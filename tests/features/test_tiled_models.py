@@ -9,6 +9,7 @@ from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.model.sequential_recommender.sasrec import SASRec
 
 from recbole_mscgrec.data.tiled_rows import TiledDataset
+from recbole_mscgrec.features.item_softmax import item_cross_entropy
 from recbole_mscgrec.features.tiled_models import (
     TiledBSARec,
     TiledGRU4Rec,
@@ -145,3 +146,31 @@ def test_without_its_filter_bsarec_is_sasrec(ring: str) -> None:
     assert not rest.unexpected_keys and all(".filter." in name for name in rest.missing_keys)
     rows = train.windows()[:4]
     torch.testing.assert_close(model.full_sort_predict(rows), plain.full_sort_predict(rows))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("name", PAIRS)
+def test_one_look_up_of_the_items_of_a_step_changes_no_loss_and_no_gradient(
+    ring: str, name: str, sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiled = TiledDataset(make_config(f"Tiled{name}")).build()[0]
+    model = PAIRS[name][0](make_config(f"Tiled{name}", n_negatives=6), tiled).eval()
+    drawn = model.sampler.draw()
+    monkeypatch.setattr(model.sampler, "draw", lambda: drawn)
+    weight = model.item_embedding.weight
+    history, targets = tiled.inter_feat["item_id_list"], tiled.inter_feat["item_id_target_list"]
+    lengths = torch.arange(1, history.size(1) + 1).expand_as(history)
+    output, is_target = model.forward(history, lengths), targets != 0
+    expected = item_cross_entropy(output[is_target], weight, targets[is_target], drawn)
+    wanted = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    model.sparse_gradient = sparse
+    loss = model.calculate_loss(tiled.inter_feat)
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    torch.testing.assert_close(loss, expected)
+    assert [g is None for g in found] == [g is None for g in wanted]
+    for mine, theirs in zip(found, wanted, strict=True):
+        if theirs is not None:
+            dense = mine.to_dense() if mine.is_sparse else mine
+            torch.testing.assert_close(dense, theirs, atol=1e-6, rtol=1e-4)
+    place = [p is weight for p in model.parameters()].index(True)
+    assert found[place].is_sparse == sparse

@@ -40,6 +40,16 @@ def stopped(
     return {**chosen, "resume": True}, next((folder / "saved").glob("*.last.pth"))
 
 
+def as_up_to_version_0_2(last: Path) -> dict[str, Any]:
+    """The content of `last` with the item codes themselves, which are those of the best model."""
+    state, best = (
+        torch.load(file, weights_only=True) for file in (last, best_file(last.parent, "MSCGRec"))
+    )
+    state["other_parameter"] = best["other_parameter"]
+    del state["digest"], state["codes"]
+    return state
+
+
 def other_rows(folder: Path) -> None:
     """The same users and items with the same ids, but later users walk the other way round."""
     sequences = rule_sequences()
@@ -90,27 +100,41 @@ def test_other_images_are_refused(rule_folder: Path, monkeypatch: pytest.MonkeyP
 def test_other_codes_are_refused(rule_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, last = stopped(rule_folder, monkeypatch)
     state = torch.load(last, weights_only=True)
-    codes = state["other_parameter"]["code_state"]["table"]["codes"]["text"]
-    codes[1], codes[2] = codes[2].clone(), codes[1].clone()
-    codes[5, 0] = (codes[5, 0] + 1) % 6
+    state["codes"]["table"] = "0" * 20
     del state["digest"]
     torch.save(state, last)
+    with pytest.raises(ValueError, match="the item codes had the fingerprint 0000"):
+        run("MSCGRec", "rule", config_dict=chosen)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same codes", "other codes"])
+def test_an_older_file_holds_the_codes_themselves(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    chosen, last = stopped(rule_folder, monkeypatch)
+    state = as_up_to_version_0_2(last)
+    table = state["other_parameter"]["code_state"]["table"]
+    table["codes"] = {name: codes.long() for name, codes in table["codes"].items()}
+    if not same:
+        table["codes"]["text"][1, 0] = (table["codes"]["text"][1, 0] + 1) % 6
+    torch.save(state, last)
+    if same:
+        assert run("MSCGRec", "rule", config_dict=chosen)["test_result"]
+        return
     with pytest.raises(ValueError, match="the item codes had the fingerprint"):
         run("MSCGRec", "rule", config_dict=chosen)
 
 
-def test_codes_of_an_older_file_are_the_same_in_another_type(
+def test_codes_are_stored_with_the_best_model_and_not_at_every_epoch(
     rule_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen, last = stopped(rule_folder, monkeypatch)
-    state = torch.load(last, weights_only=True)
-    codes = state["other_parameter"]["code_state"]["table"]["codes"]
-    state["other_parameter"]["code_state"]["table"]["codes"] = {
-        k: v.long() for k, v in codes.items()
-    }
-    del state["digest"]
-    torch.save(state, last)
-    assert run("MSCGRec", "rule", config_dict=chosen)["test_result"]
+    _, last = stopped(rule_folder, monkeypatch)
+    best = best_file(rule_folder / "saved", "MSCGRec")
+    assert not torch.load(last, weights_only=True)["other_parameter"]
+    assert torch.load(best, weights_only=True)["other_parameter"]["code_state"]["table"]
+    message = f"{last.name} is an interrupted training.*best model so far, {best.name}"
+    with pytest.raises(ValueError, match=message):
+        run("MSCGRec", "rule", config_dict={"model_file": str(last)})
 
 
 def _without_average(state: dict) -> None:
@@ -176,9 +200,13 @@ def test_checkpoints_of_older_versions_are_resumed(
     chosen, last = stopped(rule_folder, monkeypatch)
     expected = run("MSCGRec", "rule", config_dict={**chosen, "resume": False})
     chosen, last = stopped(rule_folder, monkeypatch)
-    for file in (last, best_file(rule_folder / "saved", "MSCGRec")):
-        state = torch.load(file, weights_only=True)
-        del state["digest"], state["train_rows"], state["other_parameter"]["code_state"]["inputs"]
+    best = best_file(rule_folder / "saved", "MSCGRec")
+    for file, state in (
+        (last, as_up_to_version_0_2(last)),
+        (best, torch.load(best, weights_only=True)),
+    ):
+        state.pop("digest", None)
+        del state["train_rows"], state["other_parameter"]["code_state"]["inputs"]
         torch.save(state, file)
     result = run("MSCGRec", "rule", config_dict=chosen)
     assert result["test_result"] == expected["test_result"]
