@@ -130,6 +130,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "n_heads": 2,
         "n_encoder_layers": 1,
         "n_decoder_layers": 1,
+        "learned_vectors": False,
         "n_distance_buckets": 8,
         "max_distance": 16,
         "beam_size": 10,

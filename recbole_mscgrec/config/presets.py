@@ -1,4 +1,4 @@
-"""Settings for sparse data, and the rule that says which data are sparse."""
+"""Settings that follow from the data: those for sparse data and for large catalogues."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from logging import getLogger
 from typing import Any
 
 SHOWN_BELOW = 30  # average number of times that an item occurs in the train split
+LEARNED_UP_TO = 100_000  # items; beyond it, learned vectors would be most of the memory
 AT_LEAST = 1000  # items; fewer items need no larger codebooks
 
 # If items occur only a few times, the model has to distinguish them by their content. Finer codes,
@@ -27,26 +28,38 @@ def is_sparse(times_shown: float, n_items: int) -> bool:
 
 
 def resolve(config: Any, train: Any) -> None:
-    """Put SETTINGS into the configuration if `sparse_settings` is on and the train split `train` is
-    sparse, except keys that the user has set. `config.preset` holds the result.
+    """Decide the settings that follow from the train split `train`; `config.preset` holds them.
 
-    A codes_file for the target modality also counts as setting the target, and `history_tokens:
-    code` as turning `history_vectors` off.
+    `learned_vectors`, unless it is set, is on in catalogues of up to `LEARNED_UP_TO` items. If
+    `sparse_settings` is on and the data are sparse, keys that the user has not set get the values
+    of `SETTINGS`. A codes_file for the target modality also counts as setting the target, and
+    `history_tokens: code` as turning both kinds of vectors off.
     """
+    if config.preset:  # already resolved
+        return
     n_items = train.item_num - 1
+    config.preset = {**_by_size(config, n_items), **_for_sparse(config, train, n_items)}
+    config.final_config_dict.update(config.preset)
+
+
+def _by_size(config: Any, n_items: int) -> dict[str, Any]:
+    if config["learned_vectors"] is not None:
+        return {}
+    return {"learned_vectors": n_items <= LEARNED_UP_TO and config["history_tokens"] == "item"}
+
+
+def _for_sparse(config: Any, train: Any, n_items: int) -> dict[str, Any]:
     times_shown = sum(train.item_counter.values()) / n_items
     if not config["sparse_settings"] or not is_sparse(times_shown, n_items):
-        return
+        return {}
     chosen = set(config.external_config_dict)
     if config["target_modality"] in (config["codes_file"] or {}):
         chosen.add("target_modality")
     if config["history_tokens"] == "code":
         chosen.add("history_vectors")
-    if config.preset:  # already resolved
-        return
-    config.preset = {key: value for key, value in SETTINGS.items() if key not in chosen}
-    config.final_config_dict.update(config.preset)
-    told = ", ".join(f"{key} {value}" for key, value in config.preset.items())
+    changed = {key: value for key, value in SETTINGS.items() if key not in chosen}
+    told = ", ".join(f"{key} {value}" for key, value in changed.items())
     getLogger().info(
         f"Sparse data (an item occurs {times_shown:.1f} times on average in training): {told}."
     )
+    return changed

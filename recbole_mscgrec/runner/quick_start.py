@@ -49,7 +49,7 @@ def run(
 
     Returns:
         The content of the result file: model, dataset, seed, settings (all that the result depends
-        on), chosen (those given by the user), preset (those changed for sparse data), made_by
+        on), chosen (those given by the user), preset (those that followed from the data), made_by
         (version, commit), best_valid_result, test_result, seconds (stage -> s), n_processes,
         peak_memory_mb (of the first process), peak_memory_mb_after (stage -> MB),
         peak_gpu_memory_mb, n_parameters, versions, code_health.

@@ -76,6 +76,23 @@ def test_other_data_and_other_wishes_keep_the_plain_settings(sparse_folder: Path
         )
 
 
+@pytest.mark.parametrize(
+    ("changes", "most", "expected"),
+    [
+        ({}, 10**5, True),
+        ({}, 3, False),
+        ({"learned_vectors": True}, 3, True),
+        ({"history_tokens": "code"}, 10**5, False),
+    ],
+)
+def test_learned_vectors_are_for_small_catalogues_unless_they_are_set(
+    sparse_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, most: int, expected: bool
+) -> None:
+    monkeypatch.setattr(presets, "LEARNED_UP_TO", most)
+    _, config = fitted(sparse_folder, **{"learned_vectors": None, **changes})
+    assert config["learned_vectors"] is expected
+
+
 def test_codes_made_elsewhere_stay_the_target(sparse_folder: Path) -> None:
     folder = sparse_folder / "saved" / "codes" / "walk"
     run("MSCGRecTokenizer", "walk", config_dict=settings(sparse_folder))
