@@ -69,19 +69,19 @@ class TiledRows(_Model):
             output = self.forward(item_seq, lengths)  # (B, T, H)
             weight = self.item_embedding.weight  # (n_items, H)
             return item_cross_entropy(output[is_target], weight, targets[is_target])
-        weight, item_seq, targets, negatives = self._looked_up(item_seq, targets)
+        weight, item_seq, targets, negatives = self._looked_up(self.sampler, item_seq, targets)
         output = functional_call(self, {"item_embedding.weight": weight}, (item_seq, lengths))
         return item_cross_entropy(output[is_target], weight, targets[is_target], negatives)
 
     def _looked_up(
-        self, item_seq: torch.Tensor, targets: torch.Tensor
+        self, sampler: NegativeSampler, item_seq: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Negatives are drawn, and all items of the step get numbers in a table of their own: the
         rows of the table (U, H), history and targets as these numbers (B, T), and the negatives.
 
         The gradient of a look-up is as large as the whole item embedding. So there is only one.
         """
-        drawn, correction = self.sampler.draw()
+        drawn, correction = sampler.draw()
         parts = [drawn.new_zeros(1), item_seq.flatten(), targets.flatten(), drawn]  # 0: padding
         items, numbers = torch.cat(parts).unique(return_inverse=True)
         _, history, wanted, negatives = numbers.split([len(part) for part in parts])
