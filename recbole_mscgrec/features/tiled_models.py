@@ -95,22 +95,21 @@ class TiledRows(_Model):
             output = self.forward(item_seq, lengths)  # (B, T, H)
             weight, negatives = self.item_embedding.weight, None  # (n_items, H)
         else:
-            weight, item_seq, targets, negatives = self._looked_up(item_seq, targets)
+            weight, item_seq, targets, negatives = self._looked_up(self.sampler, item_seq, targets)
             table = {"item_embedding.weight": weight}
             output = functional_call(self, table, (item_seq, lengths))
         rows = (output[is_target], weight, targets[is_target])
         return item_cross_entropy(*rows, negatives, self.similarity)
 
     def _looked_up(
-        self, item_seq: torch.Tensor, targets: torch.Tensor
+        self, sampler: NegativeSampler, item_seq: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """Negatives are drawn, and all items of the step get numbers in a table of their own: the
         rows of the table (U, H), history and targets as these numbers (B, T), and the negatives.
 
         The gradient of a look-up is as large as the whole item embedding. So there is only one.
         """
-        assert self.sampler is not None
-        drawn, correction = self.sampler.draw()
+        drawn, correction = sampler.draw()
         parts = [drawn.new_zeros(1), item_seq.flatten(), targets.flatten(), drawn]  # 0: padding
         items, numbers = torch.cat(parts).unique(return_inverse=True)
         _, history, wanted, negatives = numbers.split([len(part) for part in parts])
