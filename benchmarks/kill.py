@@ -171,7 +171,10 @@ def differences(one: Path, two: Path) -> list[str]:
     a, b = (json.loads((f / "result.json").read_text("utf-8")) for f in (one, two))
     keys = ("best_valid_result", "test_result", "code_health")
     found = [f"{key} {a[key]} and {b[key]}" for key in keys if a[key] != b[key]]
-    with np.load(one / "ranks.npz") as a, np.load(two / "ranks.npz") as b:
+    with (
+        np.load(one / "ranks.npz", allow_pickle=False) as a,
+        np.load(two / "ranks.npz", allow_pickle=False) as b,
+    ):
         found += [f"{name} of ranks.npz" for name in a if not np.array_equal(a[name], b[name])]
     checkpoints = sorted(file.name for file in (one / "saved").glob("*.pth"))
     for name in checkpoints:

@@ -36,7 +36,9 @@ DROPOUT_2, DROPOUT_5, WIDE = (
     f"TiledSASRec {x}" for x in ("dropout 0.2", "dropout 0.5", "width 128")
 )
 WITH_SASREC, LEARNED = "MSCGRec with TiledSASRec", "MSCGRec, learned vectors"
-GRU = "TiledGRU4Rec"
+GRU, RULES = "TiledGRU4Rec", "SequentialRules"
+WITH_RULES = "MSCGRec with SequentialRules"
+ATTENTION = "MSCGRec, attention and codes alone"  # the default before short convolutions
 ON_GPU = "ml-1m length 200 on a GPU"
 
 
@@ -105,9 +107,12 @@ def comparisons() -> list[tuple[str, str, str, str]]:
     """Table, protocol, first and other of every comparison whose ranks are kept."""
     wanted = []
     for protocol in (RANKED, EXCLUDED):
-        for first in ("MSCGRec", RECURRENT, BOTH):
+        for first in ("MSCGRec", ATTENTION, RECURRENT, BOTH):
             wanted += [("ml-100k", protocol, first, x) for x in (DROPOUT_5, GRU, "BERT4Rec")]
-        wanted += [("ml-100k", protocol, x, "MSCGRec") for x in (RECURRENT, BOTH)]
+        wanted += [("ml-100k", protocol, x, ATTENTION) for x in ("MSCGRec", RECURRENT, BOTH)]
+        for table in ("ml-100k", "amazon-scientific"):
+            wanted.append((table, protocol, "MSCGRec", RULES))
+            wanted += [(table, protocol, WITH_RULES, x) for x in (RULES, "MSCGRec")]
         for first in (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec"):
             wanted.append((ON_GPU, protocol, first, "TiledSASRec"))
     return wanted
@@ -269,10 +274,11 @@ def tried(page: str) -> str:
     return plain("tried.csv", ("change", "epoch", "validation NDCG@10", "note"), page=page)
 
 
-HEADLINE = ("MSCGRec", RECURRENT, BOTH, DROPOUT_2, DROPOUT_5, GRU, "BERT4Rec")
+HEADLINE = ("MSCGRec", WITH_RULES, ATTENTION, RECURRENT, BOTH)
+HEADLINE = (*HEADLINE, RULES, DROPOUT_2, DROPOUT_5, GRU, "BERT4Rec")
 BEFORE = ("MSCGRec", "recurrent encoder and learned vectors", BOTH, WITH_SASREC, DROPOUT_2)
 BEFORE = (*BEFORE, DROPOUT_5, GRU, "BERT4Rec", "GRU4Rec", "SASRec dropout 0.2")
-SPARSE = ("MSCGRec", WITH_SASREC, DROPOUT_2, DROPOUT_5, WIDE, GRU)
+SPARSE = ("MSCGRec", WITH_RULES, ATTENTION, WITH_SASREC, RULES, DROPOUT_2, DROPOUT_5, WIDE, GRU)
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
 _KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
@@ -281,16 +287,18 @@ TABLES: dict[str, Callable[[], str]] = {
     "ml-100k": lambda: accuracy("ml-100k", HEADLINE),
     "ml-100k significance": lambda: differences("ml-100k", _KEPT),
     "ml-100k diversity": lambda: diversity(
-        "ml-100k", ("MSCGRec", RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
+        "ml-100k", ("MSCGRec", ATTENTION, RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
     ),
-    "ml-100k cost": lambda: cost("ml-100k", [r for r in HEADLINE if r != BOTH]),
+    "ml-100k cost": lambda: cost(
+        "ml-100k", [r for r in HEADLINE if r not in (BOTH, WITH_RULES, RULES)]
+    ),
     "ml-100k before 0.2": lambda: accuracy("ml-100k before 0.2", BEFORE),
     "beam size": lambda: plain("beam_size.csv", list(read("beam_size.csv")[0])),
     "ml-100k tried": lambda: tried("ml-100k"),
     "amazon-scientific": lambda: accuracy("amazon-scientific", SPARSE),
     "amazon-scientific significance": lambda: differences("amazon-scientific"),
     "amazon-scientific diversity": lambda: diversity(
-        "amazon-scientific", ("MSCGRec", DROPOUT_2, DROPOUT_5, WIDE)
+        "amazon-scientific", ("MSCGRec", ATTENTION, DROPOUT_2, DROPOUT_5, WIDE)
     ),
     "amazon-scientific tried": lambda: tried("amazon-scientific"),
     "ml-1m length 50": lambda: accuracy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,16 @@ import recbole_mscgrec
 from recbole_mscgrec.new_items.add_command import add_items
 from recbole_mscgrec.serving.recommender import Recommender
 
-SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "add_items.py"
+FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.mark.parametrize("target", ["fused", "collaborative"])
-def test_items_join_the_made_up_export(target: str, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("add_items", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_items_join_the_made_up_export(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    import add_items as module
+
     module.write_export(tmp_path / "export", 400, target, 8)
     new = write_new(tmp_path, {f"n{i}": text for i, text in enumerate(module.texts(9, 2))})
     assert len(add_items(tmp_path / "export", new).added) == 9

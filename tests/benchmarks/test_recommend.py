@@ -34,7 +34,7 @@ def test_a_small_catalogue_gets_every_column(tmp_path: Path) -> None:
     n_bytes = recommend.write_export(tmp_path, 100)
     assert n_bytes == sum(file.stat().st_size for file in tmp_path.iterdir()) > 0
     clock = count()  # every reading is a second later
-    found = recommend.measure(tmp_path, 0.0, lambda: float(next(clock)))
+    found = recommend.measure(tmp_path, 0.0, lambda: float(next(clock)), "float32")
     assert found["load_seconds"] == 1 and found["half allowed, 64"]["p99"] == 1000
     table = recommend.table([{"items": 100, "mb_on_disk": n_bytes / 1e6, **found}])
     row = next(line for line in table.splitlines() if line.startswith("| 100 items"))

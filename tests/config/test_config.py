@@ -115,7 +115,7 @@ def test_every_key_says_its_type_and_meaning(name: str) -> None:
     for line in text.splitlines():
         if re.match(r"\w", line):
             assert re.search(
-                r"# \((int|float|str|bool|list|dict|int or list)(, [^)]+)?\) \S", line
+                r"# \((int|float|str|bool|list|dict|int or list|str or list)(, [^)]+)?\) \S", line
             ), line
 
 
