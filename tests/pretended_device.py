@@ -93,6 +93,9 @@ class _Module:
 
 if not hasattr(registration, "_setup_privateuseone_for_python_backend"):
     pytest.skip("this torch knows no devices made in Python", allow_module_level=True)
+# The first backward pass starts threads for all devices, after which a process cannot fork. So it
+# happens before this device is there, and those on this device run in the calling thread.
+torch.ones(1, requires_grad=True).sum().backward()
 registration._setup_privateuseone_for_python_backend(rename=_NAME, backend_module=_Module())
 DEVICE = torch.device(_NAME, 0)
 
@@ -100,7 +103,7 @@ DEVICE = torch.device(_NAME, 0)
 @contextmanager
 def pretended_device() -> Iterator[_Device]:
     """Within this block DEVICE exists."""
-    with _Device() as device:
+    with torch.autograd.set_multithreading_enabled(False), _Device() as device:
         yield device
 
 
