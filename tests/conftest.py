@@ -103,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         epochs=40,
         learning_rate=0.01,
         ema_decay=0.9,
-        dropout_prob=0.0,
+        dropout_prob=0.1,
         collaborative_epochs=5,
         result_file=str(folder / "result.json"),
         metrics=["Recall", "NDCG", "MRR", "ItemCoverage", "GiniIndex"]
