@@ -287,7 +287,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ml-100k": lambda: accuracy("ml-100k", HEADLINE),
     "ml-100k significance": lambda: differences("ml-100k", _KEPT),
     "ml-100k diversity": lambda: diversity(
-        "ml-100k", ("MSCGRec", ATTENTION, RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
+        "ml-100k", (ATTENTION, RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
     ),
     "ml-100k cost": lambda: cost(
         "ml-100k", [r for r in HEADLINE if r not in (BOTH, WITH_RULES, RULES)]
@@ -298,7 +298,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "amazon-scientific": lambda: accuracy("amazon-scientific", SPARSE),
     "amazon-scientific significance": lambda: differences("amazon-scientific"),
     "amazon-scientific diversity": lambda: diversity(
-        "amazon-scientific", ("MSCGRec", ATTENTION, DROPOUT_2, DROPOUT_5, WIDE)
+        "amazon-scientific", (ATTENTION, DROPOUT_2, DROPOUT_5, WIDE)
     ),
     "amazon-scientific tried": lambda: tried("amazon-scientific"),
     "ml-1m length 50": lambda: accuracy(
