@@ -58,6 +58,8 @@ from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer import pipeline
 from recbole_mscgrec.tokenizer.pipeline import from_checkpoint
 
+pytestmark = pytest.mark.slow  # half a minute
+
 TIMES = 500
 N_ITEMS = 8
 Damage = Callable[[random.Random], bytes]

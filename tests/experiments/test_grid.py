@@ -281,6 +281,7 @@ def test_results_of_other_settings_are_not_mixed_in(
 # --- for real -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_table_from_the_command_line_to_the_file(rule_folder: Path) -> None:
     """Processes of their own: MSCGRec, Pop, and a row that cannot be."""
     Path("rows.yaml").write_text(

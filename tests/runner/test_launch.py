@@ -88,6 +88,7 @@ def kill_when(file: Path, rank: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_training_can_resume(
     rule_folder: Path, capfd: pytest.CaptureFixture
 ) -> None:
