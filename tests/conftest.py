@@ -67,8 +67,8 @@ def _one_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test works in its own folder and leaves the root logger and Ctrl-C as they were; torch's
-    launcher of processes takes Ctrl-C for itself."""
+    """Every test works in its own folder and leaves the root logger and Ctrl-C as they were:
+    torch's launcher of processes takes Ctrl-C for itself."""
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
