@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,7 @@ def test_who_waits_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
 
 
 def test_who_loses_the_lock_ends_with_the_reason(tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     with pytest.raises(UserError, match=r"lost .*a\.held \((marker-missing|refresh-failed)\)"):
         with lock.claim(tmp_path / "a", "works"):
             (tmp_path / "a.held").unlink()
