@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from recbole_mscgrec.deployment.answers import Answer
 from recbole_mscgrec.deployment.loading import TrainedModel
 from recbole_mscgrec.storage import files
@@ -63,12 +61,5 @@ def page_data(
 
 
 def render(page: dict[str, Any]) -> str:
-    """The page as a single HTML file that loads nothing else. All values of `page` are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recbole_mscgrec.deployment"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("recommendations.html").render(page=page)
+    """The page as a single HTML file; see `files.page_of`."""
+    return files.page_of("recbole_mscgrec.deployment", "recommendations.html", page)

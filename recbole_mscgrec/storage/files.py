@@ -179,3 +179,18 @@ def write_csv(file: str | Path, columns: Sequence[str], rows: Iterable[dict[str,
         writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def page_of(package: str, template: str, page: dict[str, Any]) -> str:
+    """A single HTML file that loads nothing else, from a template in `templates/` of a package. All
+    values of `page` are escaped."""
+    import jinja2  # serving needs the other functions of this module without it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(page=page)

@@ -6,9 +6,8 @@ import math
 from collections import Counter, defaultdict
 from typing import Any
 
-import jinja2
-
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
+from recbole_mscgrec.storage import files
 from recbole_mscgrec.tokenizer.item_cards import Cards
 
 _MOST_ITEMS = 20_000  # the most popular ones are listed; counts and words cover all items
@@ -60,12 +59,8 @@ def page_data(
 
 
 def render(page: dict[str, Any]) -> str:
-    """The page as a single HTML file that loads nothing else. All values of `page` are escaped."""
-    templates = jinja2.PackageLoader("recbole_mscgrec.tokenizer")
-    environment = jinja2.Environment(
-        loader=templates, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("codes.html").render(page=page)
+    """The page as a single HTML file; see `files.page_of`."""
+    return files.page_of("recbole_mscgrec.tokenizer", "codes.html", page)
 
 
 def codes_of(table: CodeTable, name: str) -> list[list[int] | None]:

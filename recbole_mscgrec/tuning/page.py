@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jinja2
 import optuna
 from markupsafe import Markup
 from optuna.trial import TrialState
@@ -67,15 +66,8 @@ def page_data(study: optuna.Study, plan: Plan) -> dict[str, Any]:
 
 
 def render(page: dict[str, Any]) -> str:
-    """The page as a single HTML file that loads nothing else. All texts of `page` are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recbole_mscgrec.tuning"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html").render(page=page)
+    """The page as a single HTML file; see `files.page_of`."""
+    return files.page_of("recbole_mscgrec.tuning", "study.html", page)
 
 
 def _plots(study: optuna.Study, plan: Plan) -> Iterator[dict[str, Any]]:
