@@ -66,14 +66,16 @@ class Failures:
         rows = (
             {"item": item, "url": f.url, "reason": f.reason, "tries": str(f.tries)}
             | {"again": _NO if f.lasting else _YES}
-            for item, f in self.of.items()
+            for item, f in sorted(self.of.items())
         )
         write_csv(self.file, _COLUMNS, rows)
         self._saved_at = time.monotonic()
 
-    def counts(self) -> Counter[str]:
-        """Number of failures by reason, without its details."""
-        return Counter(failure.reason.partition(":")[0] for failure in self.of.values())
+    def counts(self) -> list[tuple[str, int]]:
+        """Reasons, without their details, and numbers of failures: the most frequent first, then
+        by name, whatever the order in which the downloads ended."""
+        counts = Counter(failure.reason.partition(":")[0] for failure in self.of.values())
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def from_network(getter: Getter, folder: Path, size: int) -> Work:

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     with warnings.catch_warnings(), tqdm(total=len(to_do), desc="Images", unit="") as bar:
         warnings.simplefilter("ignore")  # about odd files that Pillow can read
         n_fetched = _fetch(options, to_do, folder, failures, bar)
-    counts = failures.counts().most_common()
+    counts = failures.counts()
     print(
         f"images in {folder}: {n_fetched} fetched, {n_there} were there, {n_without} items name "
         f"none, {len(failures.of)} failed{' (' if counts else ''}"
