@@ -10,8 +10,27 @@ from tiny import code_table, network_sizes
 
 from recbole_mscgrec.network.model import CodeNetwork, Sizes
 from recbole_mscgrec.serving.export_folder import Export
+from recbole_mscgrec.transitions.model import Transitions
 
 N = 24  # items
+
+
+def transitions(n_items: int, seed: int = 0, n_rules: int = 3) -> Transitions:
+    """Rules of every item but the last one; texts of all but items 2 and 3."""
+    draw = torch.Generator().manual_seed(seed)
+    count = torch.full((n_items,), n_rules)
+    count[0] = count[-1] = 0
+    start = torch.cat([torch.zeros(1, dtype=torch.long), count.cumsum(0)])
+    item = torch.randint(1, n_items, (int(start[-1]),), generator=draw, dtype=torch.int32)
+    weight = torch.rand(len(item), generator=draw)
+    sums = torch.zeros(n_items).index_add(0, torch.arange(n_items).repeat_interleave(count), weight)
+    text = torch.nn.functional.normalize(torch.randn(n_items, 4, generator=draw), dim=1).half()
+    text[[0, 2, 3]] = 0
+    share = 0.4 * text.any(1).float()
+    weight = weight / sums.repeat_interleave(count) * (1 - share.repeat_interleave(count))
+    popularity = torch.rand(n_items, generator=draw)
+    popularity[0] = 0
+    return Transitions(start, item, weight, popularity / popularity.sum(), text, share)
 
 
 def tiny_export(seed: int = 0, **changes: Any) -> Export:

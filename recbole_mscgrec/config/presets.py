@@ -7,6 +7,7 @@ from typing import Any
 
 SHOWN_BELOW = 30  # average number of times that an item occurs in the train split
 LEARNED_UP_TO = 100_000  # items; beyond it, learned vectors would be most of the memory
+TRANSITION_WEIGHT = 0.7  # chosen on validation (results/transitions.md)
 AT_LEAST = 1000  # items; fewer items need no larger codebooks
 
 # If items occur only a few times, the model has to distinguish them by their content. Finer codes,
@@ -30,7 +31,8 @@ def is_sparse(times_shown: float, n_items: int) -> bool:
 def resolve(config: Any, train: Any) -> None:
     """Decide the settings that follow from the train split `train`; `config.preset` holds them.
 
-    `learned_vectors`, unless it is set, is on in catalogues of up to `LEARNED_UP_TO` items. If
+    In catalogues of up to `LEARNED_UP_TO` items, `learned_vectors` and `transition_weight`, unless
+    they are set, are on. If
     `sparse_settings` is on and the data are sparse, keys that the user has not set get the values
     of `SETTINGS`. A codes_file for the target modality also counts as setting the target, and
     `history_tokens: code` as turning both kinds of vectors off.
@@ -43,9 +45,13 @@ def resolve(config: Any, train: Any) -> None:
 
 
 def _by_size(config: Any, n_items: int) -> dict[str, Any]:
-    if config["learned_vectors"] is not None:
-        return {}
-    return {"learned_vectors": n_items <= LEARNED_UP_TO and config["history_tokens"] == "item"}
+    small = n_items <= LEARNED_UP_TO
+    weight = TRANSITION_WEIGHT if small and config["constrained_training"] else 0.0
+    found = {
+        "learned_vectors": small and config["history_tokens"] == "item",
+        "transition_weight": weight,
+    }
+    return {key: value for key, value in found.items() if config[key] is None}
 
 
 def _for_sparse(config: Any, train: Any, n_items: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "encoder": ("attention", "the encoder has attention and short convolutions; leave it out"),
 }
 # Key that an earlier version did not have -> the value that gives what it did.
-ADDED: dict[str, Any] = {"conv_kernel_size": 0}
+ADDED: dict[str, Any] = {"conv_kernel_size": 0, "transition_weight": 0.0}
 _IMAGE = (
     "global_scale local_scale colour_jitter warmup_epochs weight_decay clip_norm drop_path"
     " head_size out_dim freeze_last_layer student_temperature teacher_temperature teacher_balance"

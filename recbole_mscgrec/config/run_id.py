@@ -30,8 +30,8 @@ _NO_PART = frozenset(
 # They affect validation, and so when training stops; a trained model can be tested with other
 # values.
 _AFTER_TRAINING = frozenset(
-    """exclude_seen beam_size valid_metric valid_metric_bigger matmul_precision initial_model
-    repeatable""".split()
+    """exclude_seen beam_size transition_weight valid_metric valid_metric_bigger matmul_precision
+    initial_model repeatable""".split()
 )
 # Settings of the test of a trained model: part of the result, not of the training.
 MEASURED = (

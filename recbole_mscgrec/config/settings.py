@@ -115,9 +115,10 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """Beam search, reranking, and the second test without a modality."""
+    """Beam search, transitions, reranking, and the second test without a modality."""
 
     beam_size: int  # by default twice the longest list
+    transition_weight: float  # of the transitions in the choice of every code level
     rescore_model: tuple[str, ...]
     rescore_weight: tuple[float, ...] | None  # of this model and of those; None: to be fitted
     eval_drop_modality: str | None

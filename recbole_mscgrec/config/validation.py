@@ -162,3 +162,8 @@ def _check_switches(config: Any) -> None:
     for key, value, other, needed, reason in _NEEDS:
         if config[key] == value and config[other] != needed:
             raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
+    if config["transition_weight"] and not config["constrained_training"]:
+        raise UserError(
+            f"transition_weight={config['transition_weight']} needs constrained_training=True: the "
+            "transitions are a distribution over real items."
+        )

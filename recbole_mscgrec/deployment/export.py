@@ -23,6 +23,7 @@ from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage import checkpoint, digest, files
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.item_cards import title_column
+from recbole_mscgrec.transitions.model import Transitions
 
 
 def export(
@@ -147,6 +148,8 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
         beam_size=settings.decoding.beam_size,
         constrained=settings.training.constrained_training,
         max_history=config["MAX_ITEM_LIST_LENGTH"],
+        transitions=Transitions(**plain["transitions"]) if model.transitions else None,
+        transition_weight=model.transition_weight,
         settings=checkpoint.to_plain(config.final_config_dict),
         made_by=digest.made_by(),
     )

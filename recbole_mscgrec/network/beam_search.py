@@ -9,6 +9,7 @@ import torch
 
 from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
+from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
@@ -36,6 +37,7 @@ def beam_search(
     beam_size: int,
     restriction: Restriction | None = None,
     over_children: bool = True,
+    prior: ItemPrior | None = None,
 ) -> Beams:
     """The most likely items that a beam of width `beam_size` finds, for each row of a batch.
 
@@ -48,6 +50,8 @@ def beam_search(
 
     With `over_children=False` the softmax runs over all codewords of a level, as in a model that
     was trained without the constraint. Codes that lead to no item are then removed.
+
+    A prior, which needs `over_children`, is mixed into the scores of all children.
     """
     device = tree.leaf_item.device
     nodes = torch.zeros(batch_size, 1, dtype=torch.int32, device=device)
@@ -65,7 +69,7 @@ def beam_search(
         parent_nodes = nodes.flatten()[place]
         logits = step(level, row, parent_nodes, codes, parents).float()  # (P, K)
         log_probs, listed = _child_log_probs(
-            tree, level, parent_nodes, row, logits, restriction, over_children
+            tree, level, parent_nodes, row, logits, restriction, over_children, prior
         )
         scores, beam, child = _best_children(log_probs, place, scores, beam_size)
         parents = (unsettled.cumsum(0) - 1).view_as(nodes).gather(1, beam)
@@ -97,6 +101,7 @@ def _child_log_probs(
     logits: Tensor,
     restriction: Restriction | None,
     over_children: bool,
+    prior: ItemPrior | None,
 ) -> tuple[Tensor, bool]:
     """Log-softmax (P, C) over the children of nodes (P,) from logits (P, K); -inf without a child.
 
@@ -106,14 +111,17 @@ def _child_log_probs(
     if not over_children:
         logits = logits.log_softmax(dim=-1)
     dense = tree.dense[level]
-    if dense is not None and restriction is None:
+    if dense is not None and restriction is None and prior is None:
         allowed = dense[nodes]
         logits = logits[:, : allowed.size(1)]  # drop the codewords after the last used one
         log_probs = logits.masked_fill(~allowed, -torch.inf)
         return log_probs.log_softmax(dim=-1) if over_children else log_probs, False
     width = int(tree.n_children(level, nodes).max()) if packs(nodes) else None
     children = tree.children(level, nodes, width)
-    log_probs = logits.gather(-1, children.codes).masked_fill_(~children.valid, -torch.inf)
+    scores = logits.gather(-1, children.codes)
+    if prior is not None:
+        scores = prior.select(row).mixed(level, scores, children)
+    log_probs = scores.masked_fill_(~children.valid, -torch.inf)
     if over_children:
         log_probs = log_probs.log_softmax(dim=-1)
     if restriction is not None:

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from recbole_mscgrec.network.unpad import packs
+from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
@@ -64,15 +65,19 @@ class TargetPaths:
         """The nodes before a level, for the `counts[level]` targets that need it."""
         return self._path[level, : self.counts[level]]
 
-    def log_probs(self, level: int, logits: Tensor) -> Tensor:
+    def log_probs(self, level: int, logits: Tensor, prior: ItemPrior | None = None) -> Tensor:
         """The log-probability of a level for the targets that need it, (counts[level],), from the
-        scores of its codewords, (counts[level], K)."""
+        scores of its codewords, (counts[level], K). A prior, with a row for each of these targets,
+        is mixed in; it needs the constraint."""
         nodes = self.prefixes(level)
         gold = self.codes[level][: len(nodes)]
         if self.constrained:
             width = int(self._n_children[level, : len(nodes)].max()) if self.packed else None
             children = self.tree.children(level, nodes, width)
-            logits = logits.gather(1, children.codes).masked_fill(~children.valid, -torch.inf)
+            logits = logits.gather(1, children.codes)
+            if prior is not None:
+                logits = prior.mixed(level, logits, children)
+            logits = logits.masked_fill(~children.valid, -torch.inf)
             gold = (self._path[level + 1, : len(nodes)] - children.nodes[:, 0]).long()
         log_probs = -cross_entropy(logits, gold, reduction="none")
         return log_probs if self.packed else log_probs.masked_fill(~self.real, 0)

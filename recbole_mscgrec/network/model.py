@@ -30,6 +30,7 @@ from recbole_mscgrec.network.relative_bias import (
 from recbole_mscgrec.network.unpad import LevelSlots, Slots
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
+from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 from recbole_mscgrec.storage.errors import UserError
 
@@ -231,10 +232,12 @@ class CodeNetwork(nn.Module):
         items: Tensor,
         place: Tensor,
         constrained: bool = True,
+        prior: ItemPrior | None = None,
     ) -> Tensor:
         """The log-probability of each level for n items, (L, n); their sum is the exact log p(item
         | history). The softmax runs over the children of the item's prefix, or, without
-        `constrained`, over all codewords of a level. For the other arguments see `decode`."""
+        `constrained`, over all codewords of a level. A prior needs `constrained`. For the other
+        arguments see `decode`."""
         targets = TargetPaths(self.tree, items, constrained)
         log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
         if not targets.counts:  # a catalogue with a single item
@@ -243,7 +246,8 @@ class CodeNetwork(nn.Module):
         hidden = self.decode(encoded, limit, targets.codes, place, targets.counts)
         for level, h in enumerate(hidden.split(targets.counts)):
             logits = self.level_logits(level, h, targets.prefixes(level)).float()
-            added = targets.log_probs(level, logits)
+            of_targets = prior and prior.select(place[: len(h)] // limit.size(1))
+            added = targets.log_probs(level, logits, of_targets)
             log_probs[level] = log_probs[level].index_put((targets.order[: len(h)],), added)
         return torch.stack(log_probs)
 
@@ -254,13 +258,17 @@ class CodeNetwork(nn.Module):
         beam_size: int,
         restriction: Restriction | None = None,
         constrained: bool = True,
+        prior: ItemPrior | None = None,
     ) -> Beams:
         """The best items per row by constrained beam search with cached decoder state: (B, W).
 
-        limit (B, 1) is the last position that counts; for `constrained` see `level_log_probs`.
+        limit (B, 1) is the last position that counts; for `constrained` and `prior` see
+        `level_log_probs`.
         """
         step = self.decoder_step(encoded, limit)
-        return beam_search(step, self.tree, len(encoded), beam_size, restriction, constrained)
+        return beam_search(
+            step, self.tree, len(encoded), beam_size, restriction, constrained, prior
+        )
 
     def decoder_step(self, encoded: Encoded, limit: Tensor) -> Step:
         """The step function of beam search for one batch; it keeps the state of the decoder."""

@@ -86,7 +86,8 @@ def add_items(
         if rows.tokens:
             features = export_folder.read_further(folder, FEATURES)
             made = new_codes(encoders, export.table, found, features)
-            export = generations.with_items(export, rows.tokens, rows.titles, made)
+            text = found["text"].vectors if "text" in found else None
+            export = generations.with_items(export, rows.tokens, rows.titles, made, text)
         ids = torch.tensor([tokens.id_of[token] for token in back], dtype=torch.long)
         export = generations.with_removed(export, ids, False)
         if cold_share is not None:

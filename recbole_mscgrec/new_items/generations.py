@@ -35,9 +35,15 @@ def opened(folder: Path) -> Iterator[Export]:
         yield export_folder.read(folder)
 
 
-def with_items(export: Export, tokens: list[str], titles: list[str], made: NewCodes) -> Export:
-    """The export with n new items at its end. Codes, weights and vectors of the items that are
-    there stay as they are."""
+def with_items(
+    export: Export,
+    tokens: list[str],
+    titles: list[str],
+    made: NewCodes,
+    text: Tensor | None = None,
+) -> Export:
+    """The export with n new items at its end, and the vectors of their texts (n, D). Codes, weights
+    and vectors of the items that are there stay as they are."""
     n, before = len(tokens), export.table
     codes = {name: torch.cat([known, made.codes[name]]) for name, known in before.codes.items()}
     table = CodeTable(codes, before.sizes, before.target)
@@ -57,6 +63,7 @@ def with_items(export: Export, tokens: list[str], titles: list[str], made: NewCo
             name: torch.cat([known, made.vectors[name].to(known.dtype)])
             for name, known in export.vectors.items()
         },
+        transitions=export.transitions and export.transitions.with_items(n, text),
     )
 
 

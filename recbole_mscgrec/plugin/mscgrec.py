@@ -32,9 +32,12 @@ from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
+from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
+from recbole_mscgrec.transitions.counts import count_transitions
+from recbole_mscgrec.transitions.model import TransitionModel, Transitions, rows_at_once
 
 Tensor = torch.Tensor
 _ITEMS_AT_ONCE = 256  # scored together in full_sort_predict
@@ -65,6 +68,9 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
+        self.transition_weight, self.transitions = decoding.transition_weight, None
+        if self.transition_weight:
+            self.transitions = TransitionModel(_transitions_of(tokens, settings))
         self._training_loss = self._loss
         if _compiles(settings):  # few shapes: whole batches, and the last one
             self._training_loss = torch.compile(self._loss, dynamic=False)
@@ -114,11 +120,16 @@ class MSCGRec(SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Exact log-probability (B,) of one given item per row, equal to the score in beam search.
-        With `rescore_model`, the weighted mean of all models'."""
+        The transitions take part in it; with `rescore_model`, it is the weighted mean of all
+        models'."""
+        items, n_rows = interaction[self.ITEM_ID], rows_at_once(self.n_items)
+        if self.transitions is not None and len(items) > n_rows:
+            firsts = range(0, len(items), n_rows)
+            return torch.cat([self.predict(interaction[i : i + n_rows]) for i in firsts])
         encoded, limit = self._history(interaction)
-        items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
-        levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
+        prior = self._prior(interaction)
+        levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained, prior)
         if self.ensemble is None:
             return levels.sum(0)
         column, others = items.unsqueeze(1), self.ensemble.others(interaction)
@@ -129,20 +140,24 @@ class MSCGRec(SequentialRecommender):
         """The log-probability of each level, (L, n), for n items of the given rows of a batch.
         Without `rescore_model`, their sum is the result of `predict`."""
         encoded, limit = self._history(interaction)
-        encoded = encoded.select(rows)
+        encoded, prior = encoded.select(rows), self._prior(interaction)
+        prior = prior and prior.select(rows)
         place = torch.arange(len(items), device=items.device)
-        return self.network.level_log_probs(encoded, limit[rows], items, place, self.constrained)
+        return self.network.level_log_probs(
+            encoded, limit[rows], items, place, self.constrained, prior
+        )
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Exact log-probability of every item, (B, N); -inf for padding. Meant for small
         catalogues; evaluation uses `recommend`, which needs no dense matrix."""
         encoded, limit = self._history(interaction)
+        prior = self._prior(interaction)
         scores = torch.full((len(encoded), self.n_items), -torch.inf, device=limit.device)
         for items in torch.arange(1, self.n_items, device=limit.device).split(_ITEMS_AT_ONCE):
             n = len(items)
             place = torch.arange(len(encoded) * n, device=limit.device)
             rows = (encoded, limit.expand(-1, n), items.repeat(len(encoded)), place)
-            levels = self.network.level_log_probs(*rows, self.constrained)
+            levels = self.network.level_log_probs(*rows, self.constrained, prior)
             scores[:, items] = levels.sum(0).view(-1, n)
         if self.ensemble is not None:
             scores = self.ensemble.mix([scores, *self.ensemble.others(interaction)])
@@ -172,7 +187,16 @@ class MSCGRec(SequentialRecommender):
         """What `recommend` returns without `rescore_model`."""
         encoded, limit = self._history(interaction)
         width = beam_size or self.beam_size
-        return self.network.beams(encoded, limit, width, restriction, self.constrained)
+        prior = self._prior(interaction)
+        return self.network.beams(encoded, limit, width, restriction, self.constrained, prior)
+
+    def _prior(self, interaction: Any) -> ItemPrior | None:
+        """What follows the last items of each history by the transitions, if they are used."""
+        if self.transitions is None:
+            return None
+        texts = self.network.history.left_out != "text"
+        history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return self.transitions.prior(self.network.tree, *history, self.transition_weight, texts)
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """The encoded histories, and their last positions (B, 1)."""
@@ -210,11 +234,26 @@ def _compiles(settings: MSCGRecSettings) -> bool:
     return on_gpu and importlib.util.find_spec("triton") is not None
 
 
+def _transitions_of(tokens: Tokenization, settings: MSCGRecSettings) -> Transitions:
+    if tokens.transitions is None:
+        raise UserError(
+            f"transition_weight ({settings.decoding.transition_weight}) needs transitions, and "
+            f"{settings.run.model_file} holds none, since it was trained with transition_weight 0: "
+            "leave it out."
+        )
+    return tokens.transitions
+
+
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
     """The codes of the saved model that the run starts from, if any; else those made from the train
     split."""
     run = settings.run
-    for key, file in (("model_file", run.model_file), ("initial_model", run.initial_model)):
-        if file:
-            return from_checkpoint(checkpoint.load(file, key=key), train, file)
+    if file := run.model_file:
+        return from_checkpoint(checkpoint.load(file, key="model_file"), train, file)
+    if file := run.initial_model:
+        tokens = from_checkpoint(checkpoint.load(file, key="initial_model"), train, file)
+        if settings.decoding.transition_weight:  # those of this train split
+            text = tokens.transitions.text if tokens.transitions else None
+            tokens.transitions = count_transitions(train, text)
+        return tokens
     return tokenize_once(settings, train)

@@ -12,11 +12,11 @@ import torch
 
 from recbole_mscgrec.storage import files, schema
 from recbole_mscgrec.storage.errors import UserError, one_line
-from recbole_mscgrec.storage.schema import Each, List
+from recbole_mscgrec.storage.schema import Each, List, Maybe
 
 Tensor = torch.Tensor
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # 1: without transitions
 Content = dict[str, Tensor] | list[str] | bytes  # tensors by name, lines of text, or a program
 Part = dict[str, Any]  # the entry of a file in the manifest
 _BLOCK = 1 << 20
@@ -31,6 +31,7 @@ _RULE = {
     "beam_size": int,
     "constrained": bool,
     "max_history": int,
+    "transition_weight": Maybe((float, int)),  # since format 2
     "cold_share": (float, int),
     "history": List(dict),
     "made_by": dict,
@@ -55,7 +56,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{manifest['format']}, here {FORMAT}): update the package."
         )
     schema.check(manifest, _RULE, file, "an export folder")
-    return manifest
+    return {"transition_weight": 0.0, **manifest}
 
 
 def write_file(file: Path, content: Content) -> Part:

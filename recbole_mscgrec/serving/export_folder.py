@@ -38,6 +38,7 @@ from recbole_mscgrec.serving.export_files import (
 from recbole_mscgrec.storage import digest, files, schema
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.schema import Numbers
+from recbole_mscgrec.transitions.model import Transitions
 
 Tensor = torch.Tensor
 _SMALLEST = ((torch.uint8, 1 << 8), (torch.int16, 1 << 15), (torch.int32, 1 << 31))
@@ -62,6 +63,8 @@ class Export:
         removed: bool (N,) items that must not be recommended any more. Their codes stay reserved.
         added_in: (N,) the generation in which an item was added; 0 for those of the training.
         vectors: modality -> half (N, D_m), with `history_vectors`.
+        transitions: what follows what in the train split; None if they are not used.
+        transition_weight: of the transitions in the choice of every code level.
         beam_size, constrained: decoding, as in training and evaluation.
         max_history: number of items at the end of a history that the model reads.
         cold_share: share of each list that is reserved for items added after training.
@@ -84,6 +87,8 @@ class Export:
     beam_size: int
     constrained: bool
     max_history: int
+    transitions: Transitions | None = None
+    transition_weight: float = 0.0
     cold_share: float = 0.0
     generation: int = 1
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -181,6 +186,10 @@ def _contents(export: Export) -> dict[str, Content]:
     codes |= {f"vectors.{name}": vectors.half() for name, vectors in export.vectors.items()}
     codes |= {"popularity": export.popularity.int(), "removed": export.removed}
     codes["added_in"] = export.added_in.int()
+    if export.transitions is not None:
+        codes |= {
+            f"transitions.{name}": part for name, part in export.transitions._asdict().items()
+        }
     contents: dict[str, Content] = {"model": export.weights, "codes": codes}
     contents["items"] = export.items
     if broken := [item for item in export.items if "\n" in item or "\r" in item]:
@@ -223,6 +232,8 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
             raise UserError(f"{folder / MANIFEST} is damaged: it names no file for {name}.")
     stored, sizes = read_tensors(folder, parts["codes"]), manifest["sizes"]
     rule = {**_CODES, **{f"codes.{name}": Numbers("i", (None, None)) for name in sizes}}
+    if manifest["transition_weight"]:
+        rule |= {f"transitions.{name}": part for name, part in schema.TRANSITIONS.items()}
     schema.check(stored, rule, folder / parts["codes"]["name"], "codes of an export")
     try:
         codes = {name: stored[f"codes.{name}"].long() - 1 for name in sizes}
@@ -240,6 +251,7 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
         removed=stored["removed"],
         added_in=stored["added_in"],
         vectors={k.removeprefix("vectors."): v for k, v in stored.items() if k[:7] == "vectors"},
+        transitions=_transitions(stored) if manifest["transition_weight"] else None,
         **{name: manifest[name] for name in _AS_THEY_ARE},
     )
     _check_lengths(export, folder)
@@ -248,12 +260,19 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
 
 _SIZES = {each.name for each in fields(Sizes)}
 _AS_THEY_ARE = (
-    "beam_size constrained max_history cold_share generation history settings made_by new_items"
+    "beam_size constrained max_history transition_weight cold_share generation history settings"
+    " made_by new_items"
 ).split()
+
+
+def _transitions(stored: Mapping[str, Tensor]) -> Transitions:
+    return Transitions(**{name: stored[f"transitions.{name}"] for name in Transitions._fields})
 
 
 def _check_lengths(export: Export, folder: Path) -> None:
     n_items = export.table.n_items
+    if export.transitions is not None and (text := export.transitions.fault(n_items)):
+        raise UserError(f"{folder} is damaged: {text}.")
     tables = (export.popularity, export.removed, export.added_in, *export.vectors.values())
     lines = (export.items, export.titles or export.items)
     if any(len(t) != n_items for t in tables) or any(len(t) != n_items - 1 for t in lines):

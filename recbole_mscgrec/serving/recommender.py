@@ -32,6 +32,7 @@ from recbole_mscgrec.serving.requests import (
 )
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.matching import unlike
+from recbole_mscgrec.transitions.model import TransitionModel
 
 Tensor = torch.Tensor
 POPULAR = "popular"
@@ -82,8 +83,9 @@ class Recommender:
             raise UserError(f"The export is damaged: {text}.")
         network.load_state_dict(export.weights)
         self.network = network.to(self.device).eval()
-        self._usable = ~export.removed
-        self._usable[0] = False
+        counted = export.transitions
+        self.transitions = counted and TransitionModel(counted).to(self.device)
+        self._usable = ~export.removed & (torch.arange(len(export.removed)) > 0)
 
     @classmethod
     def load(
@@ -250,11 +252,14 @@ class Recommender:
         """(item id, log-probability) pairs for each request, best first."""
         cut = [request.history[-self.export.max_history :] for request in requests]
         items = padded(cut).to(self.device)
-        last = torch.tensor([[len(history) - 1] for history in cut], device=self.device)
-        restriction = item_filter(self.network.tree, requests, mask)
+        length = torch.tensor([len(history) for history in cut], device=self.device)
+        tree, last, prior = self.network.tree, length.unsqueeze(1) - 1, None
+        if model := self.transitions:
+            prior = model.prior(tree, items, length, self.export.transition_weight)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             encoded, constrained = self.network.encode(items), self.export.constrained
-            beams = self.network.beams(encoded, last, width, restriction, constrained)
+            restriction = item_filter(tree, requests, mask)
+            beams = self.network.beams(encoded, last, width, restriction, constrained, prior)
         rows = zip(beams.items.tolist(), beams.log_probs.tolist(), strict=True)
         return [[(i, p) for i, p in zip(*row, strict=True) if i] for row in rows]
 

@@ -138,6 +138,14 @@ INTERRUPTED_RQ_DINO = {
         "epochs": List({"dino_loss": _NUMBER, "perplexity": Maybe(List(_NUMBER))}),
     },
 }
+TRANSITIONS = {
+    "start": Numbers("i", (None,)),
+    "item": Numbers("i", (None,)),
+    "weight": Numbers("f", (None,)),
+    "popularity": Numbers("f", (None,)),
+    "text": Numbers("f", (None, None)),
+    "text_share": Numbers("f", (None,)),
+}
 CODES = {
     "table": {
         "codes": Each(Numbers("i", (None, None))),
@@ -155,6 +163,7 @@ CODES = {
     "vectors": Maybe(Each(Numbers("f", (None, None)))),
     "inputs": Maybe(Each(str)),
     "codebooks": Maybe(Each(Numbers("f", (None, None)))),
+    "transitions": Maybe(TRANSITIONS),
 }
 IMAGE_CHECK = {"files": Each(Row(List(int), str, str))}  # size and time, hash, defect
 RESULT = {

@@ -25,6 +25,8 @@ from recbole_mscgrec.tokenizer.modalities import (
     Stage,
     stage_of,
 )
+from recbole_mscgrec.transitions.counts import count_transitions
+from recbole_mscgrec.transitions.model import Transitions
 
 Tensor = torch.Tensor
 Codes = tuple[CodeTable, dict[str, Any], dict[str, Tensor]]  # table, health report, codebooks
@@ -41,6 +43,7 @@ class Tokenization:
     vectors: dict[str, Tensor]  # modality -> half (N, D_m), with history_vectors
     inputs: dict[str, str]  # modality -> fingerprint of its texts, images or given features
     codebooks: dict[str, Tensor]  # modality quantized here -> (sum of K_l, D), level by level
+    transitions: Transitions | None = None  # with transition_weight
 
     def to_plain(self) -> dict[str, Any]:
         """The plain values for a checkpoint, which `from_checkpoint` reads."""
@@ -51,6 +54,7 @@ class Tokenization:
             "vectors": self.vectors,
             "inputs": self.inputs,
             "codebooks": self.codebooks,
+            "transitions": self.transitions and self.transitions._asdict(),
         }
 
 
@@ -69,6 +73,11 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
         features[FUSED] = fused(vectors, features)
     kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
     del vectors  # at a million items, their memory is needed to make the codes
+    transitions = None
+    if settings.decoding.transition_weight:
+        with timed(seconds, "transitions"):
+            text = features["text"].vectors if "text" in features else None
+            transitions = count_transitions(train, text)
     key = cache.fingerprint(
         features={name: stage.key for name, stage in stages.items()},
         sizes=codes.level_sizes,
@@ -84,7 +93,7 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
         ) or _made_codes(key, settings, features, train)
     _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
     inputs = {name: stage.inputs for name, stage in stages.items() if stage.inputs}
-    return Tokenization(table, report, seconds, _items(train), kept, inputs, codebooks)
+    return Tokenization(table, report, seconds, _items(train), kept, inputs, codebooks, transitions)
 
 
 def tokenize_once(settings: MSCGRecSettings, train: Any) -> Tokenization:
@@ -98,7 +107,9 @@ def tokenize_once(settings: MSCGRecSettings, train: Any) -> Tokenization:
         return tokenize(settings, train)
     plain, seconds = processes.once(make)
     table = CodeTable.from_plain(plain.pop("table"))
-    return Tokenization(table=table, seconds=seconds, **plain)
+    parts = plain.pop("transitions")
+    transitions = parts and Transitions(**parts)
+    return Tokenization(table=table, seconds=seconds, transitions=transitions, **plain)
 
 
 @contextmanager
@@ -141,7 +152,14 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
         )
     inputs, books = plain.get("inputs") or {}, plain.get("codebooks") or {}
     books = {name: book.cpu() for name, book in books.items()}
-    return Tokenization(table, plain["health"], {}, plain["items"], vectors, inputs, books)
+    transitions = None
+    if parts := plain.get("transitions"):
+        transitions = Transitions(**{name: parts[name].cpu() for name in Transitions._fields})
+        if text := transitions.fault(train.item_num):
+            raise UserError(f"{file} is damaged: {text}.")
+    return Tokenization(
+        table, plain["health"], {}, plain["items"], vectors, inputs, books, transitions
+    )
 
 
 def _make_features(

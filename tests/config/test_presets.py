@@ -71,7 +71,7 @@ def test_other_data_and_other_wishes_keep_the_plain_settings(sparse_folder: Path
     for dataset, changes in (("dense", {}), ("walk", {"sparse_settings": False})):
         chosen, config = fitted(sparse_folder, dataset, **changes)
         assert (
-            config.preset == {}
+            config.preset == {"transition_weight": 0.7}
             and config.final_config_dict.items() >= {key: chosen[key] for key in SETTINGS}.items()
         )
 
@@ -91,6 +91,24 @@ def test_learned_vectors_are_for_small_catalogues_unless_they_are_set(
     monkeypatch.setattr(presets, "LEARNED_UP_TO", most)
     _, config = fitted(sparse_folder, **{"learned_vectors": None, **changes})
     assert config["learned_vectors"] is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "most", "expected"),
+    [
+        ({}, 10**5, 0.7),
+        ({}, 3, 0.0),
+        ({"transition_weight": 0.2}, 3, 0.2),
+        ({"transition_weight": 0.0}, 10**5, 0.0),
+        ({"constrained_training": False}, 10**5, 0.0),
+    ],
+)
+def test_transitions_are_for_small_catalogues_unless_their_weight_is_set(
+    sparse_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, most: int, expected: float
+) -> None:
+    monkeypatch.setattr(presets, "LEARNED_UP_TO", most)
+    _, config = fitted(sparse_folder, **changes)
+    assert config["transition_weight"] == expected
 
 
 def test_codes_made_elsewhere_stay_the_target(sparse_folder: Path) -> None:

@@ -20,11 +20,11 @@ def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
         ({"epochs": 3, "exclude_seen": "all"}, {"epochs": 3, "exclude_seen": "all"}),
         (
             {"encoder": "attention", "n_encoder_layers": 3},
-            {"conv_kernel_size": 0, "n_encoder_layers": 3},
+            {"conv_kernel_size": 0, "transition_weight": 0.0, "n_encoder_layers": 3},
         ),
         (
-            {"conv_kernel_size": 4, "n_encoder_layers": 2},
-            {"conv_kernel_size": 4, "n_encoder_layers": 2},
+            {"conv_kernel_size": 4, "transition_weight": 0.5, "n_encoder_layers": 2},
+            {"conv_kernel_size": 4, "transition_weight": 0.5, "n_encoder_layers": 2},
         ),
         ({"exclude_seen": True}, {"exclude_seen": "all"}),
         ({"exclude_seen": True, "seen_items": "history"}, {"exclude_seen": "history"}),

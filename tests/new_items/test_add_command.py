@@ -40,6 +40,22 @@ def by_token(export: Export) -> dict[str, list[list[int]]]:
     }
 
 
+def test_transitions_lead_to_new_items_by_their_texts(exported: Any, tmp_path: Path) -> None:
+    """n0 has the text of i7, so what is like i7 is like n0."""
+    folder = exported("default")
+    add_items(folder, write_new(tmp_path, NEW))
+    made = Recommender.load(folder)
+    assert made.transitions is not None
+    ids = {token: made.items.index(token) + 1 for token in ("i5", "i7", "n0", "n2")}
+    history = torch.tensor([[ids["i5"]]])  # in the same group of five as i7
+    found = made.transitions(history, torch.tensor([1]))[0]
+    rules = made.transitions(history, torch.tensor([1]), texts=False)[0]
+    assert found[ids["n0"]] > 10 * rules[ids["n0"]]
+    assert rules[ids["n0"]] == rules[ids["n2"]] > 0
+    again = made.transitions(torch.tensor([[ids["n0"]]]), torch.tensor([1]))[0]
+    assert again.argmax() == ids["i7"]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_new_items_join_and_no_code_moves(exported: Any, variant: str, tmp_path: Path) -> None:
     folder = exported(variant)

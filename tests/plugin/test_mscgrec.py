@@ -94,8 +94,12 @@ def test_loss_is_the_mean_cross_entropy_over_the_children(random_model: Built) -
 
 
 @torch.no_grad()
-def test_loss_equals_predict_on_the_prefixes(random_model: Built) -> None:
-    """The tiled loss and the exact score of single items are the same number."""
+def test_loss_equals_predict_on_the_prefixes(
+    random_model: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiled loss and the exact score of single items, by the network alone, are the same
+    number."""
+    monkeypatch.setattr(random_model.model, "transition_weight", 0.0)
     model, rows = random_model.model, random_model.train.dataset.inter_feat
     scores = []
     targets = rows[target_list_field(random_model.config)]
@@ -174,8 +178,9 @@ def timed_model(folder: Path, **changes: object) -> Built:
     """A random model with a time bias, in eval mode, on the rule data set with real times."""
     write_inter(folder / "data", "timed", timed_rows(rule_sequences()))
     short = {"modalities": ["collaborative"], "collaborative_epochs": 1}
+    changes = {"time_bias": True, "transition_weight": 0.0, **changes}
     with torch.enable_grad():  # for the collaborative stage
-        built = build("MSCGRec", "timed", settings(folder, time_bias=True, **short, **changes))
+        built = build("MSCGRec", "timed", settings(folder, **short, **changes))
     randomize(built.model)
     built.model.eval()
     return built

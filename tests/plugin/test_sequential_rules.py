@@ -93,7 +93,7 @@ def test_what_is_not_known_is_left_to_text_and_then_to_popularity(folder: Path) 
     assert cold["e"] > 0.2 and cold["a"] > 0.2 > 0.01 > cold["b"]  # stone, red, green
     unknown = probabilities(built, "f")  # neither rules nor text
     tokens = built.train.dataset.field2id_token["item_id"].tolist()
-    popular = dict(zip(tokens, built.model.popularity.tolist(), strict=True))
+    popular = dict(zip(tokens, built.model.transitions.popularity.tolist(), strict=True))
     for item, value in unknown.items():
         assert value == pytest.approx(popular[item], abs=1e-6)
 
@@ -103,7 +103,7 @@ def test_single_scores_are_those_of_all(folder: Path, monkeypatch: pytest.Monkey
     rows = built.test.dataset.inter_feat[:]
     scores = built.model.full_sort_predict(rows)
     expected = scores.gather(1, rows["item_id"].unsqueeze(1)).squeeze(1)
-    monkeypatch.setattr("recbole_mscgrec.plugin.sequential_rules._SCORES_AT_ONCE", 20)
+    monkeypatch.setattr("recbole_mscgrec.transitions.model._SCORES_AT_ONCE", 20)
     torch.testing.assert_close(built.model.predict(rows), expected)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from exports import N, tiny_export
+from exports import N, tiny_export, transitions
 
 from recbole_mscgrec.serving import export_files, export_folder
 from recbole_mscgrec.serving.export_files import MANIFEST
@@ -112,7 +112,7 @@ def test_what_is_no_export_is_told_so(tmp_path: Path) -> None:
         export_folder.read(tmp_path)
     export_folder.write(tmp_path, tiny_export())
     changed_manifest(tmp_path, format=export_files.FORMAT + 1)
-    with pytest.raises(ValueError, match="later version of this package .format 2, here 1."):
+    with pytest.raises(ValueError, match="later version of this package .format 3, here 2."):
         export_folder.read(tmp_path)
     changed_manifest(tmp_path, format=1, beam_size="8")
     with pytest.raises(ValueError, match="beam_size"):
@@ -123,6 +123,34 @@ def test_what_is_no_export_is_told_so(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         export_folder.read(tmp_path)
+
+
+def test_transitions_are_read_again_and_checked(tmp_path: Path) -> None:
+    counted = transitions(N + 1)
+    export_folder.write(tmp_path / "one", tiny_export(transitions=counted, transition_weight=0.4))
+    read = export_folder.read(tmp_path / "one")
+    assert read.transition_weight == 0.4 and read.transitions is not None
+    for name, part in counted._asdict().items():
+        assert torch.equal(getattr(read.transitions, name), part), name
+    assert answer(tmp_path / "one") == Recommender(read).recommend([["a1", "a2"]], top=4)
+    fewer = counted._replace(start=counted.start[:-1])
+    made = tiny_export(transitions=fewer, transition_weight=0.4)
+    export_folder.write(tmp_path / "two", made)
+    with pytest.raises(ValueError, match="two is damaged: its transitions are not those of 24 it"):
+        export_folder.read(tmp_path / "two")
+    made = tiny_export(transition_weight=0.4)
+    export_folder.write(tmp_path / "three", made)
+    with pytest.raises(ValueError, match="lacks transitions"):
+        export_folder.read(tmp_path / "three")
+
+
+def test_a_folder_of_the_first_format_has_no_transitions(tmp_path: Path) -> None:
+    export_folder.write(tmp_path, tiny_export())
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    del manifest["transition_weight"]
+    (tmp_path / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
+    read = export_folder.read(tmp_path)
+    assert (read.transition_weight, read.transitions) == (0.0, None)
 
 
 def test_files_of_another_size_or_place_are_refused(tmp_path: Path) -> None:

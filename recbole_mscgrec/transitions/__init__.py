@@ -1,0 +1,1 @@
+"""Which items follow which: counted in the train split, without training."""

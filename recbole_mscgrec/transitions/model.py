@@ -1,0 +1,162 @@
+"""The distribution of the next item by sequential rules and texts. It needs neither RecBole nor the
+data set: the rules are tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sparse
+import torch
+from torch import nn
+
+from recbole_mscgrec.network.unpad import packs
+from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
+from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+
+Tensor = torch.Tensor
+N_LAST_ITEMS = 10  # of a history, whose rules are used
+RECENCY_DECAY = 0.7  # an item that is one place older has this times the weight
+_SCORES_AT_ONCE = 1 << 24  # 64 MB
+_SMOOTHING = 0.01  # probability that is spread over all items by their popularity
+_COSINE_POWER = 2  # of the cosine of two texts: what is a little similar hardly counts
+
+
+class Transitions(NamedTuple):
+    """Rules a -> b of N items with the padding item 0, R in all, and the items' texts."""
+
+    start: Tensor  # long (N + 1,): the rules of item a are start[a] to start[a + 1] - 1
+    item: Tensor  # int32 (R,): b
+    weight: Tensor  # float32 (R,): the weights of an item's rules sum to 1 - text_share
+    popularity: Tensor  # float32 (N,), sums to 1
+    text: Tensor  # half (N, D): vectors of unit length; zero for items without text
+    text_share: Tensor  # float32 (N,): how much the text of an item counts, from 0 to 1
+
+    def fault(self, n_items: int) -> str:
+        """Why these cannot be the transitions of so many items; '' if they can."""
+        n_rules, of_items = len(self.item), (self.popularity, self.text, self.text_share)
+        if len(self.start) != n_items + 1 or any(len(part) != n_items for part in of_items):
+            return f"its transitions are not those of {n_items - 1} items"
+        bounds = self.start[0] == 0 and self.start[-1] == n_rules == len(self.weight)
+        if not bounds or (self.start.diff() < 0).any():
+            return "the rules of its transitions have wrong bounds"
+        if n_rules and not 0 < int(self.item.min()) <= int(self.item.max()) < n_items:
+            return "a rule of its transitions leads to no item"
+        return ""
+
+    def with_items(self, n: int, text: Tensor | None = None) -> Transitions:
+        """With n further items that nobody has had yet, and the vectors of their texts (n, D)."""
+        vectors = self.text.new_zeros(n, self.text.size(1))
+        if text is not None and self.text.any():
+            vectors = nn.functional.normalize(text.float(), dim=1).to(vectors.dtype)
+        rarest = self.popularity[1:].min().expand(n)
+        popularity = torch.cat([self.popularity, rarest])
+        return self._replace(
+            start=torch.cat([self.start, self.start[-1:].expand(n)]),
+            popularity=popularity / popularity.sum(),
+            text=torch.cat([self.text, vectors]),
+            text_share=torch.cat([self.text_share, vectors.any(1).to(self.text_share)]),
+        )
+
+
+def rows_at_once(n_items: int) -> int:
+    """How many rows of distributions over so many items are made together where there may be many,
+    as with sampled candidates."""
+    return max(1, _SCORES_AT_ONCE // n_items)
+
+
+class TransitionModel(nn.Module):
+    """Sequential Rules (Ludewig and Jannach, "Evaluation of session-based recommendation
+    algorithms", 2018), joined by the similarity of texts.
+
+    The probability of a next item is the mean over the last items of the history, weighed by
+    `recency_decay` ** age and smoothed by the popularity of all items. What follows an item is
+    given by its rules and, with the weight `text_share`, by the cosine of its text and all others.
+    An item without rules and text is left out; after a history of such items, or an empty one, only
+    popularity counts.
+
+    The tensors are buffers; nothing is learned.
+    """
+
+    start: Tensor
+    item: Tensor
+    weight: Tensor
+    popularity: Tensor
+    text: Tensor
+    text_share: Tensor
+
+    def __init__(
+        self,
+        transitions: Transitions,
+        n_last_items: int = N_LAST_ITEMS,
+        recency_decay: float = RECENCY_DECAY,
+        persistent: bool = False,
+    ) -> None:
+        super().__init__()
+        self.n_last, self.decay = n_last_items, recency_decay
+        in_use = transitions._replace(text=transitions.text.float())
+        for name, tensor in in_use._asdict().items():
+            self.register_buffer(name, tensor, persistent=persistent)
+        self.n_items = len(transitions.popularity)
+        self._most_rules = int(transitions.start.diff().max())  # of an item
+
+    def forward(self, item_seq: Tensor, length: Tensor, texts: bool = True) -> Tensor:
+        """The probability of every item as the next one of histories (B, T) with lengths (B,): (B,
+        N) with rows that sum to 1; 0 for padding. Without `texts`, only the rules count."""
+        items, share = self._last_items(item_seq, length)
+        found = self._by_rules(items, share)
+        if texts:
+            found = found + self._by_text(items, share)
+        mass = found.sum(1, keepdim=True)
+        popular = torch.where(mass > 0, _SMOOTHING, 1.0)
+        return (1 - popular) * found / mass.clamp(min=1e-12) + popular * self.popularity
+
+    def prior(
+        self, tree: PrefixTree, item_seq: Tensor, length: Tensor, weight: float, texts: bool = True
+    ) -> ItemPrior:
+        """The distributions of `forward` over the nodes of a prefix tree, with their weight."""
+        with torch.autocast(item_seq.device.type, enabled=False):
+            return ItemPrior(tree, self(item_seq, length, texts), weight)
+
+    def _last_items(self, item_seq: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """The last items of each history, newest first, and their weights, which sum to 1 or, in an
+        empty history, to 0: (B, n) both."""
+        age = torch.arange(self.n_last, device=item_seq.device)
+        place = length.unsqueeze(1) - 1 - age
+        weight = torch.where(place >= 0, self.decay**age, 0.0)
+        items = item_seq.gather(1, place.clamp(min=0)) * (place >= 0)
+        return items, weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
+
+    def _by_rules(self, items: Tensor, share: Tensor) -> Tensor:
+        """What the rules of the items (B, n) contribute, by the weight of each item: (B, N)."""
+        if packs(items):
+            rules = _matrix(self.weight, self.item, self.start, self.n_items)
+            bounds = torch.arange(len(items) + 1) * items.size(1)
+            chosen = _matrix(share.flatten(), items.flatten(), bounds, self.n_items)
+            return torch.from_numpy((chosen @ rules).toarray())
+        found = share.new_zeros(len(items), self.n_items)
+        if not self._most_rules:
+            return found
+        for age in range(items.size(1)):  # one after the other, to bound the memory
+            first = self.start[items[:, age]].unsqueeze(1)
+            slot = first + torch.arange(self._most_rules, device=items.device)  # (B, most)
+            real = slot < self.start[items[:, age] + 1].unsqueeze(1)
+            slot = slot.clamp(max=len(self.item) - 1)
+            weight = self.weight[slot] * real * share[:, age : age + 1]
+            found.scatter_add_(1, self.item[slot].long(), weight)
+        return found
+
+    def _by_text(self, items: Tensor, share: Tensor) -> Tensor:
+        """What their texts contribute, except for the items themselves, of which the rules know how
+        often they come again: (B, N)."""
+        weight = share * self.text_share[items]
+        mean = (weight.unsqueeze(2) * self.text[items]).sum(1)  # (B, D)
+        cosines = nn.functional.normalize(mean, dim=1) @ self.text.T
+        similar = (cosines.clamp(min=0) ** _COSINE_POWER).scatter(1, items, 0.0)
+        sums = similar.sum(1, keepdim=True).clamp(min=1e-12)
+        return similar / sums * weight.sum(1, keepdim=True)
+
+
+def _matrix(values: Tensor, columns: Tensor, bounds: Tensor, n_columns: int) -> sparse.csr_matrix:
+    parts: tuple[np.ndarray, ...] = (values.numpy(), columns.numpy(), bounds.numpy())
+    return sparse.csr_matrix(parts, shape=(len(bounds) - 1, n_columns))
