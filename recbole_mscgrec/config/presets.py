@@ -1,4 +1,4 @@
-"""Settings that follow from the data: those for sparse data and for large catalogues."""
+"""Settings that follow from the data: those for sparse data and for small catalogues."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ def is_sparse(times_shown: float, n_items: int) -> bool:
 def resolve(config: Any, train: Any) -> None:
     """Decide the settings that follow from the train split `train`; `config.preset` holds them.
 
-    In catalogues of up to `LEARNED_UP_TO` items, `learned_vectors` and `transition_weight`, unless
-    they are set, are on. If
-    `sparse_settings` is on and the data are sparse, keys that the user has not set get the values
-    of `SETTINGS`. A codes_file for the target modality also counts as setting the target, and
-    `history_tokens: code` as turning both kinds of vectors off.
+    In catalogues of up to `LEARNED_UP_TO` items, `learned_vectors` and `transition_weight` are on
+    unless they are set. If `sparse_settings` is on and the data are sparse, keys that the user has
+    not set get the values of `SETTINGS`. A codes_file for the target modality also counts as
+    setting the target, and `history_tokens: code` as turning both kinds of vectors off.
     """
     if config.preset:  # already resolved
         return
