@@ -36,6 +36,7 @@ def _send_without_waiting() -> None:
     original = Interaction.to
 
     def to(self: Any, device: Any, selected_field: Any = None) -> Any:
+        """A copy with all or the selected columns on `device`, to a GPU from pinned memory."""
         if torch.device(device).type != "cuda":
             return original(self, device, selected_field)
         chosen = {selected_field} if isinstance(selected_field, str) else selected_field

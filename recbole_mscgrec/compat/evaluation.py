@@ -29,6 +29,7 @@ def _collect_in_linear_time() -> None:
         return
 
     def update_tensor(self: Any, name: str, value: torch.Tensor) -> None:
+        """Append the rows of `value` to those held under `name`, if any."""
         held = self._data_dict.get(name)
         if not _can_follow(value, held):
             original(self, name, value)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-import recbole_mscgrec
-
-FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def abuse(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    import abuse
-
-    return abuse
+def abuse(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("abuse")
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from new_item_files import write_new
 
-import recbole_mscgrec
 from recbole_mscgrec.new_items.add_command import add_items
 from recbole_mscgrec.serving.recommender import Recommender
-
-FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.mark.parametrize("target", ["fused", "collaborative"])
 def test_items_join_the_made_up_export(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str, tmp_path: Path, script: Callable[[str], ModuleType]
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    import add_items as module
-
+    module = script("add_items")
     module.write_export(tmp_path / "export", 400, target, 8)
     new = write_new(tmp_path, {f"n{i}": text for i, text in enumerate(module.texts(9, 2))})
     assert len(add_items(tmp_path / "export", new).added) == 9

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from tiny import item_texts, rule_sequences, write_dataset
 
-PROJECT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(scope="module")
-def cold_items() -> ModuleType:
-    """The script as a module."""
-    file = PROJECT / "benchmarks" / "cold_items.py"
-    spec = importlib.util.spec_from_file_location("cold_items", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def cold_items(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("cold_items")
 
 
 def test_the_training_never_sees_the_items_taken_out(

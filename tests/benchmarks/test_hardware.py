@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 
-import recbole_mscgrec
-
-FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-
-
-def test_operations_of_a_product() -> None:
-    import hardware
-
+def test_operations_of_a_product(script: Callable[[str], ModuleType]) -> None:
     a, b = torch.randn(3, 5), torch.randn(5, 7)
-    assert hardware.flops_of(lambda: a @ b) == 2 * 3 * 5 * 7
+    assert script("hardware").flops_of(lambda: a @ b) == 2 * 3 * 5 * 7
 
 
-def test_the_median_of_at_least_three_calls_after_a_warm_up() -> None:
-    import hardware
-
+def test_the_median_of_at_least_three_calls_after_a_warm_up(
+    script: Callable[[str], ModuleType],
+) -> None:
     calls: list[None] = []
-    assert hardware.median_seconds(lambda: calls.append(None), 0.0, CPU) >= 0
+    assert script("hardware").median_seconds(lambda: calls.append(None), 0.0, CPU) >= 0
     assert len(calls) == 1 + 3
 
 
-def test_a_step_counts_every_position_as_a_target() -> None:
-    import decode
-    import train_steps
-
+def test_a_step_counts_every_position_as_a_target(script: Callable[[str], ModuleType]) -> None:
+    decode, train_steps = script("decode"), script("train_steps")
     network = decode.build_network(decode.random_codes(50)).train()
     before = network.start.detach().clone()
     found = train_steps.measure(network, rows=2, length=6, precision="float32")

@@ -14,17 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-import recbole_mscgrec
-
-FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
-
 
 @pytest.fixture
-def kill(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    import kill
-
-    return kill
+def kill(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("kill")
 
 
 def files(folder: Path, change: Callable[[dict[str, Any]], object] = lambda state: None) -> Path:
@@ -75,11 +68,11 @@ def test_other_metrics_ranks_and_missing_files_are_named(kill: ModuleType, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_runs_of_a_toy_go_on_and_end_equal(kill: ModuleType, tmp_path: Path) -> None:
-    from abuse import write_toy
-
-    write_toy(tmp_path / "data" / "toy")
-    command = [sys.executable, str(FOLDER / "kill.py"), "--dataset=toy"]
+def test_killed_runs_of_a_toy_go_on_and_end_equal(
+    script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    script("abuse").write_toy(tmp_path / "data" / "toy")
+    command = [sys.executable, script("kill").__file__, "--dataset=toy"]
     command += [f"--data_path={tmp_path / 'data'}", "--item_inter_num_interval=[0,inf)"]
     command += ["--user_inter_num_interval=[0,inf)", "--model=SASRec", "--only=checkpoints"]
     done = subprocess.run([*command, "--kills-per-stage=2"], capture_output=True, text=True)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-import recbole_mscgrec
-
-SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "processes.py"
 LOG = """\x1b[1;32mepoch 0 training\x1b[0m [\x1b[1;34mtime\x1b[0m: 30.00s, train loss: 1.0]
 epoch 0 evaluating [time: 9.00s, valid_score: 0.1]
 epoch 1 training [time: 10.25s, train loss: 1.0]
@@ -22,16 +19,16 @@ epoch 1 evaluating [time: 2.50s, valid_score: 0.1]
 """
 
 
-def module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("processes_benchmark", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+@pytest.fixture
+def processes(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("processes")
 
 
 def test_the_table(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+    processes: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
 ) -> None:
     """The codes are made once and then reused. Each row has the seconds of a later epoch."""
     commands: list[tuple[dict[str, str], Any]] = []
@@ -48,7 +45,7 @@ def test_the_table(
     file = tmp_path / "found.json"
     arguments = ["--dataset=ml-1m", "--data_path=here", "--epochs=2", f"--json={file}", "--seed=3"]
     monkeypatch.setattr(sys, "argv", ["processes.py", *arguments])
-    module().main()
+    processes.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[:2] + line.split(" | ")[3:] for line in rows[1:]] == [
         ["| 1", "1", "10.2", "2.5 |"],
@@ -69,9 +66,11 @@ def test_the_table(
     assert [one["epoch_seconds"] for one in json.loads(file.read_text())] == [10.25] * 3
 
 
-def test_a_run_that_fails_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_ends_the_benchmark(
+    processes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="error: no such data set")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     monkeypatch.setattr(sys, "argv", ["processes.py"])
     with pytest.raises(SystemExit, match="no such data set"):
-        module().main()
+        processes.main()

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-import recbole_mscgrec
 
-FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+@pytest.fixture
+def recommend(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("recommend")
 
 
-def test_percentiles_of_calls_on_a_clock() -> None:
-    import recommend
-
+def test_percentiles_of_calls_on_a_clock(recommend: ModuleType) -> None:
     times = iter([0.0, 0.001, 1.0, 1.002, 2.0, 2.003, 3.0, 3.004, 4.0, 4.005])
     calls = count()
     found = recommend.percentiles(lambda: next(calls), 0.0, lambda: next(times))
@@ -28,9 +23,7 @@ def test_percentiles_of_calls_on_a_clock() -> None:
     assert next(calls) == 1 + 5  # one to warm up
 
 
-def test_a_small_catalogue_gets_every_column(tmp_path: Path) -> None:
-    import recommend
-
+def test_a_small_catalogue_gets_every_column(recommend: ModuleType, tmp_path: Path) -> None:
     n_bytes = recommend.write_export(tmp_path, 100)
     assert n_bytes == sum(file.stat().st_size for file in tmp_path.iterdir()) > 0
     clock = count()  # every reading is a second later

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-import recbole_mscgrec
 
-SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "scale.py"
-
-
-def module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+@pytest.fixture
+def scale(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("scale")
 
 
-def test_users_keep_to_two_clusters_and_vectors_to_theirs(tmp_path: Path) -> None:
-    scale = module()
+def test_users_keep_to_two_clusters_and_vectors_to_theirs(
+    scale: ModuleType, tmp_path: Path
+) -> None:
     scale.generate(tmp_path, 1000, 50, 8)
     lines = (tmp_path / "scale" / "scale.inter").read_text().splitlines()[1:]
     clusters: dict[str, set[int]] = {}
@@ -44,13 +38,15 @@ def test_users_keep_to_two_clusters_and_vectors_to_theirs(tmp_path: Path) -> Non
     assert (nearest == of).mean() > 0.99
 
 
-def test_exponents_are_those_of_power_laws_also_with_an_earlier_file(tmp_path: Path) -> None:
+def test_exponents_are_those_of_power_laws_also_with_an_earlier_file(
+    scale: ModuleType, tmp_path: Path
+) -> None:
     rows = [
         {"items": n, "stage": stage, "seconds": 99.0, "cpu_seconds": c * n**s}
         for n in (10, 100, 1000)
         for stage, c, s in (("a", 2, 1.0), ("b", 1, 1.5), ("short", 1e-9, 1.0))
     ]
-    scale, file = module(), tmp_path / "scale.csv"
+    file = tmp_path / "scale.csv"
     assert scale.exponents(rows) == pytest.approx({"a": 1.0, "b": 1.5})
     with file.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
@@ -62,11 +58,12 @@ def test_exponents_are_those_of_power_laws_also_with_an_earlier_file(tmp_path: P
 
 
 @pytest.mark.slow
-def test_all_stages_of_a_small_catalogue(tmp_path: Path) -> None:
+def test_all_stages_of_a_small_catalogue(scale: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "scale.csv"
     sizes = ["--items=150", "--steps=2", "--eval-batches=1", "--codebook-size=8"]
     places = [f"--folder={tmp_path / 'made'}", f"--csv={file}"]
-    subprocess.run([sys.executable, SCRIPT, *sizes, *places], check=True, capture_output=True)
+    command = [sys.executable, scale.__file__, *sizes, *places]
+    subprocess.run(command, check=True, capture_output=True)
     with file.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     stages = [row["stage"] for row in rows]

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from served import Next, WalkModel, running
 
-import recbole_mscgrec
 from recbole_mscgrec.serving.recommender import Recommender
-
-FOLDER = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
-    import serve
-
-    return serve
+def serve(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("serve")
 
 
 KNOWN = [Next("a", -1.0, (0,)), Next("b", -2.0, (1,)), Next("c", -2.0001, (2,))]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
-import recbole_mscgrec
 from recbole_mscgrec.config.parsing import read_settings
 
-SCRIPT = Path(recbole_mscgrec.__file__).resolve().parent.parent / "benchmarks" / "shuffled_codes.py"
 
-
-def test_the_same_codes_of_other_items() -> None:
-    spec = importlib.util.spec_from_file_location("shuffled_codes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_the_same_codes_of_other_items(script: Callable[[str], ModuleType]) -> None:
+    module = script("shuffled_codes")
     text = {f"i{n}": [n, 7] for n in range(30)}
     image = {f"i{n}": [n] for n in range(0, 30, 2)}  # every second item has one
     a, b = module.shuffled([text, image], seed=3)
@@ -29,10 +25,13 @@ def test_the_same_codes_of_other_items() -> None:
     assert module.shuffled([text, image], seed=4) != [a, b]
 
 
-def test_the_files_it_writes_are_settings_of_a_run(tmp_path: Path) -> None:
+def test_the_files_it_writes_are_settings_of_a_run(
+    script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
     file = tmp_path / "codes_text.json"
     file.write_text(json.dumps({"a": [1], "b": [2], "c": [3]}))
-    subprocess.run([sys.executable, SCRIPT, f"--to={tmp_path / 'out'}", file], check=True)
+    command = [sys.executable, script("shuffled_codes").__file__, f"--to={tmp_path / 'out'}", file]
+    subprocess.run(command, check=True)
     settings = read_settings(tmp_path / "out" / "settings.yaml")
     assert settings["modalities"] == ["text"]
     assert sorted(json.loads(Path(settings["codes_file"]["text"]).read_text())) == ["a", "b", "c"]
