@@ -289,9 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ml-100k diversity": lambda: diversity(
         "ml-100k", (ATTENTION, RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
     ),
-    "ml-100k cost": lambda: cost(
-        "ml-100k", [r for r in HEADLINE if r not in (BOTH, RULES)]
-    ),
+    "ml-100k cost": lambda: cost("ml-100k", [r for r in HEADLINE if r not in (BOTH, RULES)]),
     "ml-100k before 0.2": lambda: accuracy("ml-100k before 0.2", BEFORE),
     "beam size": lambda: plain("beam_size.csv", list(read("beam_size.csv")[0])),
     "ml-100k tried": lambda: tried("ml-100k"),

@@ -31,13 +31,13 @@ from recbole_mscgrec.network.relative_bias import TimeBias, time_buckets
 from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
+from recbole_mscgrec.plugin.transitions import counted_again, transition_model
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
-from recbole_mscgrec.transitions.counts import count_transitions
-from recbole_mscgrec.transitions.model import TransitionModel, Transitions, rows_at_once
+from recbole_mscgrec.transitions.model import rows_at_once
 
 Tensor = torch.Tensor
 _ITEMS_AT_ONCE = 256  # scored together in full_sort_predict
@@ -68,9 +68,8 @@ class MSCGRec(SequentialRecommender):
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
         self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
-        self.transition_weight, self.transitions = decoding.transition_weight, None
-        if self.transition_weight:
-            self.transitions = TransitionModel(_transitions_of(tokens, settings))
+        self.transition_weight = decoding.transition_weight
+        self.transitions = transition_model(tokens.transitions, settings)
         self._training_loss = self._loss
         if _compiles(settings):  # few shapes: whole batches, and the last one
             self._training_loss = torch.compile(self._loss, dynamic=False)
@@ -234,16 +233,6 @@ def _compiles(settings: MSCGRecSettings) -> bool:
     return on_gpu and importlib.util.find_spec("triton") is not None
 
 
-def _transitions_of(tokens: Tokenization, settings: MSCGRecSettings) -> Transitions:
-    if tokens.transitions is None:
-        raise UserError(
-            f"transition_weight ({settings.decoding.transition_weight}) needs transitions, and "
-            f"{settings.run.model_file} holds none, since it was trained with transition_weight 0: "
-            "leave it out."
-        )
-    return tokens.transitions
-
-
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
     """The codes of the saved model that the run starts from, if any; else those made from the train
     split."""
@@ -252,8 +241,6 @@ def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
         return from_checkpoint(checkpoint.load(file, key="model_file"), train, file)
     if file := run.initial_model:
         tokens = from_checkpoint(checkpoint.load(file, key="initial_model"), train, file)
-        if settings.decoding.transition_weight:  # those of this train split
-            text = tokens.transitions.text if tokens.transitions else None
-            tokens.transitions = count_transitions(train, text)
+        tokens.transitions = counted_again(tokens.transitions, settings, train)
         return tokens
     return tokenize_once(settings, train)

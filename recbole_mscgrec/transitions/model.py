@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-import scipy.sparse as sparse
 import torch
 from torch import nn
 
@@ -129,21 +127,18 @@ class TransitionModel(nn.Module):
 
     def _by_rules(self, items: Tensor, share: Tensor) -> Tensor:
         """What the rules of the items (B, n) contribute, by the weight of each item: (B, N)."""
-        if packs(items):
-            rules = _matrix(self.weight, self.item, self.start, self.n_items)
-            bounds = torch.arange(len(items) + 1) * items.size(1)
-            chosen = _matrix(share.flatten(), items.flatten(), bounds, self.n_items)
-            return torch.from_numpy((chosen @ rules).toarray())
         found = share.new_zeros(len(items), self.n_items)
-        if not self._most_rules:
+        first, end = self.start[items], self.start[items + 1]  # (B, n)
+        width = int((end - first).max()) if packs(items) and len(items) else self._most_rules
+        if not width:
             return found
+        rank = torch.arange(width, device=items.device)
         for age in range(items.size(1)):  # one after the other, to bound the memory
-            first = self.start[items[:, age]].unsqueeze(1)
-            slot = first + torch.arange(self._most_rules, device=items.device)  # (B, most)
-            real = slot < self.start[items[:, age] + 1].unsqueeze(1)
-            slot = slot.clamp(max=len(self.item) - 1)
-            weight = self.weight[slot] * real * share[:, age : age + 1]
-            found.scatter_add_(1, self.item[slot].long(), weight)
+            rule = first[:, age : age + 1] + rank  # (B, width)
+            real = rule < end[:, age : age + 1]
+            rule = rule.clamp(max=len(self.item) - 1)
+            weight = self.weight[rule] * real * share[:, age : age + 1]
+            found.scatter_add_(1, self.item[rule].long(), weight)
         return found
 
     def _by_text(self, items: Tensor, share: Tensor) -> Tensor:
@@ -155,8 +150,3 @@ class TransitionModel(nn.Module):
         similar = (cosines.clamp(min=0) ** _COSINE_POWER).scatter(1, items, 0.0)
         sums = similar.sum(1, keepdim=True).clamp(min=1e-12)
         return similar / sums * weight.sum(1, keepdim=True)
-
-
-def _matrix(values: Tensor, columns: Tensor, bounds: Tensor, n_columns: int) -> sparse.csr_matrix:
-    parts: tuple[np.ndarray, ...] = (values.numpy(), columns.numpy(), bounds.numpy())
-    return sparse.csr_matrix(parts, shape=(len(bounds) - 1, n_columns))
