@@ -2,12 +2,14 @@
 
     python benchmarks/recommend.py --json=recommend.json          # about two minutes
     python benchmarks/recommend.py --items 10000 --seconds 0.5    # a few seconds
+    python benchmarks/recommend.py --items 10000 100000 --transitions
 
 Items have random unique codes of four levels of 256 codewords, in one modality. The network has the
 default sizes and random weights. A request is one call of `Recommender.recommend` with histories of
 50 tokens: ids, encoder, constrained beam search of 20, tokens. Each catalogue is measured in a
-process of its own, on one thread. On a busy machine, `--cpu_time` counts CPU time
-instead of wall time: about what a request takes where nothing else runs.
+process of its own, on one thread. With `--transitions` each item has 200 rules at random and a text
+vector of 256 numbers, which take part in the search. On a busy machine, `--cpu_time` counts CPU
+time instead of wall time: about what a request takes where nothing else runs.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from typing import Any
 import torch
 
 BEAM, LENGTH, LEAST = 20, 50, 5
+N_RULES, TEXT_WIDTH = 200, 256  # of an item, with --transitions
 
 
-def write_export(folder: Path, n_items: int) -> int:
+def write_export(folder: Path, n_items: int, transitions: bool = False) -> int:
     """An export folder of a network with random weights. Returns its size in bytes."""
     import decode
 
@@ -54,9 +57,27 @@ def write_export(folder: Path, n_items: int) -> int:
         beam_size=BEAM,
         constrained=True,
         max_history=LENGTH,
+        transitions=random_transitions(n_items + 1) if transitions else None,
+        transition_weight=0.7 if transitions else 0.0,
     )
     export_folder.write(folder, export)
     return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def random_transitions(n_items: int) -> Any:
+    """Rules of N items, the padding item included, with equal weights; random texts."""
+    from recbole_mscgrec.transitions.model import Transitions
+
+    count = torch.full((n_items,), N_RULES)
+    count[0] = 0
+    start = torch.cat([torch.zeros(1, dtype=torch.long), count.cumsum(0)])
+    text = torch.nn.functional.normalize(torch.randn(n_items, TEXT_WIDTH), dim=1).half()
+    text[0] = 0
+    popularity = torch.ones(n_items) / (n_items - 1)
+    popularity[0] = 0
+    item = torch.randint(1, n_items, (int(start[-1]),), dtype=torch.int32)
+    weight, share = torch.full((len(item),), 0.5 / N_RULES), torch.full((n_items,), 0.5)
+    return Transitions(start, item, weight, popularity, text, share)
 
 
 def measure(
@@ -112,13 +133,13 @@ def peak_megabytes() -> float:
     return int(found[0] if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
-def in_a_process(n_items: int, seconds: float, cpu_time: bool, precision: str) -> dict[str, Any]:
+def in_a_process(n_items: int, options: argparse.Namespace) -> dict[str, Any]:
     """The measurements of one catalogue."""
     with tempfile.TemporaryDirectory() as folder:
-        n_bytes = write_export(Path(folder), n_items)
-        command = [sys.executable, __file__, "--folder", folder, "--seconds", str(seconds)]
-        command += ["--precision", precision]
-        command += ["--cpu_time"] if cpu_time else []
+        n_bytes = write_export(Path(folder), n_items, options.transitions)
+        command = [sys.executable, __file__, "--folder", folder]
+        command += ["--seconds", str(options.seconds), "--precision", options.precision]
+        command += ["--cpu_time"] if options.cpu_time else []
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     return {"items": n_items, "mb_on_disk": n_bytes / 1e6, **json.loads(done.stdout)}
 
@@ -149,6 +170,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--seconds", type=float, default=5.0, help="per column")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--transitions", action="store_true", help="with random transitions")
     parser.add_argument("--cpu_time", action="store_true", help="count CPU time, not wall time")
     parser.add_argument("--json", type=Path, help="file for all measurements")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a child process
@@ -158,9 +180,7 @@ def main() -> None:
         clock = time.process_time if options.cpu_time else time.perf_counter
         print(json.dumps(measure(options.folder, options.seconds, clock, options.precision)))
         return
-    rows = [
-        in_a_process(n, options.seconds, options.cpu_time, options.precision) for n in options.items
-    ]
+    rows = [in_a_process(n, options) for n in options.items]
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -23,8 +23,11 @@ def test_percentiles_of_calls_on_a_clock(recommend: ModuleType) -> None:
     assert next(calls) == 1 + 5  # one to warm up
 
 
-def test_a_small_catalogue_gets_every_column(recommend: ModuleType, tmp_path: Path) -> None:
-    n_bytes = recommend.write_export(tmp_path, 100)
+@pytest.mark.parametrize("transitions", [False, True])
+def test_a_small_catalogue_gets_every_column(
+    recommend: ModuleType, tmp_path: Path, transitions: bool
+) -> None:
+    n_bytes = recommend.write_export(tmp_path, 100, transitions)
     assert n_bytes == sum(file.stat().st_size for file in tmp_path.iterdir()) > 0
     clock = count()  # every reading is a second later
     found = recommend.measure(tmp_path, 0.0, lambda: float(next(clock)), "float32")
