@@ -35,7 +35,7 @@ _DIVERSITY = [
     for name in ("itemcoverage", "giniindex", "tailpercentage")
     for k in (1, 5, 10, 20)
 ]
-_STAGES = ("data", "collaborative", "text", "image", "codes", "train", "test")
+_STAGES = ("data", "collaborative", "text", "image", "transitions", "codes", "train", "test")
 _PACKAGES = ("python", "torch", "recbole", "transformers", "numpy")
 COLUMNS = [
     *("table", "row", "protocol", "seed", "model", "dataset", "version", "commit", "settings"),

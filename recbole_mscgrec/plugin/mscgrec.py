@@ -76,6 +76,10 @@ class MSCGRec(SequentialRecommender):
         if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
 
+    def load_other_parameter(self, para: Any) -> None:
+        """Nothing: the constructor has made the codes, or has taken them from the saved model. The
+        transitions of a model that goes on from another are not those of the file."""
+
     def zero_at_first(self) -> frozenset[str]:
         """Names of the weights that are initialized to zero; a saved model without them is
         equivalent."""

@@ -76,10 +76,13 @@ def test_fine_tuning_counts_those_of_its_own_data(rule_folder: Path) -> None:
     first = str(best_file(rule_folder / "saved", "MSCGRec"))
     longer = {user: [*items, *items[:3]] for user, items in rule_sequences().items()}
     write_dataset(rule_folder / "data", "rule", longer)
-    built = build("MSCGRec", "rule", settings(rule_folder, initial_model=first))
+    chosen = settings(rule_folder, initial_model=first, checkpoint_dir=str(rule_folder / "more"))
+    built = build("MSCGRec", "rule", chosen)
     before = checkpoint.load(first)["other_parameter"]["code_state"]["transitions"]
     counted = built.model.transitions
     assert not torch.equal(counted.popularity, before["popularity"])
     assert torch.equal(counted.text, before["text"].float())
-    saved = built.model.code_state["transitions"]
+    run("MSCGRec", "rule", config_dict=chosen)
+    second = checkpoint.load(best_file(rule_folder / "more", "MSCGRec"))
+    saved = second["other_parameter"]["code_state"]["transitions"]
     assert torch.equal(saved["popularity"], counted.popularity)
