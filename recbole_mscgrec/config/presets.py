@@ -6,7 +6,8 @@ from logging import getLogger
 from typing import Any
 
 SHOWN_BELOW = 30  # average number of times that an item occurs in the train split
-LEARNED_UP_TO = 100_000  # items; beyond it, learned vectors would be most of the memory
+LEARNED_UP_TO = 100_000  # items; beyond it, learned vectors would be most of the memory, and
+# transitions, a distribution over all items for each user, most of the time of a search
 TRANSITION_WEIGHT = 0.7  # chosen on validation (results/transitions.md)
 AT_LEAST = 1000  # items; fewer items need no larger codebooks
 

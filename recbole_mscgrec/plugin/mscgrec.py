@@ -37,7 +37,7 @@ from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
-from recbole_mscgrec.transitions.model import rows_at_once
+from recbole_mscgrec.transitions.model import in_parts
 
 Tensor = torch.Tensor
 _ITEMS_AT_ONCE = 256  # scored together in full_sort_predict
@@ -125,11 +125,13 @@ class MSCGRec(SequentialRecommender):
         """Exact log-probability (B,) of one given item per row, equal to the score in beam search.
         The transitions take part in it; with `rescore_model`, it is the weighted mean of all
         models'."""
-        items, n_rows = interaction[self.ITEM_ID], rows_at_once(self.n_items)
-        if self.transitions is not None and len(items) > n_rows:
-            firsts = range(0, len(items), n_rows)
-            return torch.cat([self.predict(interaction[i : i + n_rows]) for i in firsts])
+        if self.transitions is None:
+            return self._predict(interaction)
+        return in_parts(self._predict, interaction, len(interaction[self.ITEM_ID]), self.n_items)
+
+    def _predict(self, interaction: Any) -> Tensor:
         encoded, limit = self._history(interaction)
+        items = interaction[self.ITEM_ID]
         place = torch.arange(len(items), device=items.device)
         prior = self._prior(interaction)
         levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained, prior)

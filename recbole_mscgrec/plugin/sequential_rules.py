@@ -12,7 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole_mscgrec.config.settings import data_files, run_settings, text_settings
 from recbole_mscgrec.features.text import item_texts, text_vectors
 from recbole_mscgrec.transitions.counts import count_transitions
-from recbole_mscgrec.transitions.model import TransitionModel, rows_at_once
+from recbole_mscgrec.transitions.model import TransitionModel, in_parts
 
 Tensor = torch.Tensor
 
@@ -57,12 +57,13 @@ class SequentialRules(SequentialRecommender):
 
     def predict(self, interaction: Any) -> Tensor:
         """Log-probability of one given item per row: (B,)."""
-        n_rows, found = rows_at_once(self.n_items), []
-        for first in range(0, len(interaction), n_rows):
-            rows = interaction[first : first + n_rows]
-            items = rows[self.ITEM_ID].unsqueeze(1)
-            found.append(self.full_sort_predict(rows).gather(1, items).squeeze(1))
-        return torch.cat(found)
+
+        def score(rows: Any) -> Tensor:
+            return (
+                self.full_sort_predict(rows).gather(1, rows[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+            )
+
+        return in_parts(score, interaction, len(interaction), self.n_items)
 
 
 def _text_vectors(config: Any, dataset: Any) -> Tensor:

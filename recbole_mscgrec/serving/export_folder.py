@@ -232,7 +232,8 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
             raise UserError(f"{folder / MANIFEST} is damaged: it names no file for {name}.")
     stored, sizes = read_tensors(folder, parts["codes"]), manifest["sizes"]
     rule = {**_CODES, **{f"codes.{name}": Numbers("i", (None, None)) for name in sizes}}
-    if manifest["transition_weight"]:
+    has_transitions = manifest["transition_weight"] > 0
+    if has_transitions:
         rule |= {f"transitions.{name}": part for name, part in schema.TRANSITIONS.items()}
     schema.check(stored, rule, folder / parts["codes"]["name"], "codes of an export")
     try:
@@ -251,7 +252,7 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
         removed=stored["removed"],
         added_in=stored["added_in"],
         vectors={k.removeprefix("vectors."): v for k, v in stored.items() if k[:7] == "vectors"},
-        transitions=_transitions(stored) if manifest["transition_weight"] else None,
+        transitions=_transitions(stored, table.n_items, folder) if has_transitions else None,
         **{name: manifest[name] for name in _AS_THEY_ARE},
     )
     _check_lengths(export, folder)
@@ -265,14 +266,13 @@ _AS_THEY_ARE = (
 ).split()
 
 
-def _transitions(stored: Mapping[str, Tensor]) -> Transitions:
-    return Transitions(**{name: stored[f"transitions.{name}"] for name in Transitions._fields})
+def _transitions(stored: Mapping[str, Tensor], n_items: int, folder: Path) -> Transitions:
+    parts = {name: stored[f"transitions.{name}"] for name in Transitions._fields}
+    return Transitions.of(parts, n_items, folder)
 
 
 def _check_lengths(export: Export, folder: Path) -> None:
     n_items = export.table.n_items
-    if export.transitions is not None and (text := export.transitions.fault(n_items)):
-        raise UserError(f"{folder} is damaged: {text}.")
     tables = (export.popularity, export.removed, export.added_in, *export.vectors.values())
     lines = (export.items, export.titles or export.items)
     if any(len(t) != n_items for t in tables) or any(len(t) != n_items - 1 for t in lines):

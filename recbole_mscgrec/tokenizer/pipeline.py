@@ -152,11 +152,8 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
         )
     inputs, books = plain.get("inputs") or {}, plain.get("codebooks") or {}
     books = {name: book.cpu() for name, book in books.items()}
-    transitions = None
-    if parts := plain.get("transitions"):
-        transitions = Transitions(**{name: parts[name].cpu() for name in Transitions._fields})
-        if text := transitions.fault(train.item_num):
-            raise UserError(f"{file} is damaged: {text}.")
+    parts = plain.get("transitions")
+    transitions = parts and Transitions.of(parts, train.item_num, file)
     return Tokenization(
         table, plain["health"], {}, plain["items"], vectors, inputs, books, transitions
     )

@@ -3,7 +3,8 @@ data set: the rules are tensors."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from recbole_mscgrec.network.unpad import packs
 from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 N_LAST_ITEMS = 10  # of a history, whose rules are used
@@ -29,6 +31,15 @@ class Transitions(NamedTuple):
     popularity: Tensor  # float32 (N,), sums to 1
     text: Tensor  # half (N, D): vectors of unit length; zero for items without text
     text_share: Tensor  # float32 (N,): how much the text of an item counts, from 0 to 1
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Tensor], n_items: int, source: object) -> Transitions:
+        """Those with these tensors by name, on the CPU. Raises UserError, which names the source,
+        if they are not those of so many items."""
+        found = cls(**{name: parts[name].cpu() for name in cls._fields})
+        if text := found.fault(n_items):
+            raise UserError(f"{source} is damaged: {text}.")
+        return found
 
     def fault(self, n_items: int) -> str:
         """Why these cannot be the transitions of so many items; '' if they can."""
@@ -57,10 +68,13 @@ class Transitions(NamedTuple):
         )
 
 
-def rows_at_once(n_items: int) -> int:
-    """How many rows of distributions over so many items are made together where there may be many,
-    as with sampled candidates."""
-    return max(1, _SCORES_AT_ONCE // n_items)
+def in_parts(score: Callable[[Any], Tensor], rows: Any, n_rows: int, n_items: int) -> Tensor:
+    """What `score` gives for n rows of a batch, (n,), if it makes a distribution over all items for
+    each row. With sampled candidates there may be too many rows to do so at once."""
+    most = max(1, _SCORES_AT_ONCE // n_items)
+    if n_rows <= most:
+        return score(rows)
+    return torch.cat([score(rows[first : first + most]) for first in range(0, n_rows, most)])
 
 
 class TransitionModel(nn.Module):
