@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from tiny import code_table, network_sizes
+from tiny import code_table, learned_ids, network_sizes
 
 from recbole_mscgrec.network.model import CodeNetwork, Sizes
 from recbole_mscgrec.serving.export_folder import Export
@@ -40,7 +40,8 @@ def tiny_export(seed: int = 0, **changes: Any) -> Export:
     known = {each.name for each in fields(Sizes)} & changes.keys()
     sizes = network_sizes(**{name: changes.pop(name) for name in known})
     torch.manual_seed(seed)
-    network = CodeNetwork(table, sizes, changes.get("vectors"))
+    learned = learned_ids(sizes.learned_items, N)
+    network = CodeNetwork(table, sizes, changes.get("vectors"), learned)
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(std=0.3)
@@ -57,5 +58,6 @@ def tiny_export(seed: int = 0, **changes: Any) -> Export:
         beam_size=8,
         constrained=True,
         max_history=5,
+        learned=learned,
     )
     return Export(**{**given, **changes})

@@ -18,7 +18,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text": {"target_modality": "text"},
     "fused": {"target_modality": "fused", "history_vectors": True},
     "redistributed": {"collision": "redistribute"},
-    "learned": {"learned_vectors": True},
+    "learned": {"learned_items": 30},
+    "some learned": {"learned_items": 7},
     "unconstrained": {"constrained_training": False},
 }
 

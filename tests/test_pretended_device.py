@@ -19,6 +19,7 @@ from tiny import (
     coloured_shapes,
     dino_settings,
     item_texts,
+    learned_ids,
     network_sizes,
     randomize,
     rule_sequences,
@@ -96,7 +97,8 @@ def test_numbers_and_gradients_are_real() -> None:
 VECTORS = {"a": torch.randn(25, 7, generator=torch.Generator().manual_seed(1))}
 FORMS: dict[str, dict[str, Any]] = {
     "attention": {},
-    "learned_vectors": {"learned_vectors": True},
+    "learned_vectors": {"learned_items": 24},
+    "some_learned_vectors": {"learned_items": 5},
     "history_vectors": {"vectors": VECTORS},
     "convolution": {"conv_kernel_size": 3},
     "code_tokens": {"history_tokens": "code", "code_bias": True},
@@ -110,7 +112,8 @@ def network(**changes: Any) -> CodeNetwork:
     torch.manual_seed(0)
     vectors = changes.pop("vectors", None)
     changes.pop("constrained", None)
-    made = CodeNetwork(code_table(), network_sizes(**changes), vectors)
+    sizes = network_sizes(**changes)
+    made = CodeNetwork(code_table(), sizes, vectors, learned_ids(sizes.learned_items))
     randomize(made)
     with torch.no_grad():
         made.history.code_embedding.weight[0].zero_()  # the padding row, which is never trained
@@ -179,7 +182,10 @@ def test_random_parts_of_a_training_step_stay_on_the_device() -> None:
         assert model.start.grad is not None and bool(model.start.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("name", ["attention", "learned_vectors", "convolution", "unconstrained"])
+@pytest.mark.parametrize(
+    "name",
+    ["attention", "learned_vectors", "some_learned_vectors", "convolution", "unconstrained"],
+)
 @pytest.mark.parametrize("filtered", [False, True], ids=["", "filtered"])
 def test_beams_are_those_of_the_cpu(name: str, filtered: bool) -> None:
     model, (items, _) = network(**FORMS[name]).eval(), a_batch(last_only=True)

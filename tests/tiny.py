@@ -130,7 +130,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "n_heads": 2,
         "n_encoder_layers": 1,
         "n_decoder_layers": 1,
-        "learned_vectors": False,
+        "learned_items": 0,
         "n_distance_buckets": 8,
         "max_distance": 16,
         "beam_size": 10,
@@ -190,6 +190,14 @@ def tokens_of(folder: Path, **changes: Any) -> Tokenization:
     """The codes of a tiny MSCGRec on the data set `rule`."""
     config, train = train_split(folder, **changes)
     return tokenize(typed(config, train), train)
+
+
+def learned_ids(n: int, n_items: int = 24, seed: int = 0) -> torch.Tensor | None:
+    """The ids (n,) of random items with a learned vector; None if that is none of them, or all."""
+    if n in (0, n_items):
+        return None
+    order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
+    return (order[:n] + 1).sort().values.int()
 
 
 def code_table(n_items: int = 25, sizes: tuple[int, ...] = (4, 5, 3), seed: int = 0) -> CodeTable:

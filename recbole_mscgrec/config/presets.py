@@ -1,4 +1,4 @@
-"""Settings that follow from the data: those for sparse data and for small catalogues."""
+"""Settings that follow from the data: those for sparse data and by the size of the catalogue."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from logging import getLogger
 from typing import Any
 
 SHOWN_BELOW = 30  # average number of times that an item occurs in the train split
-LEARNED_UP_TO = 100_000  # items; beyond it, learned vectors would be most of the memory, and
-# transitions, a distribution over all items for each user, most of the time of a search
+LEARNED_ITEMS = 20_000  # the most frequent ones; a vector for each of more items and for the nodes
+# of their paths would be most of the memory, and updating them most of the time of a training step
+TRANSITIONS_UP_TO = 100_000  # items; beyond it, transitions, a distribution over all items for each
+# user, would be most of the time of a search
 TRANSITION_WEIGHT = 0.7  # chosen on validation (results/transitions.md)
 AT_LEAST = 1000  # items; fewer items need no larger codebooks
 
@@ -32,10 +34,11 @@ def is_sparse(times_shown: float, n_items: int) -> bool:
 def resolve(config: Any, train: Any) -> None:
     """Decide the settings that follow from the train split `train`; `config.preset` holds them.
 
-    In catalogues of up to `LEARNED_UP_TO` items, `learned_vectors` and `transition_weight` are on
-    unless they are set. If `sparse_settings` is on and the data are sparse, keys that the user has
-    not set get the values of `SETTINGS`. A codes_file for the target modality also counts as
-    setting the target, and `history_tokens: code` as turning both kinds of vectors off.
+    Unless it is set, `learned_items` is `LEARNED_ITEMS`; it is at most the number of items. In
+    catalogues of up to `TRANSITIONS_UP_TO` items, `transition_weight` is on unless it is set. If
+    `sparse_settings` is on and the data are sparse, keys that the user has not set get the values
+    of `SETTINGS`. A codes_file for the target modality also counts as setting the target, and
+    `history_tokens: code` as turning both kinds of vectors off.
     """
     if config.preset:  # already resolved
         return
@@ -45,13 +48,14 @@ def resolve(config: Any, train: Any) -> None:
 
 
 def _by_size(config: Any, n_items: int) -> dict[str, Any]:
-    small = n_items <= LEARNED_UP_TO
-    weight = TRANSITION_WEIGHT if small and config["constrained_training"] else 0.0
+    small = n_items <= TRANSITIONS_UP_TO
     found = {
-        "learned_vectors": small and config["history_tokens"] == "item",
-        "transition_weight": weight,
+        "learned_items": LEARNED_ITEMS if config["history_tokens"] == "item" else 0,
+        "transition_weight": TRANSITION_WEIGHT if small and config["constrained_training"] else 0.0,
     }
-    return {key: value for key, value in found.items() if config[key] is None}
+    found |= {key: config[key] for key in found if config[key] is not None}
+    found["learned_items"] = min(found["learned_items"], n_items)
+    return {key: value for key, value in found.items() if value != config[key]}
 
 
 def _for_sparse(config: Any, train: Any, n_items: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from recbole_mscgrec.storage.errors import UserError
@@ -23,10 +24,15 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "seen_items": ("all", "use exclude_seen: none, all or history"),
     "start_token": ("history", "use decoder: item_aware or t5"),
     "cross_bias": (True, "use decoder: item_aware or t5"),
+    "learned_vectors": (
+        False,
+        "use learned_items: the number of the most frequent items that get a learned vector, 0 for "
+        "none",
+    ),
     "encoder": ("attention", "the encoder has attention and short convolutions; leave it out"),
 }
 # Key that an earlier version did not have -> the value that gives what it did.
-ADDED: dict[str, Any] = {"conv_kernel_size": 0, "transition_weight": 0.0}
+ADDED: dict[str, Any] = {"conv_kernel_size": 0, "transition_weight": 0.0, "learned_items": 0}
 _IMAGE = (
     "global_scale local_scale colour_jitter warmup_epochs weight_decay clip_norm drop_path"
     " head_size out_dim freeze_last_layer student_temperature teacher_temperature teacher_balance"
@@ -38,6 +44,8 @@ for _name in _IMAGE:
         f"it is a constant now; RQDinoSettings({_name}=...) still has it in Python",
     )
 _DECODERS = {("history", True): "item_aware", ("learned", False): "t5"}
+_ITEM_VECTORS = "network.history.item_embedding.weight"
+_ALL = 2**31 - 1  # items; a run takes as many as there are
 _MADE_CODES = tuple(f"image_{name}" for name in _IMAGE)  # a saved model contains its codes
 
 
@@ -47,8 +55,11 @@ def check_not_removed(key: str) -> None:
         raise UserError(f"{key} is no longer a setting: {REMOVED[key][1]}.")
 
 
-def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
-    """The settings of a saved run, possibly of an earlier version, under their current names.
+def of_a_saved_run(
+    settings: dict[str, Any], source: str, weights: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a saved run, possibly of an earlier version, under their current names. The
+    `weights` of its model tell how many items it had.
 
     Raises:
         UserError: this version does not support a value; `source` is the file in the message.
@@ -65,9 +76,11 @@ def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
                 "this version does not have: use version 0.1 of this package."
             )
         today["decoder"] = _DECODERS[pair]
+    if isinstance(settings.get("learned_vectors"), bool):
+        today["learned_items"] = _n_items(weights or {}) if settings["learned_vectors"] else 0
     if "n_encoder_layers" in settings:
         today = {**ADDED, **today}
-    merged = ("seen_items", "start_token", "cross_bias", *_MADE_CODES)
+    merged = ("seen_items", "start_token", "cross_bias", "learned_vectors", *_MADE_CODES)
     for key in settings.keys() & REMOVED.keys() - set(merged):
         if settings[key] not in (REMOVED[key][0], None):
             raise UserError(
@@ -75,3 +88,9 @@ def of_a_saved_run(settings: dict[str, Any], source: str) -> dict[str, Any]:
                 "have: use version 0.1 of this package."
             )
     return today
+
+
+def _n_items(weights: Mapping[str, Any]) -> int:
+    """The number of items of a saved model in which all have a learned vector."""
+    table = weights.get(_ITEM_VECTORS)
+    return _ALL if table is None or not table.dim() else len(table) - 1

@@ -25,10 +25,6 @@ _NEEDS = (
         "the item's vectors cannot be added to a token of a single code",
     ),
     (
-        *("learned_vectors", True, "history_tokens", "item"),
-        "the item's vector cannot be added to a token of a single code",
-    ),
-    (
         *("time_bias", True, "decoder", "item_aware"),
         "T5's cross-attention has no bias",
     ),
@@ -162,6 +158,12 @@ def _check_switches(config: Any) -> None:
     for key, value, other, needed, reason in _NEEDS:
         if config[key] == value and config[other] != needed:
             raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
+    if config["learned_items"] and config["history_tokens"] != "item":
+        raise UserError(
+            f"learned_items={config['learned_items']} needs history_tokens=item, not "
+            f"{config['history_tokens']}: the item's vector cannot be added to a token of a single "
+            "code."
+        )
     if config["transition_weight"] and not config["constrained_training"]:
         raise UserError(
             f"transition_weight={config['transition_weight']} needs constrained_training=True: the "

@@ -148,6 +148,7 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
         beam_size=settings.decoding.beam_size,
         constrained=settings.training.constrained_training,
         max_history=config["MAX_ITEM_LIST_LENGTH"],
+        learned=plain["learned"],
         transitions=Transitions(**plain["transitions"]) if model.transitions else None,
         transition_weight=model.transition_weight,
         settings=checkpoint.to_plain(config.final_config_dict),

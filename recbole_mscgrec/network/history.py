@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import embedding
 
 from recbole_mscgrec.network.block_attention import Windows
+from recbole_mscgrec.network.learned_vectors import LearnedVectors
 from recbole_mscgrec.network.unpad import packs
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 from recbole_mscgrec.storage.errors import UserError
@@ -57,6 +58,7 @@ class HistoryTokens(nn.Module):
             bias.
         mask_prob: probability of masking a modality of an item in training; never all of them.
         learned: add a learned vector per item, initialized to zero. Needs tokens='item'.
+        learned_items: (n,) ascending ids of the items that have one; None: all.
     """
 
     item_index: Tensor
@@ -73,6 +75,7 @@ class HistoryTokens(nn.Module):
         mask_prob: float = 0.0,
         vectors: dict[str, Tensor] | None = None,
         learned: bool = False,
+        learned_items: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.mask_prob = mask_prob
@@ -83,8 +86,11 @@ class HistoryTokens(nn.Module):
         self.left_out: str | None = None
         self._lay_out(table)
         self.per_item = sum(self.columns) if tokens == CODE else 1  # G
+        some = None if learned_items is None else learned_items.long()
         self.code_embedding = nn.Embedding(self.n_rows, size, padding_idx=0)
-        self.item_embedding = nn.Embedding(table.n_items, size, padding_idx=0) if learned else None
+        self.item_embedding = (
+            LearnedVectors(table.n_items, size, some, padding_idx=0) if learned else None
+        )
         self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
 
     def _lay_out(self, table: CodeTable) -> None:

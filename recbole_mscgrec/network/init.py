@@ -37,7 +37,7 @@ def draw_weights(network: Any) -> None:
 
 
 def learned_vectors(network: Any) -> list[nn.Embedding]:
-    """The embedding tables of `learned_vectors` in a CodeNetwork; empty if the setting is off."""
+    """The embedding tables of `learned_items` in a CodeNetwork; empty if there are none."""
     items, nodes = network.history.item_embedding, network.node_vectors
     return [] if nodes is None else [items, *nodes.levels]
 

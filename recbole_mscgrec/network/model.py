@@ -57,7 +57,7 @@ class Sizes:
     code_bias: bool = False
     decoder: str = ITEM_AWARE
     neighbour_prob: float = 0.0
-    learned_vectors: bool = False
+    learned_items: int = 0
     time_bias: bool = False
     request_time: bool = False  # the queries' times are those of the next items, not the last ones
 
@@ -70,6 +70,7 @@ class CodeNetwork(nn.Module):
         sizes: hyper-parameters.
         vectors: modality -> (N, D_m), the vectors behind the codes. They become part of an item's
             token and initialize the codewords.
+        learned: ids (n,) of the items with a learned vector; None: all, if `learned_items` > 0.
         initial: initialize the weights; False if they are loaded afterwards.
 
     Raises:
@@ -83,6 +84,7 @@ class CodeNetwork(nn.Module):
         table: CodeTable,
         sizes: Sizes,
         vectors: dict[str, Tensor] | None = None,
+        learned: Tensor | None = None,
         initial: bool = True,
     ) -> None:
         super().__init__()
@@ -95,11 +97,12 @@ class CodeNetwork(nn.Module):
         self.register_buffer("level_offset", offsets, persistent=False)  # (L,)
         code_positions = sizes.history_tokens == CODE and not sizes.code_bias
         tokens = (sizes.history_tokens, code_positions, sizes.modality_mask_prob)
-        self.history = HistoryTokens(table, size, *tokens, vectors, sizes.learned_vectors)
+        has_learned = sizes.learned_items > 0
+        self.history = HistoryTokens(table, size, *tokens, vectors, has_learned, learned)
         self.per_item = self.history.per_item  # G
         self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
-        self.node_vectors = NodeVectors(self.tree, size) if sizes.learned_vectors else None
+        self.node_vectors = NodeVectors(self.tree, size, learned) if has_learned else None
         self.start = nn.Parameter(torch.zeros(size))
         item_aware = sizes.decoder == ITEM_AWARE
         self.start_from_history = nn.Linear(size, size, bias=False) if item_aware else None

@@ -53,7 +53,7 @@ def with_items(
     return replace(
         export,
         table=table,
-        weights=grown_weights(export.weights, before, table),
+        weights=grown_weights(export, table),
         items=[*export.items, *tokens],
         titles=all_titles,
         popularity=_extended(export.popularity, n, 0),
@@ -74,13 +74,13 @@ def with_removed(export: Export, ids: Tensor, removed: bool) -> Export:
     return replace(export, removed=mask)
 
 
-def grown_weights(
-    weights: dict[str, Tensor], before: CodeTable, after: CodeTable
-) -> dict[str, Tensor]:
-    """The weights of a network for a table with more items at its end. With `learned_vectors` the
-    items and tree nodes that were there keep their vectors, and new ones get zeros, as those have
-    that training does not see."""
-    if _ITEM_VECTORS not in weights:
+def grown_weights(export: Export, after: CodeTable) -> dict[str, Tensor]:
+    """The weights of an export's network for a table with more items at its end. If all items have
+    a learned vector, those items and tree nodes that were there keep theirs, and new ones get
+    zeros, as those have that training does not see. If only some have one, the tables stay as they
+    are."""
+    weights, before = export.weights, export.table
+    if not _grows(export):
         return weights
     old, new = (PrefixTree(t.target_codes, torch.arange(1, t.n_items)) for t in (before, after))
     grown = dict(weights)
@@ -106,10 +106,15 @@ def write(folder: Path, export: Export, what: str, command: str, **counts: int) 
     """
     export = export_folder.next_generation(export, what, **counts, command=command)
     unchanged = {ENCODERS, FEATURES} & set(read_manifest(folder)["files"])
-    if _ITEM_VECTORS not in export.weights:
+    if not _grows(export):
         unchanged.add("model")
     export_folder.write(folder, export, unchanged=unchanged)
     return export
+
+
+def _grows(export: Export) -> bool:
+    """Whether the weights have a row for every item."""
+    return _ITEM_VECTORS in export.weights and export.learned is None
 
 
 def _extended(rows: Tensor, n: int, fill: int) -> Tensor:

@@ -31,6 +31,7 @@ from recbole_mscgrec.network.relative_bias import TimeBias, time_buckets
 from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
+from recbole_mscgrec.plugin.learned_items import learned_items
 from recbole_mscgrec.plugin.transitions import counted_again, transition_model
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
@@ -67,7 +68,7 @@ class MSCGRec(SequentialRecommender):
         init_seed(settings.run.seed, settings.run.reproducibility)
         self.code_health, self.stage_seconds = tokens.health, tokens.seconds
         self.code_state, self.other_parameter_name = tokens.to_plain(), ["code_state"]
-        self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors)
+        self.network = CodeNetwork(tokens.table, settings.network, tokens.vectors, tokens.learned)
         self.transition_weight = decoding.transition_weight
         self.transitions = transition_model(tokens.transitions, settings)
         self._training_loss = self._loss
@@ -241,12 +242,14 @@ def _compiles(settings: MSCGRecSettings) -> bool:
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
     """The codes of the saved model that the run starts from, if any; else those made from the train
-    split."""
+    split. The same for the choice of the items with a learned vector."""
     run = settings.run
     if file := run.model_file:
         return from_checkpoint(checkpoint.load(file, key="model_file"), train, file)
     if file := run.initial_model:
         tokens = from_checkpoint(checkpoint.load(file, key="initial_model"), train, file)
         tokens.transitions = counted_again(tokens.transitions, settings, train)
-        return tokens
-    return tokenize_once(settings, train)
+    else:
+        tokens = tokenize_once(settings, train)
+    tokens.learned = learned_items(tokens.learned, settings, train)
+    return tokens

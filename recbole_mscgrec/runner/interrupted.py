@@ -38,13 +38,18 @@ def read(last: Path, trainer: Any) -> dict[str, Any]:
 
 
 def codes_of(model: Any) -> dict[str, Any] | None:
-    """The fingerprints of a model's item codes and of their inputs; None for a model without codes.
+    """The fingerprints of a model's item codes, of their inputs, and of the items that have a
+    learned vector; None for a model without codes.
 
     This is what the checkpoint of an epoch keeps of the codes. They do not change and can be large,
     with `history_vectors` above all: they are stored in the cache and with the best model.
     """
     codes = model.other_parameter().get("code_state")
-    return codes and {"table": _short(codes["table"]), "inputs": codes["inputs"]}
+    if not codes:
+        return None
+    items = codes["learned"]
+    learned = None if items is None else digest.digest_of(items)[:20]
+    return {"table": _short(codes["table"]), "inputs": codes["inputs"], "learned": learned}
 
 
 def _check_same_codes(last: Path, state: dict[str, Any], model: Any) -> None:
@@ -61,6 +66,7 @@ def _check_same_codes(last: Path, state: dict[str, Any], model: Any) -> None:
     now, before = ours["inputs"], theirs["inputs"]
     pairs = {f"the {name} input": (before[name], now.get(name)) for name in before}
     pairs["the item codes"] = theirs["table"], ours["table"]
+    pairs["the choice of the items with a learned vector"] = theirs.get("learned"), ours["learned"]
     for what, (old, new) in pairs.items():
         if old != new:
             raise UserError(

@@ -20,7 +20,7 @@ _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_s
 
 def begin_at(config: Any, network: Any, train: Any) -> None:
     """Load the weights of `initial_model` into the network. Weights that are initialized to zero
-    (`learned_vectors`, `time_bias`) may be absent. If it was trained on other rows than the train
+    (`learned_items`, `time_bias`) may be absent. If it was trained on other rows than the train
     split `train`, a warning says so.
 
     Raises:
@@ -71,6 +71,7 @@ def check_fits(
             raise UserError(f"{key_name} ({config[key_name]}): {name} is {tensor.dtype}.")
     if here == there or {k: v for k, v in here.items() if k not in may_lack} == there:
         return state
+    trained = of_a_saved_run(trained, str(config[key_name]), state["state_dict"])
     differ = [
         key
         for key in sorted(config.training_keys)
@@ -114,17 +115,22 @@ def config_of_saved(config: Config) -> Config:
             f"model_file ({file}) was trained on {dataset}, not {config['dataset']}: add "
             f"--dataset={dataset}."
         )
-    trained = of_a_saved_run(trained, file)
-    keys = config.training_keys
-    refused = [key for key in given if cannot_change(key, given[key], trained.get(key), keys)]
+    trained = of_a_saved_run(trained, file, state["state_dict"])
+    chosen, keys = state.get("chosen") or {}, config.training_keys
+    refused = [
+        key
+        for key in given
+        # What was given then may be given again, also if the data set has cut it.
+        if not (key in chosen and checkpoint.to_plain(given[key]) == chosen[key])
+        and cannot_change(key, given[key], trained.get(key), keys)
+    ]
     if refused:
         told = ", ".join(f"{key} {trained.get(key)!r} (not {given[key]!r})" for key in refused)
         raise UserError(
             f"model_file ({file}) was trained with {told}, which cannot change after training: "
             f"leave {', '.join(refused)} out."
         )
-    chosen = state.get("chosen") or {}
-    saved = of_a_saved_run(state.get("settings") or chosen, file)
+    saved = of_a_saved_run(state.get("settings") or chosen, file, state["state_dict"])
     saved |= {key: trained[key] for key in ADDED if key in trained}
     typed = {key: value for key, value in saved.items() if key in keys or key in MEASURED}
     sampling = typed.get("train_neg_sample_args")

@@ -16,7 +16,7 @@ from recbole_mscgrec.storage.schema import Each, List, Maybe
 
 Tensor = torch.Tensor
 MANIFEST = "manifest.json"
-FORMAT = 2  # 1: without transitions
+FORMAT = 3  # 2: learned vectors for all items or none; 1: without transitions
 Content = dict[str, Tensor] | list[str] | bytes  # tensors by name, lines of text, or a program
 Part = dict[str, Any]  # the entry of a file in the manifest
 _BLOCK = 1 << 20

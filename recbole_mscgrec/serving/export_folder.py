@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from recbole_mscgrec.network.learned_vectors import checked_items
 from recbole_mscgrec.network.model import Sizes
 from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.serving.export_files import (
@@ -37,7 +38,7 @@ from recbole_mscgrec.serving.export_files import (
 )
 from recbole_mscgrec.storage import digest, files, schema
 from recbole_mscgrec.storage.errors import UserError, one_line
-from recbole_mscgrec.storage.schema import Numbers
+from recbole_mscgrec.storage.schema import Maybe, Numbers
 from recbole_mscgrec.transitions.model import Transitions
 
 Tensor = torch.Tensor
@@ -46,6 +47,7 @@ _CODES = {
     "popularity": Numbers("i", (None,)),
     "removed": Numbers("b", (None,)),
     "added_in": Numbers("i", (None,)),
+    "learned": Maybe(Numbers("i", (None,))),
 }
 
 
@@ -63,6 +65,7 @@ class Export:
         removed: bool (N,) items that must not be recommended any more. Their codes stay reserved.
         added_in: (N,) the generation in which an item was added; 0 for those of the training.
         vectors: modality -> half (N, D_m), with `history_vectors`.
+        learned: (n,) ascending ids of the items with a learned vector; None: all items or none.
         transitions: what follows what in the train split; None if they are not used.
         transition_weight: of the transitions in the choice of every code level.
         beam_size, constrained: decoding, as in training and evaluation.
@@ -87,6 +90,7 @@ class Export:
     beam_size: int
     constrained: bool
     max_history: int
+    learned: Tensor | None = None
     transitions: Transitions | None = None
     transition_weight: float = 0.0
     cold_share: float = 0.0
@@ -186,6 +190,8 @@ def _contents(export: Export) -> dict[str, Content]:
     codes |= {f"vectors.{name}": vectors.half() for name, vectors in export.vectors.items()}
     codes |= {"popularity": export.popularity.int(), "removed": export.removed}
     codes["added_in"] = export.added_in.int()
+    if export.learned is not None:
+        codes["learned"] = export.learned.int()
     if export.transitions is not None:
         codes |= {
             f"transitions.{name}": part for name, part in export.transitions._asdict().items()
@@ -239,7 +245,7 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
     try:
         codes = {name: stored[f"codes.{name}"].long() - 1 for name in sizes}
         table = CodeTable(codes, sizes, manifest["target"])
-        network = Sizes(**{k: v for k, v in manifest["network"].items() if k in _SIZES})
+        network = _sizes(manifest["network"], table.n_items - 1)
     except (UserError, TypeError) as error:
         raise UserError(f"{folder} is damaged: {one_line(error)}") from error
     export = Export(
@@ -252,11 +258,18 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
         removed=stored["removed"],
         added_in=stored["added_in"],
         vectors={k.removeprefix("vectors."): v for k, v in stored.items() if k[:7] == "vectors"},
+        learned=checked_items(stored.get("learned"), table.n_items, folder),
         transitions=_transitions(stored, table.n_items, folder) if has_transitions else None,
         **{name: manifest[name] for name in _AS_THEY_ARE},
     )
     _check_lengths(export, folder)
     return export
+
+
+def _sizes(stored: Mapping[str, Any], n_items: int) -> Sizes:
+    """The hyper-parameters in a manifest. In format 2, all items had a learned vector or none."""
+    all_or_none = {"learned_items": n_items} if stored.get("learned_vectors") else {}
+    return Sizes(**{**all_or_none, **{k: v for k, v in stored.items() if k in _SIZES}})
 
 
 _SIZES = {each.name for each in fields(Sizes)}

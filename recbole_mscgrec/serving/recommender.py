@@ -76,9 +76,9 @@ class Recommender:
         self.export, self.device = export, _usable(device)
         if precision not in PRECISIONS:
             raise UserError(f"precision ({precision}) must be {' or '.join(PRECISIONS)}.")
-        self._half = precision == BFLOAT16
-        self.tokens = ItemTokens(export.items)
-        network = CodeNetwork(export.table, export.network, export.vectors, initial=False)
+        self._half, self.tokens = precision == BFLOAT16, ItemTokens(export.items)
+        parts = export.table, export.network, export.vectors, export.learned
+        network = CodeNetwork(*parts, initial=False)
         if text := unlike(export.weights, network.state_dict(), "model"):
             raise UserError(f"The export is damaged: {text}.")
         network.load_state_dict(export.weights)

@@ -115,7 +115,7 @@ INTERRUPTED_TRAINING = {
     "random_of_others": Maybe(List(_RANDOM)),
     "seconds": Maybe(Each(_NUMBER)),
     "training": Maybe({"average": List(Numbers("f"))}),
-    "codes": Maybe({"table": str, "inputs": Each(str)}),  # fingerprints
+    "codes": Maybe({"table": str, "inputs": Each(str), "learned": Maybe(str)}),  # fingerprints
 }
 INTERRUPTED_COLLABORATIVE = {
     "model": WEIGHTS,
@@ -164,6 +164,7 @@ CODES = {
     "inputs": Maybe(Each(str)),
     "codebooks": Maybe(Each(Numbers("f", (None, None)))),
     "transitions": Maybe(TRANSITIONS),
+    "learned": Maybe(Numbers("i", (None,))),
 }
 IMAGE_CHECK = {"files": Each(Row(List(int), str, str))}  # size and time, hash, defect
 RESULT = {

@@ -15,6 +15,7 @@ import torch
 
 from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features.fusion import comparable
+from recbole_mscgrec.network.learned_vectors import checked_items
 from recbole_mscgrec.semantic_ids.code_table import FUSED, CodeTable
 from recbole_mscgrec.storage import cache, files, processes, schema
 from recbole_mscgrec.storage.errors import UserError
@@ -44,6 +45,7 @@ class Tokenization:
     inputs: dict[str, str]  # modality -> fingerprint of its texts, images or given features
     codebooks: dict[str, Tensor]  # modality quantized here -> (sum of K_l, D), level by level
     transitions: Transitions | None = None  # with transition_weight
+    learned: Tensor | None = None  # int32 (n,) items with a learned vector, if not all or none
 
     def to_plain(self) -> dict[str, Any]:
         """The plain values for a checkpoint, which `from_checkpoint` reads."""
@@ -55,6 +57,7 @@ class Tokenization:
             "inputs": self.inputs,
             "codebooks": self.codebooks,
             "transitions": self.transitions and self.transitions._asdict(),
+            "learned": self.learned,
         }
 
 
@@ -154,8 +157,9 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
     books = {name: book.cpu() for name, book in books.items()}
     parts = plain.get("transitions")
     transitions = parts and Transitions.of(parts, train.item_num, file)
+    learned = checked_items(plain.get("learned"), train.item_num, file)
     return Tokenization(
-        table, plain["health"], {}, plain["items"], vectors, inputs, books, transitions
+        table, plain["health"], {}, plain["items"], vectors, inputs, books, transitions, learned
     )
 
 

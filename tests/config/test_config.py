@@ -216,7 +216,8 @@ def test_a_key_of_another_model_is_refused() -> None:
         ("hidden_size", "wide", "a whole number"),
         ("hidden_size", 1.5, "a whole number"),
         ("learning_rate", "fast", "a number"),
-        ("learned_vectors", "yes please", "True or False"),
+        ("learned_items", True, "a whole number"),
+        ("history_vectors", "yes please", "True or False"),
         ("epochs", True, "a whole number"),
         ("text_encoder", 3, "a text"),
         ("eval_args", "full", "a mapping"),
@@ -233,7 +234,7 @@ def test_right_types_are_taken() -> None:
     check_type("codebook_size", 8, 64)
     check_type("topk", 10, [1, 5])
     check_type("result_file", "x.json", None)
-    check_type("learned_vectors", True, False)
+    check_type("history_vectors", True, False)
 
 
 def test_a_missing_properties_folder_raises(

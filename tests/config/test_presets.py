@@ -71,7 +71,7 @@ def test_other_data_and_other_wishes_keep_the_plain_settings(sparse_folder: Path
     for dataset, changes in (("dense", {}), ("walk", {"sparse_settings": False})):
         chosen, config = fitted(sparse_folder, dataset, **changes)
         assert (
-            config.preset == {"transition_weight": 0.7}
+            config.preset == {"transition_weight": 0.7}  # learned_items is set
             and config.final_config_dict.items() >= {key: chosen[key] for key in SETTINGS}.items()
         )
 
@@ -79,18 +79,22 @@ def test_other_data_and_other_wishes_keep_the_plain_settings(sparse_folder: Path
 @pytest.mark.parametrize(
     ("changes", "most", "expected"),
     [
-        ({}, 10**5, True),
-        ({}, 3, False),
-        ({"learned_vectors": True}, 3, True),
-        ({"history_tokens": "code"}, 10**5, False),
+        ({}, 20_000, 30),
+        ({}, 3, 3),
+        ({"learned_items": 5}, 3, 5),
+        ({"learned_items": 0}, 20_000, 0),
+        ({"learned_items": 50_000}, 20_000, 30),
+        ({"history_tokens": "code"}, 20_000, 0),
     ],
 )
-def test_learned_vectors_are_for_small_catalogues_unless_they_are_set(
-    sparse_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, most: int, expected: bool
+def test_so_many_items_get_a_learned_vector_unless_it_is_set_and_at_most_all(
+    sparse_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, most: int, expected: int
 ) -> None:
-    monkeypatch.setattr(presets, "LEARNED_UP_TO", most)
-    _, config = fitted(sparse_folder, **{"learned_vectors": None, **changes})
-    assert config["learned_vectors"] is expected
+    assert presets.LEARNED_ITEMS == 20_000
+    monkeypatch.setattr(presets, "LEARNED_ITEMS", most)
+    _, config = fitted(sparse_folder, **{"learned_items": None, **changes})
+    assert config["learned_items"] == expected
+    assert run_id.settings_of(config)["learned_items"] == expected
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_learned_vectors_are_for_small_catalogues_unless_they_are_set(
 def test_transitions_are_for_small_catalogues_unless_their_weight_is_set(
     sparse_folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, most: int, expected: float
 ) -> None:
-    monkeypatch.setattr(presets, "LEARNED_UP_TO", most)
+    monkeypatch.setattr(presets, "TRANSITIONS_UP_TO", most)
     _, config = fitted(sparse_folder, **changes)
     assert config["transition_weight"] == expected
 

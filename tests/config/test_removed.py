@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.removed import REMOVED, of_a_saved_run
+
+NOW = {"conv_kernel_size": 4, "transition_weight": 0.5, "n_encoder_layers": 2}
 
 
 @pytest.mark.parametrize("key", REMOVED)
@@ -20,12 +23,20 @@ def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
         ({"epochs": 3, "exclude_seen": "all"}, {"epochs": 3, "exclude_seen": "all"}),
         (
             {"encoder": "attention", "n_encoder_layers": 3},
-            {"conv_kernel_size": 0, "transition_weight": 0.0, "n_encoder_layers": 3},
+            {
+                "conv_kernel_size": 0,
+                "transition_weight": 0.0,
+                "learned_items": 0,
+                "n_encoder_layers": 3,
+            },
         ),
         (
-            {"conv_kernel_size": 4, "transition_weight": 0.5, "n_encoder_layers": 2},
-            {"conv_kernel_size": 4, "transition_weight": 0.5, "n_encoder_layers": 2},
+            {**NOW, "learned_items": 7},
+            {**NOW, "learned_items": 7},
         ),
+        ({**NOW, "learned_vectors": True}, {**NOW, "learned_items": 30}),
+        ({**NOW, "learned_vectors": False}, {**NOW, "learned_items": 0}),
+        ({"learned_vectors": None}, {}),
         ({"exclude_seen": True}, {"exclude_seen": "all"}),
         ({"exclude_seen": True, "seen_items": "history"}, {"exclude_seen": "history"}),
         ({"exclude_seen": False, "seen_items": "all"}, {"exclude_seen": "none"}),
@@ -36,7 +47,8 @@ def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
     ],
 )
 def test_settings_of_a_saved_run_under_todays_names(saved: dict, today: dict) -> None:
-    assert of_a_saved_run(saved, "m.pth") == today
+    weights = {"network.history.item_embedding.weight": torch.zeros(31, 2)}
+    assert of_a_saved_run(saved, "m.pth", weights) == today
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,12 @@ def test_settings_of_a_saved_run_under_todays_names(saved: dict, today: dict) ->
 def test_what_this_version_cannot_give_is_refused(saved: dict) -> None:
     with pytest.raises(ValueError, match="m.pth was trained with .*version 0.1"):
         of_a_saved_run(saved, "m.pth")
+
+
+def test_the_setting_for_some_items_in_place_of_all_is_named() -> None:
+    with pytest.raises(ValueError, match="learned_vectors is no longer a setting: use learned_it"):
+        Config("MSCGRec", "x", config_dict={"learned_vectors": True})
+    assert of_a_saved_run({"learned_vectors": True}, "m.pth")["learned_items"] > 10**9  # cut later
 
 
 def test_every_name_of_today_is_a_setting() -> None:

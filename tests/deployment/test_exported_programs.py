@@ -23,7 +23,8 @@ PAGE = Path(recbole_mscgrec.__file__).resolve().parent.parent / "docs" / "recomm
 HISTORIES = ([4], [4, 5], [1, 2, 3, 8, 9])
 VARIANTS: dict[str, dict[str, Any]] = {
     "vectors": {"vectors": {"text": torch.randn(N + 1, 6)}},
-    "learned, unconstrained": {"learned_vectors": True, "constrained": False},
+    "learned, unconstrained": {"learned_items": 24, "constrained": False},
+    "some learned": {"learned_items": 5},
     "convolution": {"conv_kernel_size": 3},
     "paper": {
         "history_tokens": "code",
@@ -74,9 +75,10 @@ def test_grids_give_what_packed_tokens_give(name: str) -> None:
     "changes",
     [
         {"vectors": {"text": torch.randn(N + 1, 6)}},
-        {"conv_kernel_size": 3, "learned_vectors": True, "constrained": False},
+        {"conv_kernel_size": 3, "learned_items": 24, "constrained": False},
+        {"learned_items": 5},
     ],
-    ids=["attention", "convolution"],
+    ids=["attention", "convolution", "some learned"],
 )
 def test_the_loop_of_the_documentation_equals_the_recommender(
     changes: dict[str, Any], tmp_path: Path
@@ -106,9 +108,13 @@ def test_the_loop_of_the_documentation_equals_the_recommender(
         assert [p for _, p in found] == pytest.approx([each.score for each in right], abs=1e-5)
 
 
-def test_programs_share_no_weights_that_they_do_not_need() -> None:
-    network = Recommender(tiny_export(learned_vectors=True)).network
-    names = [name for name, _ in DecoderProgram(network, 1, True).named_parameters()]
+@pytest.mark.parametrize("n", [5, 24])
+def test_programs_share_no_weights_that_they_do_not_need(n: int) -> None:
+    network = Recommender(tiny_export(learned_items=n)).network
+    program = DecoderProgram(network, 1, True)
+    rows = [name for name, _ in program.named_buffers() if name.endswith("row")]
+    assert rows == ["network.node_vectors.levels.0.row"] * (n < N)
+    names = [name for name, _ in program.named_parameters()]
     assert not [name for name in names if "encoder" in name or "history" in name.split(".")]
     assert [name for name in names if "node_vectors" in name] == [
         "network.node_vectors.levels.0.weight"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import code_table, network_sizes, randomize
+from tiny import code_table, learned_ids, network_sizes, randomize
 
 from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.network.model import CodeNetwork
@@ -19,7 +19,9 @@ Tensor = torch.Tensor
 
 def network(codes: CodeTable, **changes: Any) -> CodeNetwork:
     torch.manual_seed(0)
-    model = CodeNetwork(codes, network_sizes(**changes))
+    sizes = network_sizes(**changes)
+    learned = learned_ids(sizes.learned_items, codes.n_items - 1)
+    model = CodeNetwork(codes, sizes, learned=learned)
     randomize(model)
     with torch.no_grad():
         model.history.code_embedding.weight[
@@ -61,13 +63,11 @@ def log_prob_by_hand(model: CodeNetwork, codes: Tensor, history: Tensor, item: i
     return total
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [0, 5, 24])
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40), (3, 2, 2, 9)], ids=str)
-def test_item_log_probs_equal_hand_made_cross_entropy(
-    sizes: tuple[int, ...], learned: bool
-) -> None:
+def test_item_log_probs_equal_hand_made_cross_entropy(sizes: tuple[int, ...], learned: int) -> None:
     codes = code_table(sizes=sizes)
-    model = network(codes, learned_vectors=learned)
+    model = network(codes, learned_items=learned)
     history, lengths = histories(codes.n_items)
     encoded = model.encode(history)
     items = torch.tensor([3, 24, 1, 17])
@@ -91,11 +91,11 @@ def test_a_window_with_a_target_at_every_position_equals_its_prefixes() -> None:
         torch.testing.assert_close(found[t], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [0, 5, 24])
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40)], ids=str)
-def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...], learned: bool) -> None:
+def test_probabilities_of_all_items_sum_to_one(sizes: tuple[int, ...], learned: int) -> None:
     codes = code_table(sizes=sizes)
-    model = network(codes, learned_vectors=learned)
+    model = network(codes, learned_items=learned)
     history, lengths = histories(codes.n_items)
     items = torch.arange(1, codes.n_items)
     total = torch.zeros(4)
@@ -232,12 +232,13 @@ FORMS = [
     {"history_tokens": "code", "code_bias": True},
     {"history_tokens": "code", "decoder": "t5"},
     {"history_tokens": "code", "code_bias": True, "decoder": "t5"},
-    {"learned_vectors": True},
+    {"learned_items": 24},
+    {"learned_items": 5},
 ]
 BIDIRECTIONAL = [{**form, "encoder_attention": "bidirectional"} for form in FORMS]
 FORMS += [
     {"conv_kernel_size": 3},
-    {"conv_kernel_size": 4, "learned_vectors": True, "decoder": "t5"},
+    {"conv_kernel_size": 4, "learned_items": 24, "decoder": "t5"},
 ]
 TIMED = {"time_bias": True}
 
@@ -294,13 +295,13 @@ def test_gradients_reach_every_parameter_of_every_form(form: dict) -> None:
     assert dead == []
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [0, 5, 24])
 @pytest.mark.parametrize("sizes", [(4, 5, 3), (30,), (2, 40)], ids=str)
 def test_without_the_constraint_the_softmax_runs_over_all_codewords(
-    sizes: tuple, learned: bool
+    sizes: tuple, learned: int
 ) -> None:
     codes = code_table(sizes=sizes)
-    model = network(codes, learned_vectors=learned)
+    model = network(codes, learned_items=learned)
     history, lengths = histories(codes.n_items)
     encoded, limit = model.encode(history), (lengths - 1).unsqueeze(1)
     items = torch.tensor([3, 24, 1, 17])
@@ -327,7 +328,7 @@ TIME_FORMS = [
     {},
     {"history_tokens": "code", "code_bias": True},
     {"conv_kernel_size": 3},
-    {"learned_vectors": True},
+    {"learned_items": 24},
 ]
 
 

@@ -46,11 +46,11 @@ def log_probs(export: Export) -> Tensor:
         return network.level_log_probs(encoded, limit, items, items - 1, export.constrained)
 
 
-@pytest.mark.parametrize("learned", [False, True])
-def test_an_old_item_loses_only_what_its_new_siblings_get(learned: bool) -> None:
+@pytest.mark.parametrize("learned", [0, 5, 24])
+def test_an_old_item_loses_only_what_its_new_siblings_get(learned: int) -> None:
     """At each level the items below one node lose the same, and nothing if the node has no new
     child."""
-    before = tiny_export(learned_vectors=learned)
+    before = tiny_export(learned_items=learned)
     after = grown(before, 7)
     lost = log_probs(before) - log_probs(after)
     old, new = before.table.target_codes, after.table.target_codes[N:]
@@ -74,7 +74,7 @@ def test_without_the_constraint_old_items_keep_their_scores_exactly() -> None:
 
 
 def test_learned_vectors_stay_with_their_items_and_nodes_and_new_ones_are_zero() -> None:
-    before = tiny_export(learned_vectors=True)
+    before = tiny_export(learned_items=24)
     after = grown(before, 7)
     old, new = Recommender(before).network, Recommender(after).network
     items = torch.arange(1, N + 8)
@@ -88,6 +88,24 @@ def test_learned_vectors_stay_with_their_items_and_nodes_and_new_ones_are_zero()
         assert torch.equal(theirs.weight[path[:N]], mine.weight[nodes])
         fresh = sorted(set(path.tolist()) - set(path[:N].tolist()))
         assert fresh and not theirs.weight[fresh].any()
+
+
+def test_where_only_some_items_have_learned_vectors_new_ones_have_no_row() -> None:
+    before = tiny_export(learned_items=5)
+    after = grown(before, 7)
+    assert after.weights is before.weights
+    old, new = Recommender(before).network, Recommender(after).network
+    items = torch.arange(1, N + 8)
+    rows = new.history.item_embedding.rows(items)
+    assert torch.equal(rows[:N], old.history.item_embedding.rows(items[:N]))
+    assert not rows[N:].any() and sorted(rows.unique().tolist()) == list(range(6))
+    old_path, new_path = old.tree.path(items[:N]), new.tree.path(items)
+    pairs = zip(old.node_vectors.levels, new.node_vectors.levels, strict=True)
+    for depth, (mine, theirs) in enumerate(pairs, start=2):
+        nodes, path = old_path[depth].long(), new_path[depth].long()
+        assert torch.equal(theirs.rows(path[:N]), mine.rows(nodes))
+        fresh = sorted(set(path.tolist()) - set(path[:N].tolist()))
+        assert fresh and not theirs.rows(torch.tensor(fresh)).any()
 
 
 def test_everything_else_is_extended() -> None:
@@ -116,7 +134,7 @@ def interrupt(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int, error
     patch.setattr(owner, name, counted)
 
 
-@pytest.mark.parametrize("variant", ["default", "learned"])
+@pytest.mark.parametrize("variant", ["default", "learned", "some learned"])
 @pytest.mark.parametrize("call", range(1, 6))
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]

@@ -297,7 +297,8 @@ def test_by_default_it_is_compiled_on_a_gpu_with_triton(
     "changes",
     [
         {"modality_mask_prob": 0.2, "neighbour_prob": 0.2},
-        {"learned_vectors": True, "history_vectors": True},
+        {"learned_items": 30, "history_vectors": True},
+        {"learned_items": 7},
         {"history_tokens": "code", "code_bias": True},
         {"train_rows": "prefix", "constrained_training": False},
     ],

@@ -107,6 +107,19 @@ def test_other_codes_are_refused(rule_folder: Path, monkeypatch: pytest.MonkeyPa
         run("MSCGRec", "rule", config_dict=chosen)
 
 
+def test_other_items_with_a_learned_vector_are_refused(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, last = stopped(rule_folder, monkeypatch, learned_items=7)
+    state = torch.load(last, weights_only=True)
+    assert len(state["codes"]["learned"]) == 20
+    state["codes"]["learned"] = "0" * 20
+    del state["digest"]
+    torch.save(state, last)
+    with pytest.raises(ValueError, match="items with a learned vector had the fingerprint 0000"):
+        run("MSCGRec", "rule", config_dict=chosen)
+
+
 @pytest.mark.parametrize("same", [True, False], ids=["the same codes", "other codes"])
 def test_an_older_file_holds_the_codes_themselves(
     rule_folder: Path, monkeypatch: pytest.MonkeyPatch, same: bool

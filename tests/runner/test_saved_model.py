@@ -37,18 +37,20 @@ def test_begins_at_the_saved_weights_and_codes(trained: Trained, tmp_path: Path)
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("switch", ["learned_vectors", "time_bias"])
+@pytest.mark.parametrize(
+    "switch", [("learned_items", 30), ("learned_items", 7), ("time_bias", True)]
+)
 def test_weights_of_zero_may_join_a_saved_model(
-    trained: Trained, tmp_path: Path, switch: str
+    trained: Trained, tmp_path: Path, switch: tuple[str, Any]
 ) -> None:
     """They begin at zero, so with next to no learning rate it knows what it knew; but a saved
     model is not evaluated with weights that it does not have."""
-    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, **{switch: True})
+    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, **dict([switch]))
     result = run("MSCGRec", "rule", config_dict=chosen)
     assert result["test_result"]["recall@1"] == 1.0
     assert result["n_parameters"] > trained.result["n_parameters"]
     evaluated = {**chosen, "initial_model": None, "model_file": str(trained.model_file)}
-    with pytest.raises(ValueError, match=switch):
+    with pytest.raises(ValueError, match=switch[0]):
         run("MSCGRec", "rule", config_dict=evaluated)
 
 
@@ -174,6 +176,41 @@ def test_a_model_that_an_earlier_version_saved(trained: Trained, tmp_path: Path)
     checkpoint.save(tmp_path / "old.pth", state)
     with pytest.raises(ValueError, match="old.pth was trained with quantizer=sinkhorn"):
         evaluated(trained, model_file=str(tmp_path / "old.pth"))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_in_an_earlier_version_all_items_had_a_learned_vector_or_none(
+    rule_folder: Path, learned: bool
+) -> None:
+    chosen = settings(rule_folder, learned_items=30 * learned)
+    before = run("MSCGRec", "rule", config_dict=chosen)
+    file = best_file(rule_folder / "saved", "MSCGRec")
+    state = checkpoint.load(file)
+    del state["other_parameter"]["code_state"]["learned"]
+    for part in ("config", "settings", "chosen"):
+        del state[part]["learned_items"]
+        state[part]["learned_vectors"] = learned
+    checkpoint.save(rule_folder / "old.pth", state)
+    given = {"data_path": chosen["data_path"], "show_progress": False}
+    old = {**given, "model_file": str(rule_folder / "old.pth")}
+    again = run("MSCGRec", "rule", config_dict=old)
+    assert again["test_result"] == before["test_result"]
+    assert again["settings"]["learned_items"] == 30 * learned
+    with pytest.raises(ValueError, match=f"was trained with learned_items {30 * learned} .not 7.,"):
+        run("MSCGRec", "rule", config_dict={**old, "learned_items": 7})
+    begun = {**chosen, "initial_model": old["model_file"], "learned_items": 7}
+    if learned:
+        with pytest.raises(ValueError, match="other sizes .* --learned_items=30"):
+            run("MSCGRec", "rule", config_dict=begun)
+
+
+def test_more_learned_items_than_there_are_may_be_asked_for_again(rule_folder: Path) -> None:
+    chosen = settings(rule_folder, learned_items=50_000)
+    before = run("MSCGRec", "rule", config_dict=chosen)
+    assert before["settings"]["learned_items"] == 30
+    file = str(best_file(rule_folder / "saved", "MSCGRec"))
+    again = run("MSCGRec", "rule", config_dict={**chosen, "model_file": file})
+    assert again["test_result"] == before["test_result"]
 
 
 def test_another_model_or_data_set_is_named(trained: Trained) -> None:

@@ -112,7 +112,7 @@ def test_what_is_no_export_is_told_so(tmp_path: Path) -> None:
         export_folder.read(tmp_path)
     export_folder.write(tmp_path, tiny_export())
     changed_manifest(tmp_path, format=export_files.FORMAT + 1)
-    with pytest.raises(ValueError, match="later version of this package .format 3, here 2."):
+    with pytest.raises(ValueError, match="later version of this package .format 4, here 3."):
         export_folder.read(tmp_path)
     changed_manifest(tmp_path, format=1, beam_size="8")
     with pytest.raises(ValueError, match="beam_size"):
@@ -151,6 +151,40 @@ def test_a_folder_of_the_first_format_has_no_transitions(tmp_path: Path) -> None
     (tmp_path / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
     read = export_folder.read(tmp_path)
     assert (read.transition_weight, read.transitions) == (0.0, None)
+
+
+@pytest.mark.parametrize("n", [0, 5, N])
+def test_items_with_a_learned_vector_are_read_again(tmp_path: Path, n: int) -> None:
+    made = tiny_export(learned_items=n)
+    export_folder.write(tmp_path, made)
+    read = export_folder.read(tmp_path)
+    assert read.network.learned_items == n and (read.learned is None) == (n != 5)
+    assert read.learned is None or torch.equal(read.learned, made.learned)
+    assert answer(tmp_path) == Recommender(made).recommend([["a1", "a2"]], top=4)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_up_to_format_2_all_items_had_a_learned_vector_or_none(
+    tmp_path: Path, learned: bool
+) -> None:
+    export_folder.write(tmp_path, tiny_export(learned_items=N * learned))
+    before = answer(tmp_path)
+    network = json.loads((tmp_path / MANIFEST).read_text())["network"]
+    del network["learned_items"]
+    changed_manifest(tmp_path, format=2, network={**network, "learned_vectors": learned})
+    assert export_folder.read(tmp_path).network.learned_items == N * learned
+    assert answer(tmp_path) == before
+
+
+@pytest.mark.parametrize("ids", [[3, 2], [0, 4], [4, N + 1], []])
+def test_items_that_cannot_have_a_learned_vector_are_refused(
+    tmp_path: Path, ids: list[int]
+) -> None:
+    made = tiny_export(learned_items=5)
+    made.learned = torch.tensor(ids, dtype=torch.int32)
+    export_folder.write(tmp_path, made)
+    with pytest.raises(ValueError, match="is damaged: its items with a learned vector"):
+        export_folder.read(tmp_path)
 
 
 def test_files_of_another_size_or_place_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Tables of learned vectors that some ids have and others lack (`learned_items`; not part of the
+paper)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recbole_mscgrec.storage.errors import UserError
+
+Tensor = torch.Tensor
+
+
+class LearnedVectors(nn.Embedding):
+    """Vectors of size D for the ids 0..n-1, or for some of them, so that the memory is bounded.
+
+    If only some ids have a vector, `weight` is (m + 1, D) for m of them, in the order of the ids.
+    Row 0 is zero and stands for all others. The optimizer leaves it as it is.
+
+    Args:
+        n: number of ids.
+        size: D.
+        some: long (m,) ascending ids that have a vector; None: all n have.
+        padding_idx: an id whose vector stays zero, if all have one.
+
+    Attributes:
+        row: int32 (n,) the row of `weight` for each id, which follows from `some`, so it is not
+            saved; None if all have a vector, in the row of their id.
+    """
+
+    row: Tensor | None
+
+    def __init__(
+        self, n: int, size: int, some: Tensor | None = None, padding_idx: int | None = None
+    ) -> None:
+        row = None
+        if some is not None:
+            row = torch.zeros(n, dtype=torch.int32)
+            row[some] = torch.arange(1, len(some) + 1, dtype=torch.int32)
+            n, padding_idx = len(some) + 1, 0
+        super().__init__(n, size, padding_idx)
+        self.register_buffer("row", row, persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The rows (...) of `weight` for ids (...); 0 for those without a vector, if only some have
+        one."""
+        return ids if self.row is None else self.row[ids]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) ids -> (..., D)."""
+        return super().forward(self.rows(ids))
+
+
+def checked_items(items: Tensor | None, n_items: int, source: object) -> Tensor | None:
+    """The ids (m,) of the items with a learned vector, as a file has them, on the CPU; None if it
+    has none.
+
+    Args:
+        n_items: N, with the padding item 0.
+        source: the file in the message.
+
+    Raises:
+        UserError: they are no ascending ids from 1 to N - 1.
+    """
+    if items is None:
+        return None
+    items = items.cpu().long()
+    ascending = len(items) > 0 and bool((items.diff() > 0).all())
+    if not ascending or not 0 < int(items[0]) <= int(items[-1]) < n_items:
+        raise UserError(
+            f"{source} is damaged: its items with a learned vector are no ascending ids from 1 to "
+            f"{n_items - 1}."
+        )
+    return items.int()
