@@ -1,6 +1,6 @@
-"""A copy of a data set whose items have almost no text: the first words of the title, nothing else.
+"""A copy of a data set whose items have almost no text: two words of the title and nothing else.
 
-    python benchmarks/weak_text.py --dataset=amazon-office --data_path=../shared/dataset --out=saved/weak
+    python benchmarks/weak_text.py --dataset=amazon-office --data_path=../shared/dataset
     python run_recbole_mscgrec.py --dataset=amazon-office-weak --data_path=saved/weak
 
 The results are in results/weak-text.md.
