@@ -29,7 +29,7 @@ from tiny import (
     write_dataset,
 )
 
-from recbole_mscgrec.features.collaborative_source import source_of
+from recbole_mscgrec.features.sasrec_training import SASRecTraining
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.history import HistoryTokens
 from recbole_mscgrec.network.model import CodeNetwork
@@ -249,13 +249,13 @@ def test_the_sasrec_stage(rule_folder: Path, n_negatives: int) -> None:
     chosen = typed(config, train)
     with pretended_device():
         run = replace(chosen.run, device=DEVICE)
-        source = source_of(chosen.collaborative, run, train)
-        optimizer = torch.optim.Adam(source.model.parameters(), lr=0.01)
-        source.model.train()
-        losses = [source.train_epoch(optimizer) for _ in range(3)]
-        source.model.eval()
-        assert losses[2] < losses[0] and 0 <= source.score() <= 1
-        weight = source.model.item_embedding.weight
+        training = SASRecTraining(chosen.collaborative, run, train)
+        optimizer = torch.optim.Adam(training.model.parameters(), lr=0.01)
+        training.model.train()
+        losses = [training.train_epoch(optimizer) for _ in range(3)]
+        training.model.eval()
+        assert losses[2] < losses[0] and 0 <= training.score() <= 1
+        weight = training.model.item_embedding.weight
         assert isinstance(weight, PretendedTensor) and weight.grad is not None
 
 

@@ -15,10 +15,13 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "constrained_decoding": ("hard", "every result is a real item; leave it out"),
     "soft_penalty": (5.0, "every result is a real item; leave it out"),
     "item_bias": (True, "the encoder has a relative bias over items; leave it out"),
-    "collaborative_settings": (
-        {},
-        "SASRec has collaborative_*, GRU4Rec RecBole's own",
+    "collaborative_source": (
+        "SASRec",
+        "the collaborative vectors come from SASRec; for those of another model use "
+        "vectors_file={'collaborative': FILE}",
     ),
+    "collaborative_similarity": ("dot", "SASRec is trained with inner products; leave it out"),
+    "collaborative_settings": ({}, "use collaborative_size, collaborative_epochs, ..."),
     "shuffle_codes": (False, "run benchmarks/shuffled_codes.py"),
     "image_features": (None, "use vectors_file={'image': FILE}"),
     "seen_items": ("all", "use exclude_seen: none, all or history"),
@@ -46,7 +49,11 @@ for _name in _IMAGE:
 _DECODERS = {("history", True): "item_aware", ("learned", False): "t5"}
 _ITEM_VECTORS = "network.history.item_embedding.weight"
 _ALL = 2**31 - 1  # items; a run takes as many as there are
-_MADE_CODES = tuple(f"image_{name}" for name in _IMAGE)  # a saved model contains its codes
+# They have an effect on the codes alone, and a saved model contains its codes.
+_MADE_CODES = (
+    *("collaborative_source", "collaborative_similarity", "collaborative_settings"),
+    *(f"image_{name}" for name in _IMAGE),
+)
 
 
 def check_not_removed(key: str) -> None:

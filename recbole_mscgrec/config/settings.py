@@ -88,10 +88,8 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class CollaborativeSettings:
-    """The sequential recommender behind the collaborative vectors."""
+    """The SASRec behind the collaborative vectors."""
 
-    source: str
-    similarity: str
     size: int
     n_layers: int
     n_heads: int

@@ -51,7 +51,7 @@ def check(config: Any, n_items: int) -> None:
     _check_modalities(config)
     check_buckets(config["n_distance_buckets"], config["max_distance"])
     size, n_heads = config["collaborative_size"], config["collaborative_n_heads"]
-    if config["collaborative_source"] != "GRU4Rec" and size % n_heads:
+    if size % n_heads:
         raise UserError(
             f"collaborative_n_heads ({n_heads}) must divide collaborative_size ({size})."
         )

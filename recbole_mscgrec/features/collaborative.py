@@ -1,5 +1,4 @@
-"""Collaborative vectors: the item embeddings of a sequential recommender trained on the train split
-only, which `collaborative_source` names."""
+"""Collaborative vectors: the item embeddings of a SASRec trained on the train split only."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from recbole.utils import init_seed, set_color
 from tqdm import tqdm
 
 from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
-from recbole_mscgrec.features.collaborative_source import source_of
+from recbole_mscgrec.features.sasrec_training import SASRecTraining
 from recbole_mscgrec.storage import checkpoint, matching, schema
 
 Tensor = torch.Tensor
@@ -22,8 +21,7 @@ Tensor = torch.Tensor
 def collaborative_vectors(
     settings: CollaborativeSettings, run: RunSettings, train: Any, partial: Path
 ) -> tuple[Tensor, Tensor]:
-    """Item embeddings (N, D), and which items occur in the train split: bool (N,). Embeddings that
-    are compared by their cosine have unit length.
+    """Item embeddings (N, D), and which items occur in the train split: bool (N,).
 
     Only `train` is used. For early stopping, the last target of up to 1,000 users is held out from
     it, so the valid and test splits have no influence. Deterministic for a seed. The state is saved
@@ -31,36 +29,37 @@ def collaborative_vectors(
     removed at the end.
     """
     init_seed(run.seed, run.reproducibility)
-    source, name = source_of(settings, run, train), settings.source
+    training = SASRecTraining(settings, run, train)
+    model = training.model
     # At a million items a step of all embeddings is much faster in one pass over the memory.
-    fused = True if source.model.sampler else None
-    optimizer = torch.optim.Adam(source.model.parameters(), lr=settings.learning_rate, fused=fused)
-    progress = _Progress(source.model, optimizer, partial)
+    fused = True if model.sampler else None
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=fused)
+    progress = _Progress(model, optimizer, partial)
     bar = tqdm(
         range(progress.epoch, settings.epochs),
         ncols=100,
-        desc=set_color(f"{name:10}", "pink"),
+        desc=set_color("SASRec    ", "pink"),
         disable=not run.show_progress,
     )
     for _ in bar:
         if progress.waited > settings.patience:
             break
-        source.model.train()
-        loss = source.train_epoch(optimizer)
-        source.model.eval()
-        score = source.score()
+        model.train()
+        loss = training.train_epoch(optimizer)
+        model.eval()
+        score = training.score()
         bar.set_postfix_str(f"loss {loss:.3f}, held-out NDCG@10 {score:.4f}")
         progress.update(score)
     bar.close()
     getLogger().info(
-        f"collaborative: {name} stopped after {progress.epoch} epochs, "
+        f"collaborative: SASRec stopped after {progress.epoch} epochs, "
         f"best held-out NDCG@10 {progress.best_score:.4f}"
     )
-    source.model.load_state_dict(progress.best)
+    model.load_state_dict(progress.best)
     partial.unlink(missing_ok=True)
     present = torch.zeros(train.item_num, dtype=torch.bool)
     present[train.items_seen()] = True
-    vectors = source.model.item_vectors()[: train.item_num]
+    vectors = model.item_vectors()[: train.item_num]
     return vectors.detach().cpu().float(), present
 
 

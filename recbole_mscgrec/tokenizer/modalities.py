@@ -13,8 +13,8 @@ import torch
 from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features import given_files
 from recbole_mscgrec.features.collaborative import collaborative_vectors
-from recbole_mscgrec.features.collaborative_source import batch_size_of
 from recbole_mscgrec.features.images import ItemImages, expected_folder, find_images, n_workers
+from recbole_mscgrec.features.sasrec_training import batch_size_of
 from recbole_mscgrec.features.text import TFIDF, item_texts, text_vectors
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.storage import cache, files, processes, schema

@@ -44,6 +44,9 @@ def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
         ({"start_token": "history"}, {"decoder": "item_aware"}),
         ({"quantizer": "kmeans", "random_windows": False, "soft_penalty": 5.0}, {}),
         ({"image_spread": 0.5, "image_quantize": True}, {}),  # its codes are in the file
+        ({"collaborative_source": "SASRec", "collaborative_similarity": "dot"}, {}),
+        ({"collaborative_source": "GRU4Rec", "collaborative_similarity": "cosine"}, {}),  # likewise
+        ({"collaborative_source": "NARM", "collaborative_settings": {"n_layers": 2}}, {}),
     ],
 )
 def test_settings_of_a_saved_run_under_todays_names(saved: dict, today: dict) -> None:

@@ -21,7 +21,6 @@ from recbole_mscgrec.runner.quick_start import run
         ({"code_bias": True}, "code_bias=True needs history_tokens=code, not item"),
         ({"loss_type": "BPR"}, "loss_type .'BPR'. must be one of CE"),
         ({"decoder": "gpt"}, "decoder .'gpt'. must be one of item_aware, t5"),
-        ({"collaborative_source": "NARM"}, "collaborative_source .'NARM'. must be one of SASRec"),
         (
             {"modality_mask_prob": 1.0},
             "modality_mask_prob .1.0. must be a number, at least 0",

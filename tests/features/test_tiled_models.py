@@ -1,6 +1,8 @@
-"""The tiled loss is RecBole's loss over all prefixes."""
+"""The tiled loss is RecBole's loss over all prefixes, and the models learn by it."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +114,33 @@ def test_cosine_is_one_score_in_training_and_ranking(ring: str, name: str) -> No
         of_prefixes = model.full_sort_predict(prefixes)
         expected = torch.nn.functional.cross_entropy(of_prefixes, prefixes["item_id"])
         torch.testing.assert_close(model.calculate_loss(windows), expected)
+
+
+@pytest.mark.parametrize("changes", [{"similarity": "cosine"}, {"n_negatives": 8}], ids=str)
+@pytest.mark.parametrize("name", KINDS)
+def test_the_rule_is_learned(ring: str, name: str, changes: dict[str, Any]) -> None:
+    train, _, test = TiledDataset(make_config(f"Tiled{name}")).build()
+    torch.manual_seed(0)
+    model, windows = KINDS[name](make_config(f"Tiled{name}", **changes), train), train.windows()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(25):
+        for index in torch.randperm(len(windows)).split(16):
+            optimizer.zero_grad()
+            model.calculate_loss(windows[index]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        found = model.eval().full_sort_predict(test.inter_feat).topk(2).indices
+    share = (found == test.inter_feat["item_id"].unsqueeze(1)).any(dim=1).double().mean()
+    assert float(share) > 0.9
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_vectors_compared_by_their_cosine_have_unit_length(ring: str, name: str) -> None:
+    config = make_config(f"Tiled{name}", similarity="cosine")
+    model = KINDS[name](config, TiledDataset(config).build()[0])
+    lengths = model.item_vectors()[1:].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(model.n_items - 1))
+    assert not torch.allclose(model.item_embedding.weight[1:].norm(dim=1), lengths)
 
 
 @pytest.mark.parametrize(("similarity", "expected"), [("dot", 1.0), ("cosine", 0.07)])

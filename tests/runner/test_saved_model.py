@@ -178,6 +178,27 @@ def test_a_model_that_an_earlier_version_saved(trained: Trained, tmp_path: Path)
         evaluated(trained, model_file=str(tmp_path / "old.pth"))
 
 
+@pytest.mark.parametrize(("source", "similarity"), [("SASRec", "dot"), ("GRU4Rec", "cosine")])
+def test_a_model_whose_collaborative_vectors_an_earlier_version_made(
+    trained: Trained, tmp_path: Path, source: str, similarity: str
+) -> None:
+    """It contains its codes, so any vectors will do; but no run can be given these settings."""
+    old = {"collaborative_source": source, "collaborative_similarity": similarity}
+    state = checkpoint.load(trained.model_file)
+    for part in ("config", "settings", "chosen"):
+        state[part] |= old
+    file, folder = tmp_path / "old.pth", str(tmp_path / "cache")
+    checkpoint.save(file, state)
+    result = evaluated(trained, model_file=str(file), cache_dir=folder)
+    assert result["test_result"] == trained.result["test_result"]
+    assert not old.keys() & (result["settings"].keys() | result["chosen"].keys())
+    begun = begun_at(trained, tmp_path, initial_model=str(file), epochs=1, cache_dir=folder)
+    assert run("MSCGRec", "rule", config_dict=begun)["code_health"] == result["code_health"]
+    assert not (tmp_path / "cache").exists()  # nothing was made anew
+    with pytest.raises(ValueError, match="collaborative_.* is no longer a setting"):
+        evaluated(trained, model_file=str(file), **old)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_in_an_earlier_version_all_items_had_a_learned_vector_or_none(
     rule_folder: Path, learned: bool

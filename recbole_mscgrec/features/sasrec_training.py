@@ -1,4 +1,4 @@
-"""The model that learns the collaborative vectors: SASRec, BSARec or GRU4Rec on tiled rows."""
+"""Training of the SASRec behind the collaborative vectors, on tiled rows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,14 @@ from recbole_mscgrec.config import parsing
 from recbole_mscgrec.config.config import Settings, properties_folder
 from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.data.tiled_rows import target_list_field
-from recbole_mscgrec.features.tiled_models import TiledBSARec, TiledGRU4Rec, TiledSASRec
+from recbole_mscgrec.features.tiled_models import TiledSASRec
 
 Tensor = torch.Tensor
-SOURCES = {"SASRec": TiledSASRec, "BSARec": TiledBSARec, "GRU4Rec": TiledGRU4Rec}
 _HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
 _SCORED_AT_ONCE = 256  # users, or fewer
 _STEPS_PER_EPOCH = 1000  # at least, by the default batch size, which has bounds
 _LEAST_WINDOWS, _MOST_WINDOWS = 64, 1024  # per batch
 _SCORES_AT_ONCE = 1 << 24  # 64 MB
-
-
-def source_of(settings: CollaborativeSettings, run: RunSettings, train: Any) -> TiledSource:
-    """The model that `collaborative_source` names, on the windows of the train split."""
-    model = SOURCES[settings.source](_model_config(settings, run, train.config), train)
-    return TiledSource(model, settings, run, train)
 
 
 def batch_size_of(settings: CollaborativeSettings, n_windows: int) -> int:
@@ -36,12 +29,11 @@ def batch_size_of(settings: CollaborativeSettings, n_windows: int) -> int:
     return min(max(n_windows // _STEPS_PER_EPOCH, _LEAST_WINDOWS), _MOST_WINDOWS)
 
 
-class TiledSource:
-    """A model of tiled_models.py, one row per window."""
+class SASRecTraining:
+    """A TiledSASRec and the windows of the train split, one row each."""
 
-    def __init__(
-        self, model: Any, settings: CollaborativeSettings, run: RunSettings, train: Any
-    ) -> None:
+    def __init__(self, settings: CollaborativeSettings, run: RunSettings, train: Any) -> None:
+        model = TiledSASRec(_model_config(settings, run, train.config), train)
         self.device, self.model = run.device, model.to(run.device)
         self.rows, self.target_field = train.windows(), target_list_field(train.config)
         self.batch_size = batch_size_of(settings, len(self.rows))
@@ -94,25 +86,21 @@ class TiledSource:
 
 
 def _model_config(settings: CollaborativeSettings, run: RunSettings, config: Any) -> Settings:
-    """The settings of the source: those of its YAML file, except for the settings collaborative_*,
-    of which the sizes are those of the two transformers."""
-    file = properties_folder() / "model" / f"{SOURCES[settings.source].__name__}.yaml"
+    """The settings of TiledSASRec: those of its YAML file, except for what the settings
+    collaborative_* say."""
+    file = properties_folder() / "model" / "TiledSASRec.yaml"
     fields = "USER_ID_FIELD ITEM_ID_FIELD LIST_SUFFIX ITEM_LIST_LENGTH_FIELD NEG_PREFIX".split()
     shared = {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH"]}
-    sizes = {
-        "n_layers": settings.n_layers,
-        "n_heads": settings.n_heads,
-        "hidden_size": settings.size,
-        "inner_size": 4 * settings.size,
-        "hidden_dropout_prob": settings.dropout_prob,
-        "attn_dropout_prob": settings.dropout_prob,
-    }
     return Settings(
         {**parsing.read_settings(file), **shared},
         device=run.device,
+        n_layers=settings.n_layers,
+        n_heads=settings.n_heads,
+        hidden_size=settings.size,
+        inner_size=4 * settings.size,
+        hidden_dropout_prob=settings.dropout_prob,
+        attn_dropout_prob=settings.dropout_prob,
         n_negatives=settings.n_negatives,
-        similarity=settings.similarity,
-        **({} if settings.source == "GRU4Rec" else sizes),
     )
 
 
