@@ -37,8 +37,10 @@ DROPOUT_2, DROPOUT_5, WIDE = (
 )
 WITH_SASREC, LEARNED = "MSCGRec with TiledSASRec", "MSCGRec, learned vectors"
 GRU, RULES = "TiledGRU4Rec", "SequentialRules"
+TUNED, WITH_TUNED = f"{GRU} tuned", f"MSCGRec with tuned {GRU}"
 NETWORK = "MSCGRec, network alone"  # the default before transitions
 ATTENTION = "MSCGRec, attention and codes alone"  # the default before short convolutions
+REQUEST = "MSCGRec, time of the request"
 ON_GPU = "ml-1m length 200 on a GPU"
 
 
@@ -110,8 +112,9 @@ def comparisons() -> list[tuple[str, str, str, str]]:
         for first in ("MSCGRec", NETWORK, ATTENTION, RECURRENT, BOTH):
             wanted += [("ml-100k", protocol, first, x) for x in (DROPOUT_5, GRU, "BERT4Rec")]
         wanted += [("ml-100k", protocol, x, ATTENTION) for x in (NETWORK, RECURRENT, BOTH)]
-        for table in ("ml-100k", "amazon-scientific"):
-            wanted += [(table, protocol, "MSCGRec", x) for x in (RULES, NETWORK)]
+        for table in ("ml-100k", "amazon-scientific", "amazon-office"):
+            wanted += [(table, protocol, "MSCGRec", x) for x in (TUNED, RULES, NETWORK)]
+        wanted += [("ml-1m-times", protocol, "MSCGRec", x) for x in (GRU, RULES, NETWORK)]
         for first in (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec"):
             wanted.append((ON_GPU, protocol, first, "TiledSASRec"))
     return wanted
@@ -274,10 +277,10 @@ def tried(page: str) -> str:
 
 
 HEADLINE = ("MSCGRec", NETWORK, ATTENTION, RECURRENT, BOTH)
-HEADLINE = (*HEADLINE, RULES, DROPOUT_2, DROPOUT_5, GRU, "BERT4Rec")
+HEADLINE = (*HEADLINE, RULES, DROPOUT_2, DROPOUT_5, GRU, TUNED, "BERT4Rec")
 BEFORE = ("MSCGRec", "recurrent encoder and learned vectors", BOTH, WITH_SASREC, DROPOUT_2)
 BEFORE = (*BEFORE, DROPOUT_5, GRU, "BERT4Rec", "GRU4Rec", "SASRec dropout 0.2")
-SPARSE = ("MSCGRec", NETWORK, ATTENTION, WITH_SASREC, RULES, DROPOUT_2, DROPOUT_5, WIDE, GRU)
+SPARSE = ("MSCGRec", NETWORK, ATTENTION, WITH_SASREC, RULES, DROPOUT_2, DROPOUT_5, WIDE, GRU, TUNED)
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
 _KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
@@ -298,6 +301,12 @@ TABLES: dict[str, Callable[[], str]] = {
         "amazon-scientific", (ATTENTION, DROPOUT_2, DROPOUT_5, WIDE)
     ),
     "amazon-scientific tried": lambda: tried("amazon-scientific"),
+    "amazon-office": lambda: accuracy("amazon-office", ("MSCGRec", NETWORK, RULES, TUNED)),
+    "amazon-office significance": lambda: differences("amazon-office"),
+    "ml-1m-times": lambda: accuracy("ml-1m-times", ("MSCGRec", NETWORK, REQUEST, RULES, GRU)),
+    "ml-1m-times significance": lambda: differences("ml-1m-times"),
+    "weak text amazon-office": lambda: accuracy("weak text amazon-office", ("MSCGRec", RULES)),
+    "learned items ml-100k": lambda: accuracy("learned items ml-100k"),
     "transition weights": lambda: plain(
         "transition_weight.csv", list(read("transition_weight.csv")[0])
     ),
