@@ -51,6 +51,9 @@ def test_ranks_give_the_metrics_of_the_csv() -> None:
     assert {run["table"] for run in runs} == {
         "ml-100k",
         "amazon-scientific",
+        "amazon-office",
+        "weak text amazon-office",
+        "ml-1m-times",
         tables.ON_GPU,
     }
     stored = {file.name for file in (RESULTS / "ranks").glob("*.npz")}
