@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from recbole_mscgrec.data.atomic_files import read_atomic_file
-from recbole_mscgrec.storage.files import written_whole
+from recbole_mscgrec.storage.files import write_text
 
 N_WORDS = 2
 
@@ -33,8 +33,7 @@ def write_copy(folder: Path, name: str, title: str, out: Path, n_words: int = N_
     target = out / weak
     target.mkdir(parents=True, exist_ok=True)
     lines = weak_titles(folder / name / f"{name}.item", title, n_words)
-    with written_whole(target / f"{weak}.item") as file:
-        file.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    write_text(target / f"{weak}.item", "\n".join([*lines, ""]))
     shutil.copyfile(folder / name / f"{name}.inter", target / f"{weak}.inter")
     return target
 

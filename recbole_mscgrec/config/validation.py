@@ -10,6 +10,7 @@ from recbole_mscgrec.network.relative_bias import check_buckets
 from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
 
+_ANY = object()  # any value but 0
 # A value of a key, the value of another key that it needs, and the reason.
 _NEEDS = (
     (
@@ -23,6 +24,14 @@ _NEEDS = (
     (
         *("history_vectors", True, "history_tokens", "item"),
         "the item's vectors cannot be added to a token of a single code",
+    ),
+    (
+        *("learned_items", _ANY, "history_tokens", "item"),
+        "the item's vector cannot be added to a token of a single code",
+    ),
+    (
+        *("transition_weight", _ANY, "constrained_training", True),
+        "the transitions are a distribution over real items",
     ),
     (
         *("time_bias", True, "decoder", "item_aware"),
@@ -156,16 +165,7 @@ def _check_modalities(config: Any) -> None:
 
 def _check_switches(config: Any) -> None:
     for key, value, other, needed, reason in _NEEDS:
-        if config[key] == value and config[other] != needed:
-            raise UserError(f"{key}={value} needs {other}={needed}, not {config[other]}: {reason}.")
-    if config["learned_items"] and config["history_tokens"] != "item":
-        raise UserError(
-            f"learned_items={config['learned_items']} needs history_tokens=item, not "
-            f"{config['history_tokens']}: the item's vector cannot be added to a token of a single "
-            "code."
-        )
-    if config["transition_weight"] and not config["constrained_training"]:
-        raise UserError(
-            f"transition_weight={config['transition_weight']} needs constrained_training=True: the "
-            "transitions are a distribution over real items."
-        )
+        given, found = config[key], config[other]
+        applies = bool(given) if value is _ANY else given == value
+        if applies and found != needed:
+            raise UserError(f"{key}={given} needs {other}={needed}, not {found}: {reason}.")

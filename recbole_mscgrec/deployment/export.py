@@ -133,7 +133,6 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
             "set to False to export the model or to use `recommend`."
         )
     plain, n_items = model.code_state, train.item_num
-    count = train.item_counter  # read once: every access counts all rows again
     return Export(
         table=CodeTable.from_plain(plain["table"]),
         # Only training replaces history items by their neighbours.
@@ -141,7 +140,7 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
         weights={name: w.cpu() for name, w in model.network.state_dict().items()},
         items=[str(token) for token in train.field2id_token[train.iid_field][1:]],
         titles=_titles(settings, train),
-        popularity=torch.tensor([count.get(i, 0) for i in range(n_items)], dtype=torch.int32),
+        popularity=torch.from_numpy(train.target_counts()).int(),
         removed=torch.zeros(n_items, dtype=torch.bool),
         added_in=torch.zeros(n_items, dtype=torch.int32),
         vectors={name: v.cpu() for name, v in plain["vectors"].items()},

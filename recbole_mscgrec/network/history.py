@@ -86,10 +86,9 @@ class HistoryTokens(nn.Module):
         self.left_out: str | None = None
         self._lay_out(table)
         self.per_item = sum(self.columns) if tokens == CODE else 1  # G
-        some = None if learned_items is None else learned_items.long()
         self.code_embedding = nn.Embedding(self.n_rows, size, padding_idx=0)
         self.item_embedding = (
-            LearnedVectors(table.n_items, size, some, padding_idx=0) if learned else None
+            LearnedVectors(table.n_items, size, learned_items, padding_idx=0) if learned else None
         )
         self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
 

@@ -20,7 +20,7 @@ class LearnedVectors(nn.Embedding):
     Args:
         n: number of ids.
         size: D.
-        some: long (m,) ascending ids that have a vector; None: all n have.
+        some: (m,) ascending ids that have a vector; None: all n have.
         padding_idx: an id whose vector stays zero, if all have one.
 
     Attributes:
@@ -36,7 +36,7 @@ class LearnedVectors(nn.Embedding):
         row = None
         if some is not None:
             row = torch.zeros(n, dtype=torch.int32)
-            row[some] = torch.arange(1, len(some) + 1, dtype=torch.int32)
+            row[some.long()] = torch.arange(1, len(some) + 1, dtype=torch.int32)
             n, padding_idx = len(some) + 1, 0
         super().__init__(n, size, padding_idx)
         self.register_buffer("row", row, persistent=False)

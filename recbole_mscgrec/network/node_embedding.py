@@ -41,7 +41,7 @@ class NodeVectors(nn.Module):
         self.tree = tree
         paths = None if items is None else tree.path(items.long())
         self.levels = nn.ModuleList(
-            LearnedVectors(len(code), size, None if paths is None else paths[depth].long().unique())
+            LearnedVectors(len(code), size, None if paths is None else paths[depth].unique())
             for depth, code in enumerate(tree.code[1:], start=2)
         )
 

@@ -23,8 +23,7 @@ def learned_items(found: Tensor | None, settings: MSCGRecSettings, train: Any) -
         return None
     if found is not None and len(found) == n:
         return found
-    count = train.item_counter  # read once: every access counts all rows again
-    return most_frequent(torch.tensor([count.get(i, 0) for i in range(n_items + 1)]), n)
+    return most_frequent(torch.from_numpy(train.target_counts()), n)
 
 
 def most_frequent(count: Tensor, n: int) -> Tensor:

@@ -47,8 +47,7 @@ def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
         UserError: the .item file lacks a given column, or `image_dir` has no images.
     """
     tokens = [str(token) for token in train.field2id_token[train.iid_field][1:]]
-    count = train.item_counter  # read once: every access counts all rows again
-    popularity = [int(count[i]) for i in range(1, train.item_num)]
+    popularity = train.target_counts()[1:].tolist()
     titles = tokens
     words: list[list[str]] = [[] for _ in tokens]
     title = labels = None

@@ -79,8 +79,7 @@ def _unique(
         vectors[lacking] = quantizer.decode(codes[lacking])
         unique = redistribute(codes, vectors, quantizer.codebooks)
     else:  # among items that share a code, the most frequent one in training gets 0
-        count = train.item_counter  # read once: every access counts all rows again
-        rank = torch.tensor([-count[i] for i in range(1, train.item_num)])
+        rank = -torch.from_numpy(train.target_counts()[1:])
         unique = add_collision_level(codes, rank)
     return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
 
