@@ -18,6 +18,11 @@ from tiny import Built, build, item_texts, randomize, rule_sequences, settings
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.runner.quick_start import run
 
+# Tests run on the CPU also where there is a GPU: after work on a GPU no process can be forked, as
+# `tiny.in_processes` does. CUDA_VISIBLE_DEVICES=0 in front of the command runs them on the GPU.
+if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+    torch.cuda.is_available = lambda: False
+
 
 def write_dataset(
     folder: Path, name: str, rows: list[tuple[int, int, float]], texts: dict[str, str] | None = None

@@ -108,7 +108,7 @@ class TrainingSettings:
     train_rows: str
     constrained_training: bool
     ema_decay: float
-    compile: bool | None  # None: on a CUDA GPU
+    compile: bool
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ per code and a training row per prefix, is available by settings
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -72,7 +71,7 @@ class MSCGRec(SequentialRecommender):
         self.transition_weight = decoding.transition_weight
         self.transitions = transition_model(tokens.transitions, settings)
         self._training_loss = self._loss
-        if _compiles(settings):  # few shapes: whole batches, and the last one
+        if settings.training.compile:  # few shapes: whole batches, and the last one
             self._training_loss = torch.compile(self._loss, dynamic=False)
         if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
@@ -229,15 +228,6 @@ class MSCGRec(SequentialRecommender):
             )
         times, next_times = (interaction[field][:, :longest] for field in self.TIME_SEQ)
         return time_buckets(next_times if self.settings.network.request_time else times, times)
-
-
-def _compiles(settings: MSCGRecSettings) -> bool:
-    """Whether the training loss is compiled. By default where the launches of the many small
-    operations take longer than the operations, and torch has what it needs."""
-    if settings.training.compile is not None:
-        return settings.training.compile
-    on_gpu = settings.run.device.type == "cuda"
-    return on_gpu and importlib.util.find_spec("triton") is not None
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:

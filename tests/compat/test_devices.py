@@ -16,7 +16,7 @@ from tiny import Built, build, protocol, settings
 
 from recbole_mscgrec.storage.errors import UserError
 
-SMALL = {"epochs": 1, "dropout_prob": 0.0, "ema_decay": 0.0, "compile": False}
+SMALL = {"epochs": 1, "dropout_prob": 0.0, "ema_decay": 0.0}
 
 
 def trained(built: Built, **changes: Any) -> tuple[float, torch.Tensor]:

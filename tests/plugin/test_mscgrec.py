@@ -17,14 +17,11 @@ from tiny import (
     rule_sequences,
     settings,
     timed_rows,
-    train_split,
-    typed,
     write_dataset,
     write_inter,
 )
 
 from recbole_mscgrec.data.tiled_rows import target_list_field, time_fields
-from recbole_mscgrec.plugin import mscgrec
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -258,38 +255,15 @@ def test_the_training_loss_is_compiled_if_it_is_asked_for(
 
     monkeypatch.setattr(torch, "compile", count)
     losses = []
-    for choice in (None, True, False):  # None: not on a CPU
-        chosen = settings(rule_folder, train_rows=train_rows, dropout_prob=0.0, compile=choice)
+    for choice in ({}, {"compile": True}, {"compile": False}):
+        chosen = settings(rule_folder, train_rows=train_rows, dropout_prob=0.0, **choice)
         built = build("MSCGRec", "rule", chosen)
         randomize(built.model)
         loss = built.model.calculate_loss(built.train.dataset.inter_feat[:5])
         losses.append(float(loss.detach()))
-        assert compiled == ["_loss"] * (choice is True)
+        assert compiled == ["_loss"] * choice.get("compile", False)
         compiled.clear()
     assert losses[0] == losses[1] == losses[2]
-
-
-@pytest.mark.parametrize(
-    ("changes", "device", "found", "expected"),
-    [
-        ({}, "cuda", True, True),
-        ({}, "cuda", False, False),
-        ({}, "cpu", True, False),
-        ({"compile": False}, "cuda", True, False),
-    ],
-)
-def test_by_default_it_is_compiled_on_a_gpu_with_triton(
-    rule_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict,
-    device: str,
-    found: bool,
-    expected: bool,
-) -> None:
-    config, train = train_split(rule_folder, **changes)
-    config["device"] = torch.device(device)
-    monkeypatch.setattr(mscgrec.importlib.util, "find_spec", lambda name: found or None)
-    assert mscgrec._compiles(typed(config, train)) is expected
 
 
 @pytest.mark.slow
