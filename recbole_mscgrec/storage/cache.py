@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from recbole_mscgrec.storage import digest, files, schema
+from recbole_mscgrec.storage import digest, files, lock, schema
 from recbole_mscgrec.storage.errors import one_line
 from recbole_mscgrec.storage.files import written_whole
 
@@ -110,3 +111,18 @@ def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -
     metadata = {"fingerprint": f"{stage}-{key} {digest.digest_of(tensors)}"}
     with written_whole(path(folder, stage, key), "cache_dir") as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+
+
+@contextmanager
+def making(folder: str | Path, stage: str, key: str) -> Iterator[None]:
+    """Within this block no other process makes this stage. If one does, wait for its end, after
+    which the stage may be cached: look again.
+
+    Raises:
+        UserError: the folder cannot be written, or the lock was lost (see lock.py).
+    """
+    file = path(folder, stage, key)
+    if lock.file_of(file).is_file():
+        getLogger().info(f"{stage}: waiting for another process that makes {file}")
+    with lock.claim(file, f"makes {file}", instead="set cache_dir to another folder", wait=True):
+        yield

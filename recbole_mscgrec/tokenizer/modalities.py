@@ -206,16 +206,23 @@ _STAGES = {"collaborative": _collaborative_stage, "text": _text_stage, "image": 
 def _kept(
     folder: str, name: str, key: str, make: Callable[[], Features], n_items: int, inputs: str = ""
 ) -> Stage:
-    """A stage whose features are cached: they are made once per fingerprint."""
+    """A stage whose features are cached: they are made once per fingerprint, also by several runs
+    at the same time."""
+
+    def stored() -> Features | None:
+        tensors = cache.load(folder, name, key, schema.features(n_items))
+        return None if tensors is None else Features(**tensors)
 
     def features() -> Features:
-        stored = cache.load(folder, name, key, schema.features(n_items))
-        if stored is not None:
-            return Features(**stored)
-        made = make()
-        tensors = {k: v for k, v in made._asdict().items() if v is not None}
-        cache.save(folder, name, key, tensors)
-        return made
+        if (found := stored()) is not None:
+            return found
+        with cache.making(folder, name, key):
+            if (found := stored()) is not None:
+                return found
+            made = make()
+            tensors = {k: v for k, v in made._asdict().items() if v is not None}
+            cache.save(folder, name, key, tensors)
+            return made
 
     return Stage(key, features, inputs)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,7 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
         codebooks="kept",
     )
     with timed(seconds, "codes"):
-        table, report, codebooks = _stored_codes(
-            key, settings, list(features), train.item_num
-        ) or _made_codes(key, settings, features, train)
+        table, report, codebooks = _codes(key, settings, features, train)
     _report(report, cache.path(cache_dir, "codes", key).with_suffix(".health.json"))
     inputs = {name: stage.inputs for name, stage in stages.items() if stage.inputs}
     return Tokenization(table, report, seconds, _items(train), kept, inputs, codebooks, transitions)
@@ -217,6 +216,20 @@ def _items(train: Any) -> str:
 # --- codes ----------------------------------------------------------------------------------------
 
 
+def _codes(key: str, settings: MSCGRecSettings, features: dict[str, Features], train: Any) -> Codes:
+    """The cached codes, or those made from the features, which are cached."""
+    stored = partial(_stored_codes, key, settings, list(features), train.item_num)
+    if (found := stored()) is not None:
+        return found
+    folder = settings.run.cache_dir
+    with cache.making(folder, "codes", key):
+        if (found := stored()) is not None:
+            return found
+        made = quantize(features, settings, train)
+        cache.save(folder, "codes", key, made)
+        return assemble(made, settings.codes)
+
+
 def _stored_codes(
     key: str, settings: MSCGRecSettings, modalities: list[str], n_items: int
 ) -> Codes | None:
@@ -230,15 +243,6 @@ def _stored_codes(
     except UserError as error:
         files.set_aside(cache.path(folder, "codes", key), str(error))
         return None
-
-
-def _made_codes(
-    key: str, settings: MSCGRecSettings, features: dict[str, Features], train: Any
-) -> Codes:
-    """The codes, made from the features and cached."""
-    stored = quantize(features, settings, train)
-    cache.save(settings.run.cache_dir, "codes", key, stored)
-    return assemble(stored, settings.codes)
 
 
 def _report(report: dict[str, Any], path: Path) -> None:

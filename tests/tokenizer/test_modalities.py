@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import N_ITEMS, settings, tokens_of, train_split, typed
+from tiny import N_ITEMS, in_processes, settings, tokens_of, train_split, typed
 
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.semantic_ids.code_table import MISSING
 from recbole_mscgrec.storage import cache
+from recbole_mscgrec.tokenizer import modalities, pipeline
 from recbole_mscgrec.tokenizer.modalities import IMAGE_ENCODER, Features, stage_of
 from recbole_mscgrec.tokenizer.pipeline import tokenize
 
@@ -128,6 +130,34 @@ def test_image_stage_is_made_again_only_when_it_must(
     n_before = len(dino)
     tokens_of(rule_folder, image_tokenizer="features", codebook_size=5)  # quantized anew only
     assert len(dino) == n_before
+
+
+def test_runs_at_the_same_time_make_a_stage_once(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three runs that begin with an empty cache train one SASRec, and quantize once."""
+    made = rule_folder / "made.txt"
+
+    def counted(module: Any, name: str) -> None:
+        original = getattr(module, name)
+
+        def call(*args: Any) -> Any:
+            with made.open("a") as file:
+                file.write(f"{name}\n")
+            time.sleep(0.5)  # the others come here in the meantime, if they can
+            return original(*args)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(modalities, "collaborative_vectors")
+    counted(pipeline, "quantize")
+    config, train = train_split(rule_folder)
+    chosen = typed(config, train)
+    tables = in_processes(3, lambda: tokenize(chosen, train).table.to_plain(), group=False)
+    assert sorted(made.read_text().split()) == ["collaborative_vectors", "quantize"]
+    for plain in tables[1:]:
+        assert all(torch.equal(plain["codes"][m], codes) for m, codes in tables[0]["codes"].items())
+    assert not list(rule_folder.rglob("*.held"))
 
 
 def test_image_as_the_target_takes_codes_of_the_nearest_items(
