@@ -307,6 +307,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ml-1m-times": lambda: accuracy("ml-1m-times", ("MSCGRec", NETWORK, RULES, GRU)),
     "ml-1m-times significance": lambda: differences("ml-1m-times"),
     "weak text amazon-office": lambda: accuracy("weak text amazon-office", ("MSCGRec", RULES)),
+    "weak text amazon-scientific": lambda: accuracy(
+        "weak text amazon-scientific", ("MSCGRec", RULES)
+    ),
     "transition weights": lambda: plain(
         "transition_weight.csv", list(read("transition_weight.csv")[0])
     ),
@@ -318,7 +321,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ml-1m length 200": lambda: accuracy("ml-1m length 200", LONG),
     "ml-1m length 200 significance": lambda: differences("ml-1m length 200"),
     ON_GPU: lambda: accuracy(
-        ON_GPU, (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
+        ON_GPU,
+        (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec", "TiledSASRec", f"{GRU}, 20 epochs"),
     ),
     f"{ON_GPU} significance": lambda: differences(ON_GPU),
     "ml-1m diversity": lambda: diversity("ml-1m length 50", ("MSCGRec", "TiledSASRec")),

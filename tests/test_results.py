@@ -53,6 +53,7 @@ def test_ranks_give_the_metrics_of_the_csv() -> None:
         "amazon-scientific",
         "amazon-office",
         "weak text amazon-office",
+        "weak text amazon-scientific",
         "ml-1m-times",
         tables.ON_GPU,
     }
