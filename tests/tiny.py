@@ -91,19 +91,6 @@ def write_dataset(
         write_item(folder, name, texts)
 
 
-def timed_rows(sequences: Sequences) -> list[tuple[str, str, int]]:
-    """The interactions of the sequences with times of today, in seconds: of several users at once,
-    with seconds, hours and months between them, and some at the same time."""
-    steps = (0, 1, 45, 3_000, 7, 0, 90_000, 5_000_000)
-    rows, user_number = [], 0
-    for user, items in sequences.items():
-        time, user_number = 1_700_000_000 + 97 * user_number, user_number + 1
-        for n, item in enumerate(items):
-            time += steps[(n + user_number) % len(steps)]
-            rows.append((user, item, time))
-    return rows
-
-
 def protocol(folder: Path, **changes: Any) -> dict[str, Any]:
     """Settings every model understands: data and files under `folder`, one epoch, no bars."""
     return {

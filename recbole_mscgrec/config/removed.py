@@ -32,6 +32,8 @@ REMOVED: dict[str, tuple[Any, str]] = {
         "use learned_items: the number of the most frequent items that get a learned vector, 0 for "
         "none",
     ),
+    "time_bias": (False, "the time between items is not read; leave it out"),
+    "request_time": (False, "the time of the request is not read; leave it out"),
     "encoder": ("attention", "the encoder has attention and short convolutions; leave it out"),
 }
 # Key that an earlier version did not have -> the value that gives what it did.

@@ -33,14 +33,6 @@ _NEEDS = (
         *("transition_weight", _ANY, "constrained_training", True),
         "the transitions are a distribution over real items",
     ),
-    (
-        *("time_bias", True, "decoder", "item_aware"),
-        "T5's cross-attention has no bias",
-    ),
-    (
-        *("request_time", True, "time_bias", True),
-        "the time of the request is read by that bias",
-    ),
 )
 
 

@@ -8,7 +8,6 @@ itself splits the data, on its own rows, so all models have the same three split
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,6 @@ def target_list_field(config: Any) -> str:
     return f"{config['ITEM_ID_FIELD']}_target{config['LIST_SUFFIX']}"
 
 
-def time_fields(config: Any) -> tuple[str, str]:
-    """Names of the fields (B, T), float64, with the time of every history item and with that of the
-    interaction after it, the last of which is the target. Rows have them with `time_bias`."""
-    name, suffix = config["TIME_FIELD"], config["LIST_SUFFIX"]
-    return f"{name}{suffix}", f"{name}_target{suffix}"
-
-
 class TiledDataset(SequentialDataset):
     """SequentialDataset whose train split holds windows of at most MAX_ITEM_LIST_LENGTH positions.
 
@@ -47,12 +39,11 @@ class TiledDataset(SequentialDataset):
     latest targets have the longest histories, as in evaluation. With `train_rows: prefix`, train
     rows are like the others. There is no Python loop over rows, and all are `GatheredRows`.
 
-    `sequence_times`, float64 (S,), holds the exact times of all interactions, sorted by user and
-    time. The `POSITION` of a row is the index of its target there.
+    The `POSITION` of a row is the index of its target among all interactions, sorted by user and
+    time.
     """
 
     inter_feat: Interaction
-    sequence_times: np.ndarray
 
     @property
     def history_field(self) -> str:
@@ -80,18 +71,12 @@ class TiledDataset(SequentialDataset):
                 "labels; use full, or uniN for sampled negatives."
             )
         self._check_field("uid_field", "iid_field", "time_field")
-        if self.config["time_bias"] and hasattr(self, "rows_without_times"):
-            raise UserError(
-                f"time_bias needs times, and the .inter file has no column {self.time_field}: name "
-                "its column of times with --TIME_FIELD=..., or set time_bias to False."
-            )
         self._aug_presets()
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
         users = self.inter_feat[self.uid_field].numpy()
         first_of_user = np.r_[True, users[1:] != users[:-1]]
         starts = np.maximum.accumulate(np.where(first_of_user, np.arange(len(users)), 0))
         self._sequence = self.inter_feat[self.iid_field].numpy().astype(np.int32)
-        self.sequence_times = self.inter_feat[self.time_field].numpy()
         self._sequence_start, self._sequence_user = starts, users
         targets = torch.from_numpy(np.flatnonzero(~first_of_user))
         rows = self.inter_feat[targets]
@@ -106,7 +91,7 @@ class TiledDataset(SequentialDataset):
         train._targets = train.inter_feat  # light rows
         train._plan_windows(train.inter_feat[POSITION].numpy())
         by_prefix = self.config["train_rows"] == "prefix"
-        train.inter_feat = train.prefixes() if by_prefix else train._with_times(train.windows())
+        train.inter_feat = train.prefixes() if by_prefix else train.windows()
         for split in held_out:
             rows = self._histories(split.inter_feat)
             rows._reindex(rows[self.item_list_length_field].argsort(stable=True))
@@ -149,18 +134,7 @@ class TiledDataset(SequentialDataset):
         start = np.maximum(self._sequence_start[end], end - self.max_item_list_len)
         columns = {name: rows[name] for name in (self.uid_field, self.iid_field, POSITION)}
         columns[self.item_list_length_field] = torch.from_numpy(end - start)
-        return self._with_times(GatheredRows(columns, {self.history_field: self._history}))
-
-    def _with_times(self, rows: GatheredRows) -> GatheredRows:
-        """The rows, with `time_fields` if the model reads times."""
-        if self.config["time_bias"]:
-            for shift, field in enumerate(time_fields(self.config)):
-                rows.gathered[field] = partial(self._times, shift)
-        return rows
-
-    def _times(self, shift: int, rows: Columns) -> torch.Tensor:
-        first, length = self._span(rows)
-        return self._gather(self.sequence_times, (first + shift, length))
+        return GatheredRows(columns, {self.history_field: self._history})
 
     def _history(self, rows: Columns) -> torch.Tensor:
         return self._gather(self._sequence, self._span(rows))
@@ -195,9 +169,8 @@ class TiledDataset(SequentialDataset):
         targets = target_list_field(self.config)
         if targets in rows and rows[targets].dim() == 2 and len(rows):
             longest = max(int(rows[self.item_list_length_field].max()), 1)
-            for field in (self.history_field, targets, *time_fields(self.config)):
-                if field in rows:
-                    rows.interaction[field] = rows[field][:, :longest]
+            for field in (self.history_field, targets):
+                rows.interaction[field] = rows[field][:, :longest]
         return rows
 
     def _gather(self, values: np.ndarray, span: Span) -> torch.Tensor:

@@ -33,7 +33,6 @@ def install() -> None:
         return
     _read_exact_times(Dataset)
     _remove_duplicates_in_order(Dataset)
-    _keep_the_unit_of_times(Dataset)
     _hold_times_as_float64(Dataset)
 
 
@@ -146,22 +145,6 @@ def _remove_duplicates_in_order(dataset_class: Any) -> None:
         self.inter_feat[self.time_field] = times
 
     dataset_class._remove_duplication = _remove_duplication
-
-
-def _keep_the_unit_of_times(dataset_class: Any) -> None:
-    """`normalize_all`, which RecBole sets for ml-100k, maps times to numbers from 0 to 1. A model
-    with `time_bias` needs the seconds between them."""
-    original = dataset_class._normalize
-
-    @wraps(original)
-    def _normalize(self: Any) -> None:
-        kept = self.config["time_bias"] and self.time_field in self.inter_feat
-        times = self.inter_feat[self.time_field].copy() if kept else None
-        original(self)
-        if times is not None:
-            self.inter_feat[self.time_field] = times
-
-    dataset_class._normalize = _normalize
 
 
 def _hold_times_as_float64(dataset_class: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from recbole_mscgrec.data.gathered_rows import GatheredRows
-from recbole_mscgrec.data.tiled_rows import time_fields
 from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
 
@@ -17,10 +16,7 @@ def train_rows(dataset: Any) -> dict[str, str]:
     """`rows`, the fingerprint of a train split and of its users' and items' names, and `form`, the
     kind of the rows: only rows of the same form compare."""
     feat = dataset.inter_feat
-    names = set(feat.columns)
-    if isinstance(feat, GatheredRows):  # only some models on the same rows read times
-        names -= set(time_fields(dataset.config))
-    columns = {name: cache.fingerprint(rows=_column(feat, name)) for name in sorted(names)}
+    columns = {name: cache.fingerprint(rows=_column(feat, name)) for name in sorted(feat.columns)}
     for field in (dataset.uid_field, dataset.iid_field):
         if field:
             columns[f"names of {field}"] = cache.fingerprint(names=_names(dataset, field))

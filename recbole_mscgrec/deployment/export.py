@@ -91,8 +91,7 @@ def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Exp
     """The export of a saved model.
 
     Raises:
-        UserError: it is no model of MSCGRec, it is set to be reranked by a second model, or it has
-            a time bias.
+        UserError: it is no model of MSCGRec, or it is set to be reranked by a second model.
     """
     config, model, _, train = load_mscgrec(model_file, config_dict)
     return export_of_loaded(config, model, train)
@@ -119,18 +118,13 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
     """The export of a loaded model, with its Config and its train split.
 
     Raises:
-        UserError: the model is set to be reranked by a second model, or has a time bias.
+        UserError: the model is set to be reranked by a second model.
     """
     settings = model.settings
     if settings.decoding.rescore_model:
         raise UserError(
             "rescore_model is set, and a second model cannot be exported: set rescore_model to "
             "None to export MSCGRec alone."
-        )
-    if settings.network.time_bias:
-        raise UserError(
-            "time_bias is set, and an export takes histories without times: train with time_bias "
-            "set to False to export the model or to use `recommend`."
         )
     plain, n_items = model.code_state, train.item_num
     return Export(

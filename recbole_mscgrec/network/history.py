@@ -30,15 +30,13 @@ class Encoded(NamedTuple):
     states: Tensor  # (B, T * G, D)
     keep: Tensor | None  # bool (B, T * G): tokens in use; None: all up to the limit
     windows: Windows | None = None  # in training on a CPU, for attention by blocks
-    elapsed: Tensor | None = None  # uint8 (B, T, T): buckets of time from items to positions
 
     def __len__(self) -> int:
         return len(self.states)
 
     def select(self, rows: Tensor) -> Encoded:
         """The encodings of the given rows (n,), which may repeat."""
-        keep, elapsed = (None if x is None else x[rows] for x in (self.keep, self.elapsed))
-        return Encoded(self.states[rows], keep, elapsed=elapsed)
+        return Encoded(self.states[rows], None if self.keep is None else self.keep[rows])
 
 
 class HistoryTokens(nn.Module):

@@ -24,7 +24,6 @@ from recbole_mscgrec.network.relative_bias import (
     DistanceBias,
     HistoryBias,
     NoBias,
-    elapsed_at,
     hide,
 )
 from recbole_mscgrec.network.unpad import LevelSlots, Slots
@@ -58,8 +57,6 @@ class Sizes:
     decoder: str = ITEM_AWARE
     neighbour_prob: float = 0.0
     learned_items: int = 0
-    time_bias: bool = False
-    request_time: bool = False  # the queries' times are those of the next items, not the last ones
 
 
 class CodeNetwork(nn.Module):
@@ -113,16 +110,16 @@ class CodeNetwork(nn.Module):
 
     def _add_blocks(self, sizes: Sizes) -> None:
         """Add the blocks of encoder and decoder, with biases and norms."""
-        size, n_heads, time = sizes.hidden_size, sizes.n_heads, sizes.time_bias
+        size, n_heads = sizes.hidden_size, sizes.n_heads
         if size % n_heads:
             raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.dropout = Dropout(sizes.dropout_prob)
-        item = DistanceBias(*buckets, self.bidirectional, time)
+        item = DistanceBias(*buckets, self.bidirectional)
         self.encoder_bias = HistoryBias(item, n_heads, self.history.per_item, sizes.code_bias)
         item_aware = sizes.decoder == ITEM_AWARE
-        self.decoder_bias = DistanceBias(*buckets, time=time) if item_aware else NoBias()
+        self.decoder_bias = DistanceBias(*buckets) if item_aware else NoBias()
         layers, kernel_size = range(sizes.n_encoder_layers), sizes.conv_kernel_size
         self.encoder = nn.ModuleList(EncoderBlock(*block, kernel_size) for _ in layers)
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
@@ -136,10 +133,9 @@ class CodeNetwork(nn.Module):
 
     # --- encoder ----------------------------------------------------------------------------------
 
-    def encode(self, item_seq: Tensor, elapsed: Tensor | None = None) -> Encoded:
+    def encode(self, item_seq: Tensor) -> Encoded:
         """Encode histories (B, T) of item ids. The tokens of position t see the items up to t, or
-        all items if the encoder is bidirectional. A time bias needs `elapsed` (B, T, T), the result
-        of `time_buckets`."""
+        all items if the encoder is bidirectional."""
         if self.training and self.neighbours is not None:
             item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
@@ -149,11 +145,11 @@ class CodeNetwork(nn.Module):
         real = item_seq != 0 if keep is None else keep
         if self.bidirectional:
             keep = real
-        slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep, elapsed)
+        slots, bias = Slots.where(real), self.encoder_bias(item_seq, keep)
         x = self.dropout(slots.pack(x))
         for block in self.encoder:
             x = block(x, slots, bias, windows)
-        return Encoded(slots.spread(self.encoder_norm(x)), keep, windows, elapsed)
+        return Encoded(slots.spread(self.encoder_norm(x)), keep, windows)
 
     # --- decoder ----------------------------------------------------------------------------------
 
@@ -194,10 +190,7 @@ class CodeNetwork(nn.Module):
         """Bias (1 or B, 1 or H, Q, T * G) from targets to the tokens of the items they may see."""
         position = torch.arange(encoded.states.size(1), device=limit.device)
         distance = limit.unsqueeze(-1) - position // self.per_item
-        elapsed = encoded.elapsed
-        if elapsed is not None:
-            elapsed = elapsed_at(elapsed, limit, self.per_item)
-        return hide(self.decoder_bias(distance, elapsed), encoded.keep)
+        return hide(self.decoder_bias(distance), encoded.keep)
 
     def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
         """First decoder token (n, D) of the targets at these positions of the flattened (B, Q). It

@@ -21,12 +21,11 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import init_seed
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
-from recbole_mscgrec.data.tiled_rows import target_list_field, time_fields
+from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.history import Encoded
 from recbole_mscgrec.network.init import learned_vectors
 from recbole_mscgrec.network.model import CodeNetwork
-from recbole_mscgrec.network.relative_bias import TimeBias, time_buckets
 from recbole_mscgrec.network.unpad import packs, positions
 from recbole_mscgrec.plugin.ensemble import Ensemble
 from recbole_mscgrec.plugin.evaluation import check_evaluation
@@ -35,7 +34,6 @@ from recbole_mscgrec.plugin.transitions import counted_again, transition_model
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.storage import checkpoint
-from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
 from recbole_mscgrec.transitions.model import in_parts
 
@@ -54,7 +52,7 @@ class MSCGRec(SequentialRecommender):
         super().__init__(config, dataset)
         self.settings = settings = MSCGRecSettings.of(config, dataset)
         check_evaluation(settings)
-        self.TARGETS, self.TIME_SEQ = target_list_field(config), time_fields(config)
+        self.TARGETS = target_list_field(config)
         decoding = settings.decoding
         self.beam_size = decoding.beam_size
         self.ensemble = None
@@ -83,8 +81,7 @@ class MSCGRec(SequentialRecommender):
     def zero_at_first(self) -> frozenset[str]:
         """Names of the weights that are initialized to zero; a saved model without them is
         equivalent."""
-        times = [module for module in self.network.modules() if isinstance(module, TimeBias)]
-        zero = [module.weight for module in (*learned_vectors(self.network), *times)]
+        zero = [module.weight for module in learned_vectors(self.network)]
         return frozenset(n for n, w in self.named_parameters() if any(w is z for z in zero))
 
     def without_modality(self, name: str) -> AbstractContextManager[None]:
@@ -106,18 +103,15 @@ class MSCGRec(SequentialRecommender):
             targets = interaction[self.ITEM_ID].unsqueeze(1)
             return self._training_loss(*self._last_positions(interaction), targets)
         item_seq = interaction[self.ITEM_SEQ]  # (B, T)
-        elapsed = self._elapsed(interaction, item_seq.size(1))
         limit = torch.arange(item_seq.size(1), device=item_seq.device).unsqueeze(0)
-        return self._training_loss(item_seq, elapsed, limit, interaction[self.TARGETS])
+        return self._training_loss(item_seq, limit, interaction[self.TARGETS])
 
-    def _loss(
-        self, item_seq: Tensor, elapsed: Tensor | None, limit: Tensor, targets: Tensor
-    ) -> Tensor:
+    def _loss(self, item_seq: Tensor, limit: Tensor, targets: Tensor) -> Tensor:
         """The loss of histories (B, T) and targets (B, Q), of which those that are 0 do not count;
-        for `elapsed` see `_elapsed`, for limit (1 or B, Q) `CodeNetwork.decode`."""
+        for limit (1 or B, Q) see `CodeNetwork.decode`."""
         targets = targets.flatten()
         place = positions(targets != 0)
-        items, encoded = targets[place], self.network.encode(item_seq, elapsed)
+        items, encoded = targets[place], self.network.encode(item_seq)
         levels = self.network.level_log_probs(encoded, limit, items, place, self.constrained)
         return -levels.sum(0).sum() / items.count_nonzero()
 
@@ -205,29 +199,15 @@ class MSCGRec(SequentialRecommender):
 
     def _history(self, interaction: Any) -> tuple[Encoded, Tensor]:
         """The encoded histories, and their last positions (B, 1)."""
-        item_seq, elapsed, last = self._last_positions(interaction)
-        return self.network.encode(item_seq, elapsed), last
+        item_seq, last = self._last_positions(interaction)
+        return self.network.encode(item_seq), last
 
-    def _last_positions(self, interaction: Any) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The histories (B, T), the result of `_elapsed`, and the last positions (B, 1)."""
+    def _last_positions(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """The histories (B, T), and their last positions (B, 1)."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         if packs(item_seq):
             item_seq = item_seq[:, : int(length.max())]
-        elapsed = self._elapsed(interaction, item_seq.size(1))
-        return item_seq, elapsed, (length - 1).unsqueeze(1)
-
-    def _elapsed(self, interaction: Any, longest: int) -> Tensor | None:
-        """What the time bias reads, uint8 (B, T, T): the bucket of the time from each history item
-        to each later one or, with `request_time`, to the interaction after that one."""
-        if not self.settings.network.time_bias:
-            return None
-        if missing := [field for field in self.TIME_SEQ if field not in interaction]:
-            raise UserError(
-                f"time_bias: a batch needs the times of its items as {', '.join(missing)}, float64 "
-                "(B, T); the rows of the data set have them."
-            )
-        times, next_times = (interaction[field][:, :longest] for field in self.TIME_SEQ)
-        return time_buckets(next_times if self.settings.network.request_time else times, times)
+        return item_seq, (length - 1).unsqueeze(1)
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:

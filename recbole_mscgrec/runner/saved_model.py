@@ -20,7 +20,7 @@ _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_s
 
 def begin_at(config: Any, network: Any, train: Any) -> None:
     """Load the weights of `initial_model` into the network. Weights that are initialized to zero
-    (`learned_items`, `time_bias`) may be absent. If it was trained on other rows than the train
+    (`learned_items`) may be absent. If it was trained on other rows than the train
     split `train`, a warning says so.
 
     Raises:

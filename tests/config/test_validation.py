@@ -53,8 +53,6 @@ from recbole_mscgrec.runner.quick_start import run
             {"learned_items": 24, "history_tokens": "code"},
             "learned_items=24 needs history_tokens=item, not code",
         ),
-        ({"time_bias": True, "decoder": "t5"}, "time_bias=True needs decoder=item_aware, not t5"),
-        ({"request_time": True}, "request_time=True needs time_bias=True, not False"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_made(

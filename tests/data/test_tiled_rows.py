@@ -11,9 +11,8 @@ from recbole.config import Config as StockConfig
 from recbole.data.dataset import SequentialDataset
 
 from recbole_mscgrec.data import gathered_rows
-from recbole_mscgrec.data.tiled_rows import TiledDataset, target_list_field, time_fields
+from recbole_mscgrec.data.tiled_rows import TiledDataset, target_list_field
 from recbole_mscgrec.storage import cache
-from recbole_mscgrec.storage.errors import UserError
 from tests.conftest import make_config, write_dataset
 
 
@@ -184,63 +183,16 @@ def test_the_fingerprint_of_gathered_rows_is_that_of_the_whole(
             assert in_blocks == cache.fingerprint(rows=rows[name])
 
 
-# --- times ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("train_rows", ["tiled", "prefix"])
-@pytest.mark.parametrize("length", [3, 50])
-def test_rows_hold_the_exact_times_of_their_items_and_of_those_after_them(
-    scratch: Path, train_rows: str, length: int
-) -> None:
-    """Every (user, item) of the data has its own time, in seconds of today; with 3 items a row,
-    users have several windows."""
-    rows = [(u, i, 1_700_000_000 + 7 * u + 10**i % 1009 * i) for u in range(4) for i in range(9)]
-    write_dataset(scratch / "dataset", "timed", rows, None)
-    config = make_config(
-        "MSCGRec", "timed", MAX_ITEM_LIST_LENGTH=length, time_bias=True, train_rows=train_rows
-    )
-    splits, n_rows = TiledDataset(config).build(), []
-    for part in splits:
-        time_of = {
-            (part.token2id("user_id", f"u{u}"), part.token2id("item_id", f"i{i}")): float(t)
-            for u, i, t in rows
-        }
-        found = part[torch.randperm(len(part))]
-        n_rows.append(len(part))
-        times, after = (found[field] for field in time_fields(config))
-        assert times.dtype == after.dtype == torch.float64
-        assert times.shape == after.shape == found["item_id_list"].shape
-        for row, user in enumerate(found["user_id"].tolist()):
-            n = int(found["item_length"][row])
-            items = found["item_id_list"][row].tolist()[:n]
-            if target_list_field(config) in found:
-                targets = found[target_list_field(config)][row].tolist()[:n]
-            else:
-                targets = [*items[1:], int(found["item_id"][row])]
-            assert times[row, :n].tolist() == [time_of[user, item] for item in items]
-            assert after[row, :n].tolist() == [time_of[user, item] for item in targets]
-            assert not times[row, n:].any() and not after[row, n:].any()
-    expected = {("tiled", 50): 4, ("tiled", 3): 8, ("prefix", 50): 24, ("prefix", 3): 24}
-    assert n_rows == [expected[train_rows, length], 4, 4]
-
-
-def test_windows_for_other_models_have_no_times(scratch: Path) -> None:
-    config = make_config("MSCGRec", "uneven", time_bias=True)
-    train = TiledDataset(config).build()[0]
-    assert set(time_fields(config)) < set(train.inter_feat.columns)
-    plain = set(train.windows().columns)
-    assert plain == set(train.inter_feat.columns) - set(time_fields(config))
-
-
-def test_the_order_of_the_file_is_no_time(scratch: Path) -> None:
+def test_without_times_the_order_of_the_file_counts(scratch: Path) -> None:
     folder = scratch / "dataset" / "untimed"
     folder.mkdir()
     rows = [f"u{u}\ti{(u + t) % 9}" for u in range(9) for t in range(6)]
     text = "\n".join(["user_id:token\titem_id:token", *rows]) + "\n"
     (folder / "untimed.inter").write_text(text, encoding="utf-8")
     columns = {"inter": ["user_id", "item_id"]}
-    config = make_config("MSCGRec", "untimed", time_bias=True, load_col=columns)
-    with pytest.raises(UserError, match=r"time_bias needs times.* timestamp: .*--TIME_FIELD="):
-        TiledDataset(config).build()
     config = make_config("MSCGRec", "untimed", load_col=columns)
-    assert len(TiledDataset(config).build()[0]) == 9
+    train, _, test = TiledDataset(config).build()
+    assert len(train) == 9
+    for user, item in zip(*(test[:][name].tolist() for name in ("user_id", "item_id")), strict=True):
+        u = int(test.id2token("user_id", user)[1:])
+        assert test.id2token("item_id", item) == f"i{(u + 5) % 9}"  # the last of the file

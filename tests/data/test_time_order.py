@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataset import Dataset
-from tiny import protocol, settings
+from tiny import protocol
 
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.time_order import ordered_times
@@ -171,30 +171,6 @@ def test_parts_of_a_benchmark_keep_their_rows(tmp_path: Path) -> None:
     found = splits(tmp_path, "Pop", benchmark_filename=list(parts))
     for data, steps in zip(found, parts.values(), strict=True):
         assert items(data) == {f"u{u}": [f"i{k}" for k in steps] for u in range(4)}
-
-
-def test_exact_times_are_at_hand(tmp_path: Path) -> None:
-    write(tmp_path, sessions(0.125, "{:.3f}"))
-    config = Config("TiledSASRec", "d", config_dict=protocol(tmp_path))
-    data = create_dataset(config)
-    train, _, test = data.build()
-    users = [data.id2token("user_id", u) for u in test.inter_feat["user_id"].tolist()]
-    place = test.inter_feat["sequence_position"].numpy()
-    expected = [START + int(user[1:]) * DAY + 11 * 0.125 for user in users]
-    np.testing.assert_array_equal(test.sequence_times[place], expected)
-    assert test.sequence_times.dtype == np.float64 and train.sequence_times.shape == (480,)
-
-
-@pytest.mark.parametrize("scaled", [{"normalize_all": True}, {"normalize_field": ["timestamp"]}])
-def test_a_time_bias_gets_seconds_also_where_numbers_are_scaled(
-    tmp_path: Path, scaled: dict[str, Any]
-) -> None:
-    write(tmp_path, sessions(7))
-    chosen = {"time_bias": True, **scaled} | settings(tmp_path)
-    train = create_dataset(Config("MSCGRec", "d", config_dict=chosen)).build()[0]
-    times = train[:]["timestamp_list"][:, :9]
-    assert times.shape == (40, 9) and times.min() >= START
-    assert times.diff().unique().tolist() == [7.0]
 
 
 def test_models_get_times_as_float32(tmp_path: Path) -> None:

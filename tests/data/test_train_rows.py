@@ -30,12 +30,6 @@ def test_it_follows_rows_order_and_names(rule_folder: Path) -> None:
     assert len(seen) == 4
 
 
-def test_a_model_that_reads_times_compares_with_one_that_does_not(rule_folder: Path) -> None:
-    plain, timed = (train_split(rule_folder, time_bias=timed)[1] for timed in (False, True))
-    assert "timestamp_list" in timed.inter_feat and "timestamp_list" not in plain.inter_feat
-    assert train_rows(timed) == train_rows(plain)
-
-
 def test_other_rows_are_refused_with_both_fingerprints() -> None:
     ours = {"rows": "aa", "form": "TiledDataset, 50"}
     check_same_rows("resume", "x.pth", ours, ours)

@@ -95,17 +95,6 @@ def test_what_cannot_be_exported_is_told(trained: Path, tmp_path: Path) -> None:
         export_of(str(trained), {"rescore_model": str(trained_twin(trained, tmp_path))})
 
 
-def test_a_model_that_reads_times_is_not_exported(
-    rule_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run("MSCGRec", "rule", None, settings(rule_folder, time_bias=True))
-    file = str(best_file(rule_folder / "saved", "MSCGRec"))
-    for command in (["export", "--out", str(rule_folder / "out")], ["recommend", "--user", "u1"]):
-        assert main([*command, "--model_file", file]) == 1
-        assert "time_bias is set, and an export takes histories without" in capsys.readouterr().err
-    assert not list((rule_folder / "out").iterdir())
-
-
 def trained_twin(trained: Path, folder: Path) -> Path:
     """A TiledSASRec on the data of `trained`."""
     data = checkpoint.load(trained)["config"]["data_path"]

@@ -11,7 +11,6 @@ from tiny import code_table, learned_ids, network_sizes, randomize
 
 from recbole_mscgrec.network.block_attention import Windows
 from recbole_mscgrec.network.model import CodeNetwork
-from recbole_mscgrec.network.relative_bias import time_buckets
 from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 
 Tensor = torch.Tensor
@@ -159,8 +158,8 @@ def test_neighbours_stand_in_for_items_in_training_only() -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [{}, {"history_tokens": "code", "code_bias": True}, {"time_bias": True}],
-    ids=["item", "code", "time"],
+    [{}, {"history_tokens": "code", "code_bias": True}],
+    ids=["item", "code"],
 )
 def test_long_windows_go_by_blocks_and_give_the_same(
     monkeypatch: pytest.MonkeyPatch, form: dict
@@ -170,13 +169,12 @@ def test_long_windows_go_by_blocks_and_give_the_same(
     history[1, 4:] = 0
     place = ((history.roll(-1, 1) != 0) & (history != 0)).flatten().nonzero().flatten()
     targets, limit = history.roll(-1, 1).flatten()[place], torch.arange(70).unsqueeze(0)
-    times = (torch.rand(3, 70, dtype=torch.float64) * 1e6).sort(1).values
     results = []
     for by_blocks in (True, False):
         if not by_blocks:
             monkeypatch.setattr(Windows, "where_faster", lambda *_: None)
         model = network(codes, **form)
-        encoded = model.encode(history, time_buckets(times, times))
+        encoded = model.encode(history)
         assert (encoded.windows is not None) == by_blocks
         found = item_log_probs(model, encoded, limit, targets, place)
         found.sum().backward()
@@ -240,7 +238,6 @@ FORMS += [
     {"conv_kernel_size": 3},
     {"conv_kernel_size": 4, "learned_items": 24, "decoder": "t5"},
 ]
-TIMED = {"time_bias": True}
 
 
 def form_id(form: dict) -> str:
@@ -264,31 +261,27 @@ def test_every_causal_form_equals_its_prefixes(form: dict) -> None:
         torch.testing.assert_close(beams.log_probs.exp().sum(), torch.ones(()))
 
 
-@pytest.mark.parametrize("form", [*BIDIRECTIONAL, BIDIRECTIONAL[0] | TIMED], ids=form_id)
+@pytest.mark.parametrize("form", BIDIRECTIONAL, ids=form_id)
 def test_every_bidirectional_form_ignores_padding_and_sees_all_items(form: dict) -> None:
     model = network(code_table(), **form)
     short, longer = torch.tensor([[5, 8, 2]]), torch.tensor([[5, 8, 2, 0, 0]])
     n = 3 * model.history.per_item
-    times = torch.tensor([[7.0, 9.0, 40.0, 0.0, 0.0]], dtype=torch.float64)
-    elapsed, longer_elapsed = time_buckets(times[:, :3], times[:, :3]), time_buckets(times, times)
-    states = model.encode(short, elapsed).states
-    torch.testing.assert_close(model.encode(longer, longer_elapsed).states[:, :n], states)
-    changed = model.encode(torch.tensor([[5, 8, 3]]), elapsed).states
+    states = model.encode(short).states
+    torch.testing.assert_close(model.encode(longer).states[:, :n], states)
+    changed = model.encode(torch.tensor([[5, 8, 3]])).states
     assert not torch.allclose(changed[:, 0], states[:, 0])
     limit = torch.tensor([[2]])
-    pairs = ((short, elapsed), (longer, longer_elapsed))
-    one, two = (model.beams(model.encode(*pair), limit, 24) for pair in pairs)
+    one, two = (model.beams(model.encode(items), limit, 24) for items in (short, longer))
     assert torch.equal(one.items, two.items)
     torch.testing.assert_close(one.log_probs, two.log_probs)
 
 
-@pytest.mark.parametrize("form", [*FORMS, *BIDIRECTIONAL, TIMED], ids=form_id)
+@pytest.mark.parametrize("form", [*FORMS, *BIDIRECTIONAL], ids=form_id)
 def test_gradients_reach_every_parameter_of_every_form(form: dict) -> None:
     model = network(code_table(), modality_mask_prob=0.3, **form).train()
     history = torch.randint(1, 25, (40, 6), generator=torch.Generator().manual_seed(0))
     items, place = history.flip(1).flatten(), torch.arange(40 * 6)
-    limit, times = torch.arange(6).unsqueeze(0), torch.arange(6.0).expand(40, 6).double()
-    encoded = model.encode(history, time_buckets(times, times))
+    limit, encoded = torch.arange(6).unsqueeze(0), model.encode(history)
     log_probs = item_log_probs(model, encoded, limit, items, place, False)
     log_probs.mean().neg().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -319,93 +312,3 @@ def test_without_the_constraint_the_softmax_runs_over_all_codewords(
     beams = model.beams(encoded, limit, 24, constrained=False)
     at = (beams.items == items.unsqueeze(1)).nonzero()[:, 1]
     torch.testing.assert_close(beams.log_probs[torch.arange(4), at], found, rtol=1e-4, atol=1e-5)
-
-
-# --- time bias ------------------------------------------------------------------------------------
-
-START = 1_700_000_000  # where float32 has steps of 128 s
-TIME_FORMS = [
-    {},
-    {"history_tokens": "code", "code_bias": True},
-    {"conv_kernel_size": 3},
-    {"learned_items": 24},
-]
-
-
-def times_of(*seconds: float) -> Tensor:
-    return torch.tensor([seconds], dtype=torch.float64) + START
-
-
-@pytest.mark.parametrize("asks", [False, True])
-@pytest.mark.parametrize("form", TIME_FORMS, ids=form_id)
-def test_a_window_with_times_equals_its_prefixes(form: dict, asks: bool) -> None:
-    """Each position alone, with the times up to its own and, with request_time, that of its target;
-    the exhaustive beam gives the same probabilities."""
-    codes = code_table()
-    model = network(codes, time_bias=True, **form)
-    history, targets = torch.tensor([[5, 8, 2, 2, 11, 0]]), torch.tensor([8, 2, 2, 11, 7])
-    times = times_of(0, 1, 60, 60, 90_000, -START)
-    asked = times_of(1, 60, 60, 90_000, 90_050, -START) if asks else times
-    limit = torch.arange(6).unsqueeze(0)
-    encoded = model.encode(history, time_buckets(asked, times))
-    together = item_log_probs(model, encoded, limit, targets, torch.arange(5))
-    for t in range(5):
-        to_here = time_buckets(asked[:, : t + 1], times[:, : t + 1])
-        encoded, last = model.encode(history[:, : t + 1], to_here), torch.tensor([[t]])
-        beams = model.beams(encoded, last, codes.n_items - 1)
-        (rank,) = (beams.items[0] == targets[t]).nonzero().flatten()
-        torch.testing.assert_close(together[t], beams.log_probs[0, rank], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(beams.log_probs.exp().sum(), torch.ones(()))
-
-
-def test_time_changes_nothing_before_training_and_a_second_does_after() -> None:
-    plain, timed = network(code_table()), network(code_table(), time_bias=True)
-    weights, n_time = timed.state_dict(), 0
-    for name, weight in weights.items():
-        if name.endswith("time.weight"):
-            weight.zero_()
-            n_time += 1
-        else:
-            weight.copy_(plain.state_dict()[name])
-    assert n_time == 2  # of the encoder and of the decoder
-    history, limit = torch.tensor([[5, 8, 2]]), torch.tensor([[2]])
-
-    def scores(model: CodeNetwork, *times: Tensor) -> Tensor:
-        encoded = model.encode(history, *(time_buckets(t, t) for t in times))
-        return item_log_probs(model, encoded, limit, torch.tensor([7]), torch.tensor([0]))
-
-    times, later = times_of(0, 5, 6), times_of(0, 5, 7)
-    assert torch.equal(scores(timed, times), scores(plain))
-    randomize(timed)
-    assert not torch.allclose(scores(timed, times), scores(timed, later))
-    assert torch.equal(scores(timed, times), scores(timed, times + 5000))  # differences only
-
-
-@pytest.mark.parametrize("form", TIME_FORMS[:3], ids=form_id)
-def test_no_position_sees_a_later_time(form: dict) -> None:
-    model = network(code_table(), time_bias=True, **form)
-    history, limit = torch.tensor([[5, 8, 2, 14]]), torch.arange(4).unsqueeze(0)
-    place, items = torch.arange(4), torch.tensor([8, 2, 14, 7])
-
-    def scores(times: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = model.encode(history, time_buckets(times, times))
-        return encoded.states, item_log_probs(model, encoded, limit, items, place)
-
-    (before, early), (after, late) = (
-        scores(times_of(0, 9, 40, 50)),
-        scores(times_of(0, 9, 40, 7000)),
-    )
-    seen = 3 * model.per_item
-    assert torch.equal(before[:, :seen], after[:, :seen]) and torch.equal(early[:3], late[:3])
-    assert not torch.allclose(early[3], late[3])
-
-
-def test_rows_selected_for_scoring_keep_their_times() -> None:
-    model = network(code_table(), time_bias=True)
-    history, times = torch.tensor([[5, 8], [5, 8]]), torch.cat([times_of(0, 3), times_of(0, 9000)])
-    encoded = model.encode(history, time_buckets(times, times))
-    rows, items = torch.tensor([1, 0, 1]), torch.tensor([7, 7, 7])
-    found = item_log_probs(
-        model, encoded.select(rows), torch.ones(3, 1).long(), items, torch.arange(3)
-    )
-    assert found[0] == found[2] and found[0] != found[1]

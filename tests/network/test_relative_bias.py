@@ -6,13 +6,9 @@ import pytest
 import torch
 
 from recbole_mscgrec.network.relative_bias import (
-    N_TIME_BUCKETS,
     DistanceBias,
     HistoryBias,
     NoBias,
-    TimeBias,
-    elapsed_at,
-    time_buckets,
 )
 from recbole_mscgrec.storage.errors import UserError
 
@@ -83,73 +79,3 @@ def test_history_bias_adds_item_distance_and_place_inside_the_item() -> None:
                 elif key > query:  # a later code of the same item
                     expected += float(item.weight[0, head])
                 assert float(found[0, head, query, key]) == expected, (head, query, key)
-
-
-def buckets(*elapsed: float, since: float = 0.0) -> list[int]:
-    """The bucket of each time that has elapsed since a moment."""
-    times = torch.tensor([[since]], dtype=torch.float64)
-    return (
-        time_buckets(times + torch.tensor([elapsed], dtype=torch.float64), times).flatten().tolist()
-    )
-
-
-def test_time_buckets() -> None:
-    assert buckets(0) == [0] and buckets(0.3, 0.6) == [0, 1]  # parts of a second
-    elapsed = [1, 2, 3, 4, 5, 6, 7, 10, 11, 14, 15, 22, 23, 30, 31]  # two per power of two, minus 1
-    assert buckets(*elapsed) == [2, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10]
-    day, year = 86400, 31556952
-    assert buckets(3600, day, 7 * day, year, 10 * year) == [23, 32, 38, 49, 56]
-    assert buckets(-2, -day) == buckets(2, day)  # of a bidirectional encoder
-    last = N_TIME_BUCKETS - 1
-    assert buckets(1e9 * 290 * year, 1e300) == [last - 2, last]  # nanoseconds; anything
-
-
-@pytest.mark.parametrize("elapsed", [0, 1, 2, 3, 30, 31, 127])
-def test_seconds_count_at_the_times_of_today(elapsed: int) -> None:
-    """Float32 has steps of 128 s there."""
-    assert buckets(elapsed, since=1.7e9 + 77) == buckets(elapsed)
-
-
-def test_buckets_do_not_depend_on_the_shape() -> None:
-    times = (torch.rand(3, 37, dtype=torch.float64) * 1e6).round().sort(1).values
-    found = time_buckets(times, times)
-    for row, query, key in [(0, 36, 0), (1, 20, 19), (2, 5, 30)]:
-        alone = time_buckets(times[row, query].view(1, 1), times[row, key].view(1, 1))
-        assert int(found[row, query, key]) == int(alone)
-
-
-def test_elapsed_at_the_positions_of_queries() -> None:
-    elapsed = torch.arange(8, dtype=torch.uint8).view(2, 2, 2)
-    both = torch.tensor([[1, 0, 1]])  # the same queries in each row
-    assert elapsed_at(elapsed, both, 1).tolist() == [
-        [[2, 3], [0, 1], [2, 3]],
-        [[6, 7], [4, 5], [6, 7]],
-    ]
-    own = torch.tensor([[0], [1]])
-    assert elapsed_at(elapsed, own, 2).tolist() == [[[0, 0, 1, 1]], [[6, 6, 7, 7]]]
-
-
-def test_time_bias_and_its_gradient_equal_an_index() -> None:
-    torch.manual_seed(0)
-    bias, bucket = TimeBias(n_heads=3), torch.randint(0, N_TIME_BUCKETS, (2, 4, 5)).to(torch.uint8)
-    assert not bias(bucket).any()  # zero at first
-    with torch.no_grad():
-        bias.weight.normal_()
-    found, grad = bias(bucket), torch.randn(2, 3, 4, 5)
-    expected = bias.weight[bucket.long()].permute(0, 3, 1, 2)
-    assert torch.equal(found, expected)
-    (by_hand,) = torch.autograd.grad(expected, bias.weight, grad)
-    (found_grad,) = torch.autograd.grad(found, bias.weight, grad)
-    torch.testing.assert_close(found_grad, by_hand)
-
-
-def test_distance_and_time_add_up_and_the_future_stays_hidden() -> None:
-    bias = DistanceBias(n_buckets=4, max_distance=8, n_heads=2, time=True)
-    assert bias.time is not None
-    with torch.no_grad():
-        bias.weight.copy_(torch.arange(8.0).view(4, 2))
-        bias.time.weight[3] = torch.tensor([10.0, 20.0])
-    elapsed = torch.tensor([[[0, 3], [3, 0]], [[0, 0], [0, 3]]], dtype=torch.uint8)
-    found = bias(torch.tensor([[[0, -1], [1, 0]]]), elapsed)
-    assert found[0].tolist() == [[[0, -INF], [12, 0]], [[1, -INF], [23, 1]]]
-    assert found[1].tolist() == [[[0, -INF], [2, 10]], [[1, -INF], [3, 21]]]

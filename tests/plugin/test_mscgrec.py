@@ -14,15 +14,11 @@ from tiny import (
     build,
     random_sequences,
     randomize,
-    rule_sequences,
     settings,
-    timed_rows,
     write_dataset,
-    write_inter,
 )
 
-from recbole_mscgrec.data.tiled_rows import target_list_field, time_fields
-from recbole_mscgrec.storage.errors import UserError
+from recbole_mscgrec.data.tiled_rows import target_list_field
 
 Tensor = torch.Tensor
 
@@ -166,78 +162,6 @@ def test_without_a_modality_its_codes_do_not_matter(random_model: Built) -> None
         weight.copy_(held)
     assert torch.equal(model.full_sort_predict(rows), before)
     assert (without - before)[before.isfinite()].abs().max() > 1e-3
-
-
-# --- time bias ------------------------------------------------------------------------------------
-
-
-def timed_model(folder: Path, **changes: object) -> Built:
-    """A random model with a time bias, in eval mode, on the rule data set with real times."""
-    write_inter(folder / "data", "timed", timed_rows(rule_sequences()))
-    short = {"modalities": ["collaborative"], "collaborative_epochs": 1}
-    changes = {"time_bias": True, "transition_weight": 0.0, **changes}
-    with torch.enable_grad():  # for the collaborative stage
-        built = build("MSCGRec", "timed", settings(folder, **short, **changes))
-    randomize(built.model)
-    built.model.eval()
-    return built
-
-
-@pytest.mark.parametrize("request_time", [False, True])
-@torch.no_grad()
-def test_windows_with_times_equal_prefix_rows(tmp_path: Path, request_time: bool) -> None:
-    built = timed_model(tmp_path, request_time=request_time, MAX_ITEM_LIST_LENGTH=20)
-    windows, prefixes = built.train.dataset.inter_feat[:], built.train.dataset.prefixes()[:]
-    assert len(prefixes) > 3 * len(windows)
-    loss = built.model.calculate_loss(windows)
-    torch.testing.assert_close(loss, built.model.calculate_loss(prefixes))
-    torch.testing.assert_close(loss, -built.model.predict(prefixes).mean())
-    later = {name: windows[name] for name in windows}
-    later[time_fields(built.config)[request_time]][:, 1:] += 3600.0
-    assert built.model.calculate_loss(later) != loss
-
-
-@torch.no_grad()
-def test_several_windows_per_user_with_times_equal_their_prefixes(tmp_path: Path) -> None:
-    built = timed_model(tmp_path, request_time=True, MAX_ITEM_LIST_LENGTH=4)
-    model, rows, scores = built.model, built.train.dataset.inter_feat[:], []
-    assert len(rows) > 60
-    targets = rows[target_list_field(built.config)]
-    for row, t in targets.nonzero().tolist():
-        sequences = (model.ITEM_SEQ, *time_fields(built.config))
-        one = {name: rows[name][row : row + 1, : t + 1] for name in sequences}
-        one |= {model.ITEM_SEQ_LEN: torch.tensor([t + 1]), model.ITEM_ID: targets[row, t : t + 1]}
-        scores.append(model.predict(one))
-    torch.testing.assert_close(model.calculate_loss(rows), -torch.cat(scores).mean())
-
-
-@pytest.mark.parametrize("request_time", [False, True])
-@torch.no_grad()
-def test_beam_predict_and_full_sort_predict_agree_with_times(
-    tmp_path: Path, request_time: bool
-) -> None:
-    """The time of the request changes the result only if the model is given it."""
-    built = timed_model(tmp_path, request_time=request_time)
-    model, rows = built.model, built.test.dataset.inter_feat[:7]
-    exact = model.full_sort_predict(rows)
-    torch.testing.assert_close(exact[:, 1:].exp().sum(1), torch.ones(7))
-    torch.testing.assert_close(model.predict(rows), exact.gather(1, rows["item_id"][:, None])[:, 0])
-    beams = model.recommend(rows, beam_size=N_ITEMS)
-    order = exact[:, 1:].argsort(dim=1, descending=True) + 1
-    assert torch.equal(beams.items, order)
-    torch.testing.assert_close(beams.log_probs, exact.gather(1, order), rtol=1e-4, atol=1e-5)
-    for _, after in [time_fields(built.config)]:
-        last = (rows["item_length"] - 1).unsqueeze(1)
-        rows[after].scatter_add_(1, last, torch.full((7, 1), 2.0e6, dtype=torch.float64))
-    assert torch.equal(model.full_sort_predict(rows), exact) == (not request_time)
-
-
-def test_a_batch_without_times_is_refused(tmp_path: Path) -> None:
-    built = timed_model(tmp_path)
-    rows = built.test.dataset.inter_feat[:2]
-    del rows.interaction["timestamp_list"]
-    with pytest.raises(UserError, match="time_bias: a batch needs .* as timestamp_list, float64"):
-        built.model.recommend(rows)
 
 
 @pytest.mark.parametrize("train_rows", ["tiled", "prefix"])

@@ -41,7 +41,6 @@ def run_interrupted_and_resumed(
     ("model", "call", "changes"),
     [
         (MSCGRec, 8, {}),
-        (MSCGRec, 14, {"time_bias": True, "request_time": True}),
         (TiledSASRec, 5, {}),
         (SASRec, 4, {}),
         (GRU4Rec, 3, {}),

@@ -37,20 +37,18 @@ def test_begins_at_the_saved_weights_and_codes(trained: Trained, tmp_path: Path)
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "switch", [("learned_items", 30), ("learned_items", 7), ("time_bias", True)]
-)
+@pytest.mark.parametrize("learned_items", [30, 7])
 def test_weights_of_zero_may_join_a_saved_model(
-    trained: Trained, tmp_path: Path, switch: tuple[str, Any]
+    trained: Trained, tmp_path: Path, learned_items: int
 ) -> None:
     """They begin at zero, so with next to no learning rate it knows what it knew; but a saved
     model is not evaluated with weights that it does not have."""
-    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, **dict([switch]))
+    chosen = begun_at(trained, tmp_path, learning_rate=1e-12, epochs=1, learned_items=learned_items)
     result = run("MSCGRec", "rule", config_dict=chosen)
     assert result["test_result"]["recall@1"] == 1.0
     assert result["n_parameters"] > trained.result["n_parameters"]
     evaluated = {**chosen, "initial_model": None, "model_file": str(trained.model_file)}
-    with pytest.raises(ValueError, match=switch[0]):
+    with pytest.raises(ValueError, match="learned_items"):
         run("MSCGRec", "rule", config_dict=evaluated)
 
 
