@@ -306,6 +306,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "amazon-office significance": lambda: differences("amazon-office"),
     "ml-1m-times": lambda: accuracy("ml-1m-times", ("MSCGRec", NETWORK, RULES, GRU)),
     "ml-1m-times significance": lambda: differences("ml-1m-times"),
+    "ml-1m-times tried": lambda: tried("ml-1m-times"),
     "weak text amazon-office": lambda: accuracy("weak text amazon-office", ("MSCGRec", RULES)),
     "weak text amazon-scientific": lambda: accuracy(
         "weak text amazon-scientific", ("MSCGRec", RULES)
