@@ -193,6 +193,8 @@ def test_without_times_the_order_of_the_file_counts(scratch: Path) -> None:
     config = make_config("MSCGRec", "untimed", load_col=columns)
     train, _, test = TiledDataset(config).build()
     assert len(train) == 9
-    for user, item in zip(*(test[:][name].tolist() for name in ("user_id", "item_id")), strict=True):
+    for user, item in zip(
+        *(test[:][name].tolist() for name in ("user_id", "item_id")), strict=True
+    ):
         u = int(test.id2token("user_id", user)[1:])
         assert test.id2token("item_id", item) == f"i{(u + 5) % 9}"  # the last of the file
