@@ -84,7 +84,7 @@ def of_a_saved_run(
         if pair not in _DECODERS:
             raise UserError(
                 f"{source} was trained with start_token={pair[0]} and cross_bias={pair[1]}, which "
-                "this version does not have: use version 0.1 of this package."
+                "this version does not have: use the version of this package that trained it."
             )
         today["decoder"] = _DECODERS[pair]
     if isinstance(settings.get("learned_vectors"), bool):
@@ -96,7 +96,7 @@ def of_a_saved_run(
         if settings[key] not in (REMOVED[key][0], None):
             raise UserError(
                 f"{source} was trained with {key}={settings[key]}, which this version does not "
-                "have: use version 0.1 of this package."
+                "have: use the version of this package that trained it."
             )
     return today
 
