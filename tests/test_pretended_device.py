@@ -173,7 +173,7 @@ def test_all_positions_under_a_mask_give_the_loss_and_the_gradients_of_the_neede
 
 
 def test_random_parts_of_a_training_step_stay_on_the_device() -> None:
-    model = network(modality_mask_prob=0.5, dropout_prob=0.5)
+    model = network(modality_mask_prob=0.5, neighbour_prob=0.5, dropout_prob=0.5)
     with pretended_device():
         model = model.to(DEVICE)
         batch = [part.to(DEVICE) for part in a_batch(last_only=False)]

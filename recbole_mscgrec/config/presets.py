@@ -13,14 +13,15 @@ TRANSITIONS_UP_TO = 100_000  # items; beyond it, transitions, a distribution ove
 TRANSITION_WEIGHT = 0.7  # chosen on validation (results/transitions.md)
 AT_LEAST = 1000  # items; fewer items need no larger codebooks
 
-# If items occur only a few times, the model has to distinguish them by their content. Finer codes
-# and the vectors behind the codes help (results/amazon-scientific.md). On dense data none of these
-# gains anything (results/ml-100k.md).
+# If items occur only a few times, the model has to distinguish them by their content. Finer codes,
+# the vectors behind the codes, and replacing items by neighbours help
+# (results/amazon-scientific.md). On dense data none of these gains anything (results/ml-100k.md).
 SETTINGS: dict[str, Any] = {
     "history_vectors": True,
     "target_modality": "fused",
     "codebook_size": 256,
     "text_tfidf_size": 256,
+    "neighbour_prob": 0.2,
 }
 
 

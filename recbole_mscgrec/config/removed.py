@@ -34,7 +34,6 @@ REMOVED: dict[str, tuple[Any, str]] = {
     ),
     "time_bias": (False, "the time between items is not read; leave it out"),
     "request_time": (False, "the time of the request is not read; leave it out"),
-    "neighbour_prob": (0.0, "history items are not replaced in training; leave it out"),
     "encoder": ("attention", "the encoder has attention and short convolutions; leave it out"),
 }
 # Key that an earlier version did not have -> the value that gives what it did.
@@ -52,9 +51,8 @@ for _name in _IMAGE:
 _DECODERS = {("history", True): "item_aware", ("learned", False): "t5"}
 _ITEM_VECTORS = "network.history.item_embedding.weight"
 _ALL = 2**31 - 1  # items; a run takes as many as there are
-# They had an effect on training or on the codes alone, and a saved model contains its codes.
-_DONE = (
-    "neighbour_prob",
+# They have an effect on the codes alone, and a saved model contains its codes.
+_MADE_CODES = (
     *("collaborative_source", "collaborative_similarity", "collaborative_settings"),
     *(f"image_{name}" for name in _IMAGE),
 )
@@ -91,7 +89,7 @@ def of_a_saved_run(
         today["learned_items"] = _n_items(weights or {}) if settings["learned_vectors"] else 0
     if "n_encoder_layers" in settings:
         today = {**ADDED, **today}
-    merged = ("seen_items", "start_token", "cross_bias", "learned_vectors", *_DONE)
+    merged = ("seen_items", "start_token", "cross_bias", "learned_vectors", *_MADE_CODES)
     for key in settings.keys() & REMOVED.keys() - set(merged):
         if settings[key] not in (REMOVED[key][0], None):
             raise UserError(

@@ -129,7 +129,8 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
     plain, n_items = model.code_state, train.item_num
     return Export(
         table=CodeTable.from_plain(plain["table"]),
-        network=settings.network,
+        # Only training replaces history items by their neighbours.
+        network=replace(settings.network, neighbour_prob=0.0),
         weights={name: w.cpu() for name, w in model.network.state_dict().items()},
         items=[str(token) for token in train.field2id_token[train.iid_field][1:]],
         titles=_titles(settings, train),

@@ -115,7 +115,7 @@ class DecoderProgram(nn.Module):
 
 def _decoder_of(network: CodeNetwork, level: int) -> CodeNetwork:
     """The network with only those modules that decode a level; a program saves all modules."""
-    unused = ("history", "encoder", "encoder_bias", "encoder_norm")
+    unused = ("history", "neighbours", "encoder", "encoder_bias", "encoder_norm")
     made = copy.copy(network)  # the other modules and the tensors are shared
     made._modules = {name: m for name, m in network._modules.items() if name not in unused}
     if network.node_vectors is not None:

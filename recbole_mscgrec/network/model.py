@@ -18,6 +18,7 @@ from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, 
 from recbole_mscgrec.network.constrained_loss import TargetPaths
 from recbole_mscgrec.network.history import CODE, ITEM, Encoded, HistoryTokens
 from recbole_mscgrec.network.init import initialize
+from recbole_mscgrec.network.item_swap import Neighbours
 from recbole_mscgrec.network.node_embedding import NodeVectors
 from recbole_mscgrec.network.relative_bias import (
     DistanceBias,
@@ -54,6 +55,7 @@ class Sizes:
     history_tokens: str = ITEM
     code_bias: bool = False
     decoder: str = ITEM_AWARE
+    neighbour_prob: float = 0.0
     learned_items: int = 0
 
 
@@ -95,6 +97,7 @@ class CodeNetwork(nn.Module):
         has_learned = sizes.learned_items > 0
         self.history = HistoryTokens(table, size, *tokens, vectors, has_learned, learned)
         self.per_item = self.history.per_item  # G
+        self.neighbours = Neighbours(table, sizes.neighbour_prob) if sizes.neighbour_prob else None
         self.target_embedding = nn.Embedding(sum(self.level_sizes), size)
         self.node_vectors = NodeVectors(self.tree, size, learned) if has_learned else None
         self.start = nn.Parameter(torch.zeros(size))
@@ -133,6 +136,8 @@ class CodeNetwork(nn.Module):
     def encode(self, item_seq: Tensor) -> Encoded:
         """Encode histories (B, T) of item ids. The tokens of position t see the items up to t, or
         all items if the encoder is bidirectional."""
+        if self.training and self.neighbours is not None:
+            item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
         windows = None
         if torch.is_grad_enabled() and not self.bidirectional:

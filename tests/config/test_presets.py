@@ -54,16 +54,16 @@ def test_sparse_data_get_their_settings_but_for_the_chosen(
     sparse_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        chosen, config = fitted(sparse_folder, text_tfidf_size=5)
-    assert {k: config[k] for k in FREE if k != "text_tfidf_size"} == {
+        chosen, config = fitted(sparse_folder, neighbour_prob=0.1)
+    assert {k: config[k] for k in FREE if k != "neighbour_prob"} == {
         "history_vectors": True,
         "target_modality": "fused",
     }
-    assert (config["text_tfidf_size"], config["codebook_size"]) == (5, 6)
+    assert (config["neighbour_prob"], config["codebook_size"]) == (0.1, 6)
     assert "an item occurs 9.0 times on average in training): history_vectors True" in caplog.text
     # A cell of a table looks for its unfinished training before there is a model.
     assert chosen["target_modality"] == "collaborative"
-    again = Config("MSCGRec", "walk", config_dict=settings(sparse_folder, text_tfidf_size=5))
+    again = Config("MSCGRec", "walk", config_dict=settings(sparse_folder, neighbour_prob=0.1))
     assert run_id.last_of(again) == run_id.last_of(chosen) == run_id.last_of(config)
 
 
@@ -120,12 +120,12 @@ def test_codes_made_elsewhere_stay_the_target(sparse_folder: Path) -> None:
     run("MSCGRecTokenizer", "walk", config_dict=settings(sparse_folder))
     given = {"collaborative": str(folder / "codes_collaborative.json")}
     _, config = fitted(sparse_folder, codes_file=given)
-    assert (config["target_modality"], config["history_vectors"]) == ("collaborative", True)
+    assert (config["target_modality"], config["neighbour_prob"]) == ("collaborative", 0.2)
 
 
 def test_tokens_of_one_code_stay_without_vectors(sparse_folder: Path) -> None:
     _, config = fitted(sparse_folder, history_tokens="code")
-    assert (config["history_vectors"], config["target_modality"]) == (False, "fused")
+    assert (config["history_vectors"], config["neighbour_prob"]) == (False, 0.2)
 
 
 def test_a_saved_model_of_sparse_data_gives_its_metrics_again(sparse_folder: Path) -> None:

@@ -46,7 +46,6 @@ def test_a_removed_setting_is_refused_with_what_to_use(key: str) -> None:
         ({"image_spread": 0.5, "image_quantize": True}, {}),  # its codes are in the file
         ({"collaborative_source": "SASRec", "collaborative_similarity": "dot"}, {}),
         ({"collaborative_source": "GRU4Rec", "collaborative_similarity": "cosine"}, {}),  # likewise
-        ({"neighbour_prob": 0.2}, {}),  # it replaced items in training alone
         ({"collaborative_source": "NARM", "collaborative_settings": {"n_layers": 2}}, {}),
     ],
 )

@@ -26,6 +26,10 @@ from recbole_mscgrec.runner.quick_start import run
             "modality_mask_prob .1.0. must be a number, at least 0",
         ),
         ({"modality_mask_prob": None}, "modality_mask_prob .None. must be a number, at least 0"),
+        (
+            {"neighbour_prob": -0.1},
+            "neighbour_prob .-0.1. must be a number, at least 0",
+        ),
         ({"ema_decay": 1.0}, "ema_decay .1.0. must be a number, at least 0"),
         ({"rescore_weight": "best"}, "rescore_weight .best. must be a number from 0 to 1.* or fit"),
         ({"rescore_weight": [0.5]}, "rescore_weight .* a list of 0 such numbers"),
@@ -79,6 +83,7 @@ PAPER = {
         {"constrained_training": False},
         {"collision": "redistribute"},
         {"target_modality": "text"},
+        {"neighbour_prob": 0.3},
         {"target_modality": "fused"},
         {"history_vectors": True, "modality_mask_prob": 0.3},
         {"conv_kernel_size": 0, "n_encoder_layers": 2, "learned_items": 24},

@@ -19,7 +19,7 @@ from recbole_mscgrec.storage import checkpoint
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "sparse": {"history_vectors": True, "target_modality": "fused"},
+    "sparse": {"history_vectors": True, "target_modality": "fused", "neighbour_prob": 0.2},
     "learned": {"learned_items": 30, "modality_mask_prob": 0.3},
     "some learned": {"learned_items": 7, "modality_mask_prob": 0.3},
     "paper": {

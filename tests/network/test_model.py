@@ -147,6 +147,15 @@ def test_the_future_and_the_padding_change_nothing() -> None:
     torch.testing.assert_close(first.log_probs, second.log_probs)
 
 
+def test_neighbours_stand_in_for_items_in_training_only() -> None:
+    model, plain = network(code_table(), neighbour_prob=0.9), network(code_table())
+    items = torch.tensor([[5, 9, 2, 14, 3, 0]])
+    expected = plain.encode(items).states
+    torch.testing.assert_close(model.encode(items).states, expected)
+    found = model.train().encode(items).states.detach()  # dropout is 0
+    assert not torch.allclose(found, expected) and float(found[0, 5].abs().sum()) == 0
+
+
 @pytest.mark.parametrize(
     "form",
     [{}, {"history_tokens": "code", "code_bias": True}],

@@ -194,7 +194,7 @@ def test_the_training_loss_is_compiled_if_it_is_asked_for(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"modality_mask_prob": 0.2},
+        {"modality_mask_prob": 0.2, "neighbour_prob": 0.2},
         {"learned_items": 30, "history_vectors": True},
         {"learned_items": 7},
         {"history_tokens": "code", "code_bias": True},
