@@ -280,6 +280,7 @@ HEADLINE = (*HEADLINE, RULES, DROPOUT_2, DROPOUT_5, GRU, TUNED, "BERT4Rec")
 BEFORE = ("MSCGRec", "recurrent encoder and learned vectors", BOTH, WITH_SASREC, DROPOUT_2)
 BEFORE = (*BEFORE, DROPOUT_5, GRU, "BERT4Rec", "GRU4Rec", "SASRec dropout 0.2")
 SPARSE = ("MSCGRec", NETWORK, ATTENTION, WITH_SASREC, RULES, DROPOUT_2, DROPOUT_5, WIDE, GRU, TUNED)
+SETTINGS = ("MSCGRec", "no neighbours", NETWORK, "no neighbours, network alone", "no history vectors")
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
 _KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
@@ -304,6 +305,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "amazon-scientific tried": lambda: tried("amazon-scientific"),
     "amazon-office": lambda: accuracy("amazon-office", ("MSCGRec", NETWORK, RULES, TUNED)),
     "amazon-office significance": lambda: differences("amazon-office"),
+    "sparse settings amazon-scientific": lambda: accuracy("amazon-scientific", SETTINGS),
+    "sparse settings amazon-office": lambda: accuracy("amazon-office", SETTINGS),
     "ml-1m-times": lambda: accuracy("ml-1m-times", ("MSCGRec", NETWORK, RULES, GRU)),
     "ml-1m-times significance": lambda: differences("ml-1m-times"),
     "ml-1m-times tried": lambda: tried("ml-1m-times"),
