@@ -55,6 +55,7 @@ def test_ranks_give_the_metrics_of_the_csv() -> None:
         "weak text amazon-office",
         "weak text amazon-scientific",
         "ml-1m-times",
+        "ml-1m length 200",
         tables.ON_GPU,
     }
     stored = {file.name for file in (RESULTS / "ranks").glob("*.npz")}
