@@ -34,11 +34,7 @@ class DistanceBias(nn.Module):
     """
 
     def __init__(
-        self,
-        n_buckets: int,
-        max_distance: int,
-        n_heads: int,
-        bidirectional: bool = False,
+        self, n_buckets: int, max_distance: int, n_heads: int, bidirectional: bool = False
     ) -> None:
         super().__init__()
         check_buckets(n_buckets, max_distance)

@@ -20,8 +20,8 @@ _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_s
 
 def begin_at(config: Any, network: Any, train: Any) -> None:
     """Load the weights of `initial_model` into the network. Weights that are initialized to zero
-    (`learned_items`) may be absent. If it was trained on other rows than the train
-    split `train`, a warning says so.
+    (`learned_items`) may be absent. If it was trained on other rows than the train split `train`, a
+    warning says so.
 
     Raises:
         UserError: see `check_fits`; or the model was trained on other data or another split and

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from logging import getLogger
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
@@ -20,6 +19,7 @@ from recbole_mscgrec.storage.errors import one_line
 from recbole_mscgrec.storage.files import written_whole
 
 Tensor = torch.Tensor
+T = TypeVar("T")
 
 
 class Blocks(NamedTuple):
@@ -113,16 +113,19 @@ def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
 
-@contextmanager
-def making(folder: str | Path, stage: str, key: str) -> Iterator[None]:
-    """Within this block no other process makes this stage. If one does, wait for its end, after
-    which the stage may be cached: look again.
+def made_once(
+    folder: str | Path, stage: str, key: str, stored: Callable[[], T | None], make: Callable[[], T]
+) -> T:
+    """What `stored` finds in the cache or, if that is None, the result of `make`, which caches it.
+    If another process is making the same stage, wait for its end and look again.
 
     Raises:
         UserError: the folder cannot be written, or the lock was lost (see lock.py).
     """
+    if (found := stored()) is not None:
+        return found
     file = path(folder, stage, key)
     if lock.file_of(file).is_file():
         getLogger().info(f"{stage}: waiting for another process that makes {file}")
     with lock.claim(file, f"makes {file}", instead="set cache_dir to another folder", wait=True):
-        yield
+        return make() if (found := stored()) is None else found

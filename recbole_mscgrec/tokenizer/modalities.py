@@ -213,18 +213,13 @@ def _kept(
         tensors = cache.load(folder, name, key, schema.features(n_items))
         return None if tensors is None else Features(**tensors)
 
-    def features() -> Features:
-        if (found := stored()) is not None:
-            return found
-        with cache.making(folder, name, key):
-            if (found := stored()) is not None:
-                return found
-            made = make()
-            tensors = {k: v for k, v in made._asdict().items() if v is not None}
-            cache.save(folder, name, key, tensors)
-            return made
+    def made() -> Features:
+        features = make()
+        tensors = {k: v for k, v in features._asdict().items() if v is not None}
+        cache.save(folder, name, key, tensors)
+        return features
 
-    return Stage(key, features, inputs)
+    return Stage(key, partial(cache.made_once, folder, name, key, stored, made), inputs)
 
 
 def _weights(name: str) -> dict[str, list[int]]:

@@ -218,16 +218,15 @@ def _items(train: Any) -> str:
 
 def _codes(key: str, settings: MSCGRecSettings, features: dict[str, Features], train: Any) -> Codes:
     """The cached codes, or those made from the features, which are cached."""
-    stored = partial(_stored_codes, key, settings, list(features), train.item_num)
-    if (found := stored()) is not None:
-        return found
     folder = settings.run.cache_dir
-    with cache.making(folder, "codes", key):
-        if (found := stored()) is not None:
-            return found
-        made = quantize(features, settings, train)
-        cache.save(folder, "codes", key, made)
-        return assemble(made, settings.codes)
+
+    def made() -> Codes:
+        tensors = quantize(features, settings, train)
+        cache.save(folder, "codes", key, tensors)
+        return assemble(tensors, settings.codes)
+
+    stored = partial(_stored_codes, key, settings, list(features), train.item_num)
+    return cache.made_once(folder, "codes", key, stored, made)
 
 
 def _stored_codes(

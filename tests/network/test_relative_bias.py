@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_mscgrec.network.relative_bias import (
-    DistanceBias,
-    HistoryBias,
-    NoBias,
-)
+from recbole_mscgrec.network.relative_bias import DistanceBias, HistoryBias, NoBias
 from recbole_mscgrec.storage.errors import UserError
 
 INF = float("inf")
