@@ -22,12 +22,14 @@ HEAD = f"""<!-- Generated from the YAML files in properties/ by `{COMMAND}`: edi
 
 Every setting is an option `--KEY=VALUE` of the command line, a line `key: value` of a file named
 with `--config_files`, or an entry of `config_dict` in Python. Later ones win: RecBole's own
-defaults, then the files below, then your files, then `config_dict` or the command line. RecBole's
-own settings (`seed`, `gpu_id`, `MAX_ITEM_LIST_LENGTH`, ...) work as in RecBole.
+defaults, then the files below, then `properties/dataset/NAME.yaml` if the data set has one (ml-100k
+and ml-1m: 5-core filter and text columns; amazon-scientific: text columns), then your files, then
+`config_dict` or the command line. RecBole's own settings (`seed`, `gpu_id`, `MAX_ITEM_LIST_LENGTH`,
+...) work as in RecBole.
 
-Values are parsed, never evaluated. An unknown key is refused with the nearest known name, a value
-of another type or out of the range in the column "type" with this rule. The rules also hold for
-RecBole's own settings (`epochs`, `learner`, `eval_step`, ...).
+Values are parsed, never evaluated. An unknown key is refused, and the nearest known key is named. A
+value of the wrong type or outside the range in the column "type" is refused with the rule. The
+rules also hold for RecBole's own settings (`epochs`, `learner`, `eval_step`, ...).
 """
 
 # Title and first sentence of each file's section; other files of properties/model/ follow by name.
