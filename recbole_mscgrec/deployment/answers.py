@@ -51,6 +51,8 @@ def rows_of(answer: Answer, model: TrainedModel, explain: bool) -> list[dict[str
 def table(answer: Answer, model: TrainedModel, explain: bool) -> str:
     """The recommendations as a table for the screen."""
     rows = rows_of(answer, model, explain=False)
+    if not rows:
+        return "Nothing is left to recommend: allow more items, or exclude fewer."
     columns = [c for c in COLUMNS[1:] if c != "title" or any(row["title"] for row in rows)]
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]

@@ -71,7 +71,7 @@ class EncoderProgram(nn.Module):
         used = items != 0 if used is None else used
         # Without hidden keys attention is causal, and the padding is at the end.
         bias = self.bias(items, used if self.hides_keys else None)
-        slots = Slots(None, x.size(0), x.size(1))
+        slots = Slots(None, x.size(0), x.size(1), used)
         x = x.flatten(0, 1)
         for block in self.blocks:
             x = block(x, slots, bias)

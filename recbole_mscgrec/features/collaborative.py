@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.features.sasrec_training import SASRecTraining
 from recbole_mscgrec.storage import checkpoint, matching, schema
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 
@@ -23,10 +25,10 @@ def collaborative_vectors(
 ) -> tuple[Tensor, Tensor]:
     """Item embeddings (N, D), and which items occur in the train split: bool (N,).
 
-    Only `train` is used. For early stopping, the last target of up to 1,000 users is held out from
-    it, so the valid and test splits have no influence. Deterministic for a seed. The state is saved
-    to the file `partial` after every epoch, so that an interrupted stage can resume; the file is
-    removed at the end.
+    Only `train` is used. For early stopping, the last target of up to 1,000 users, at most a tenth
+    of all targets, is held out from it, so the valid and test splits have no influence.
+    Deterministic for a seed. The state is saved to the file `partial` after every epoch, so that an
+    interrupted stage can resume; the file is removed at the end.
     """
     init_seed(run.seed, run.reproducibility)
     training = SASRecTraining(settings, run, train)
@@ -48,6 +50,12 @@ def collaborative_vectors(
         loss = training.train_epoch(optimizer)
         model.eval()
         score = training.score()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss of SASRec, which gives the collaborative vectors, is {loss} in epoch "
+                f"{progress.epoch}: lower collaborative_learning_rate "
+                f"({settings.learning_rate})."
+            )
         bar.set_postfix_str(f"loss {loss:.3f}, held-out NDCG@10 {score:.4f}")
         progress.update(score)
     bar.close()

@@ -12,9 +12,11 @@ from recbole_mscgrec.config.config import Settings, properties_folder
 from recbole_mscgrec.config.settings import CollaborativeSettings, RunSettings
 from recbole_mscgrec.data.tiled_rows import target_list_field
 from recbole_mscgrec.features.tiled_models import TiledSASRec
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_HELD_OUT_USERS = 1000  # users with a held-out target for early stopping
+_HELD_OUT_USERS = 1000  # at most, with a held-out target for early stopping
+_HELD_OUT_SHARE = 0.1  # of all targets, at most
 _SCORED_AT_ONCE = 256  # users, or fewer
 _STEPS_PER_EPOCH = 1000  # at least, by the default batch size, which has bounds
 _LEAST_WINDOWS, _MOST_WINDOWS = 64, 1024  # per batch
@@ -108,13 +110,25 @@ def _hold_out(
     rows: Any, target_field: str, user_field: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The last targets of some users: their rows, the items, and the lengths of their
-    histories."""
+    histories.
+
+    Raises:
+        UserError: there is only one target, so none is left to train on.
+    """
     users = rows[user_field]
     is_newest = torch.ones(len(users), dtype=torch.bool)
     is_newest[1:] = users[1:] != users[:-1]  # the newest window of a user comes first
     candidates = is_newest.nonzero().flatten()
     generator = torch.Generator().manual_seed(seed)
-    held = candidates[torch.randperm(len(candidates), generator=generator)[:_HELD_OUT_USERS]]
+    n_targets = int((rows[target_field] != 0).sum())
+    if n_targets < 2:
+        raise UserError(
+            f"The train split has {n_targets} next items to learn from, too few for SASRec and its "
+            "collaborative vectors: bring more interactions per user, or leave collaborative out "
+            "of `modalities`."
+        )
+    n_held = max(1, min(_HELD_OUT_USERS, int(_HELD_OUT_SHARE * n_targets)))
+    held = candidates[torch.randperm(len(candidates), generator=generator)[:n_held]]
     targets = rows[held][target_field]
     position = targets.size(1) - 1 - (targets != 0).flip(1).int().argmax(1)
     return held, targets.gather(1, position.unsqueeze(1)).squeeze(1), position + 1
@@ -129,8 +143,9 @@ def _step(model: Any, batch: Any, optimizer: Any) -> float:
 
 
 def _rank(scores: Tensor, item: Tensor) -> Tensor:
-    """The number of columns of scores (B, N) that exceed that of `item` (B,): (B,)."""
-    return (scores > scores.gather(1, item.unsqueeze(1))).sum(1).cpu()
+    """The number of other columns of scores (B, N) that are not below that of `item` (B,): (B,).
+    Equal scores and NaN put an item last."""
+    return (~(scores < scores.gather(1, item.unsqueeze(1)))).sum(1).cpu() - 1
 
 
 def _ndcg(rank: Tensor) -> float:

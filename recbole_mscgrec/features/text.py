@@ -138,7 +138,8 @@ def key_column(path: Path, frame: pd.DataFrame, field: str, tokens: Collection[s
 
 
 def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tuple[Tensor, Tensor]:
-    """Unit-length float32 vectors (N, D) of N texts, and which texts are not empty: bool (N,)."""
+    """Unit-length float32 vectors (N, D) of N texts, and which texts have one: bool (N,). An empty
+    text has none, nor has a text without a word that TF-IDF knows."""
     present = torch.tensor([bool(t) for t in texts])
     rows = present.nonzero().flatten()
     if len(rows) == 0:
@@ -146,6 +147,7 @@ def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tupl
     given = [texts[i] for i in rows]
     if text.encoder == TFIDF:
         encoded = fit_tfidf(given, text.tfidf_size, run.seed)[1]
+        present[rows] = encoded.any(dim=1)
     else:
         encoded = encoder_vectors(given, text, run)
     vectors = torch.zeros(len(texts), encoded.size(1))

@@ -23,7 +23,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        drop = round(self.p * 256)
+        drop = min(round(self.p * 256), 255)
         if not self.training or drop == 0 or x.device.type != "cpu":
             return super().forward(x)
         bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
@@ -110,7 +110,7 @@ class EncoderBlock(nn.Module):
         """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T). `windows`
         is given if attention is causal."""
         if self.convolution is not None and self.norm_convolution is not None:
-            history = slots.spread(self.norm_convolution(x))
+            history = slots.spread_needed(self.norm_convolution(x))
             x = x + self.dropout(slots.pack(self.convolution(history)))
         qkv = slots.spread(self.qkv(self.norm_attention(x)))
         q, k, v = split_heads(qkv, 3, self.n_heads)

@@ -32,16 +32,21 @@ def positions(needed: Tensor) -> Tensor:
 
 class Slots:
     """Positions of packed tokens: `index` (P,) in the flattened (B, S), or None if they fill the
-    grid in order."""
+    grid in order. Then `needed` (B, S) says which of them are needed, if not all are."""
 
-    def __init__(self, index: Tensor | None, n_rows: int, width: int) -> None:
-        self.index, self.n_rows, self.width = index, n_rows, width
+    def __init__(
+        self, index: Tensor | None, n_rows: int, width: int, needed: Tensor | None = None
+    ) -> None:
+        self.index, self.n_rows, self.width, self.needed = index, n_rows, width, needed
 
     @classmethod
     def where(cls, needed: Tensor) -> Slots:
         """The positions that are True in a grid (B, S), or all of them (see `packs`)."""
+        n_rows, width = needed.shape
+        if not packs(needed):
+            return cls(None, n_rows, width, needed)
         index = positions(needed.flatten())
-        return cls(None if len(index) == needed.numel() else index, *needed.shape)
+        return cls(None if len(index) == needed.numel() else index, n_rows, width)
 
     @classmethod
     def by_row(cls, row: Tensor, n_rows: int) -> Slots:
@@ -61,6 +66,12 @@ class Slots:
             grid = tokens.new_zeros(self.n_rows * self.width, tokens.size(1))
             tokens = grid.index_copy(0, self.index, tokens)
         return tokens.view(self.n_rows, self.width, -1)
+
+    def spread_needed(self, tokens: Tensor) -> Tensor:
+        """As `spread`, with zeros also where a token is not needed. Attention hides such tokens;
+        whatever else reads other tokens of a row has to see the same on all devices."""
+        grid = self.spread(tokens)
+        return grid if self.needed is None else grid * self.needed.unsqueeze(-1).to(grid.dtype)
 
     def pack(self, grid: Tensor) -> Tensor:
         """Undo `spread`."""

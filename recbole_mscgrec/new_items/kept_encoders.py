@@ -46,6 +46,7 @@ from recbole_mscgrec.tokenizer.modalities import IMAGE_ENCODER, Absent, Features
 Tensor = torch.Tensor
 ENCODERS, FEATURES = "encoders", "features"
 TEXT, IMAGE, GIVEN = "text", "image", "given"  # how the vectors of a modality are made
+_HALF_ERROR = 1e-4  # squared, relative to the variance of the vectors
 _SAMPLE = 16  # known items that a kept encoder must give their vectors again
 _LEFT_OUT = "Add --without_new_items to export the model alone; no item can be added to it then."
 
@@ -129,9 +130,10 @@ def _item_file(settings: MSCGRecSettings, train: Any) -> dict[str, Any]:
 
 
 def _half(vectors: Tensor) -> Tensor:
-    """In half precision, unless a number is too large for it."""
+    """In half precision, unless numbers are too large for it or their differences too small."""
     half = vectors.half()
-    return half if bool(torch.isfinite(half).all()) else vectors
+    error, spread = (half.float() - vectors).square().mean(), vectors.var(dim=0).mean()
+    return half if bool(error <= _HALF_ERROR * spread) else vectors
 
 
 # --- the encoders ---------------------------------------------------------------------------------
@@ -215,14 +217,17 @@ def _check_codes(
     if features.codes is not None:
         made = features.codes[rows]
     elif codebook is not None:
-        sizes = table.sizes[name][:n_levels]
-        made = quantizer_of(codebook, sizes).encode(features.vectors[rows])
+        quantizer = quantizer_of(codebook, table.sizes[name][:n_levels])
+        made = quantizer.encode(features.vectors[rows])
     else:
         raise UserError(
             f"The model holds no codebooks of {name}: it was trained by an earlier version. Train "
             f"it again. {_LEFT_OUT}"
         )
-    differ, n_moved = (made != table.codes[name][rows][:, :n_levels]).any(dim=1), 0
+    trained = table.codes[name][rows][:, :n_levels]
+    differ, n_moved = (made != trained).any(dim=1), 0
+    if features.codes is None and bool(differ.any()):
+        differ[differ.clone()] = ~quantizer.fits(features.vectors[rows][differ], trained[differ])
     if name == table.target and collision == "redistribute":
         # Items that share a code have been moved, also if the other one has no vector.
         _, group, count = torch.unique(made, dim=0, return_inverse=True, return_counts=True)

@@ -48,7 +48,7 @@ def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | Non
 
 
 def _among(vectors: Tensor, known: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances, up to a constant of each vector, and rows of the k nearest among the given
-    rows (m,) of `known`: (n, k) both."""
+    """Squared distances and rows of the k nearest among the given rows (m,) of `known`: (n, k)
+    both."""
     distance, place = nearest_in_blocks(vectors, known[rows].float(), k)
     return distance, rows[place]

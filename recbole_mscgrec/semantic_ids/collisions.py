@@ -15,7 +15,9 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _CANDIDATES = 64  # empty leaves per item that redistribution considers at first
-_CHUNK = 256  # items per search
+_CHUNK = 256  # items per search, or fewer
+_NUMBERS_AT_ONCE = 1 << 26  # of a search, about 256 MB
+_MOST_LEAVES = 1 << 62  # their keys are 64-bit numbers
 _EXACT_ITEMS = 20_000  # with more items to move, the matching is not the cheapest one
 _EXACT_PAIRS = 1 << 22  # nor with more pairs of an item and a leaf
 _MOST_CANDIDATES = 4096  # leaves per item; if all are taken, any empty leaf will do
@@ -60,13 +62,18 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
     no empty leaf among 4096 get any empty one.
 
     Raises:
-        UserError: there are fewer leaves than items.
+        UserError: there are fewer leaves than items, or more than 2^62.
     """
     sizes = [len(book) for book in codebooks]
     if math.prod(sizes) < len(codes):
         raise UserError(
             f"collision=redistribute: codebooks of {sizes} have {math.prod(sizes)} leaves for "
             f"{len(codes)} items: raise codebook_size or n_levels."
+        )
+    if math.prod(sizes) > _MOST_LEAVES:
+        raise UserError(
+            f"collision=redistribute: codebooks of {sizes} have more than 2^62 leaves, too many to "
+            "number: lower n_levels or codebook_size, or use collision=extra_level."
         )
     key = _keys(codes, sizes)
     _, group, count = torch.unique(key, return_inverse=True, return_counts=True)
@@ -185,9 +192,15 @@ def _nearest_empty(
         is_taken[taken] = True
     found = [
         _search(block, codebooks, taken if is_taken is None else is_taken, n_candidates)
-        for block in vectors.float().split(_CHUNK)
+        for block in vectors.float().split(_rows_at_once(vectors.size(1), codebooks, n_candidates))
     ]
     return torch.cat([leaf for leaf, _ in found]), torch.cat([cost for _, cost in found])
+
+
+def _rows_at_once(width: int, codebooks: list[Tensor], n_candidates: int) -> int:
+    # For each candidate of a row: a distance and a 64-bit key per codeword, and two residuals.
+    numbers = n_candidates * (3 * max(len(book) for book in codebooks) + 2 * width)
+    return max(1, min(_CHUNK, _NUMBERS_AT_ONCE // numbers))
 
 
 def _search(

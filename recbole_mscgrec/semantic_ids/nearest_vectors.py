@@ -21,30 +21,35 @@ def nearest_vectors(vectors: Tensor, known: Tensor, k: int) -> Tensor:
     distance are taken is not specified; distances are equal if they differ by rounding only.
     """
     if len(vectors) * len(known) <= _IN_ONE_PIECE:
-        return torch.cdist(vectors, known).topk(k, largest=False).indices
+        centre = known.mean(dim=0)  # see `nearest_in_blocks`
+        return torch.cdist(vectors - centre, known - centre).topk(k, largest=False).indices
     return nearest_in_blocks(vectors, known, k)[1]
 
 
 def nearest_in_blocks(vectors: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `nearest_vectors`, always in blocks. Also returns, first, the squared distances (n, k), up
-    to a constant of each vector."""
-    blocks = [_of_block(block, known, k) for block in vectors.split(_QUERIES)]
+    """As `nearest_vectors`, always in blocks. Also returns, first, the squared distances (n, k).
+
+    The mean of `known` is subtracted from all vectors: far from the origin, the products would
+    round away their differences.
+    """
+    centre = known.mean(dim=0)
+    blocks = [_of_block(block - centre, known, centre, k) for block in vectors.split(_QUERIES)]
     return torch.cat([best for best, _ in blocks]), torch.cat([rows for _, rows in blocks])
 
 
-def _of_block(vectors: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `nearest_in_blocks`, for one block of vectors."""
+def _of_block(vectors: Tensor, known: Tensor, centre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `nearest_in_blocks`, for one block of vectors minus the centre (D,)."""
     best = vectors.new_full((len(vectors), k), torch.inf)
     rows = torch.full((len(vectors), k), -1, device=vectors.device)
     for start in range(0, len(known), _KNOWN):
-        part = known[start : start + _KNOWN]
+        part = known[start : start + _KNOWN] - centre
         with matmul_precision(HIGHEST):  # squared, up to |vector|^2: the same order
             distance = torch.addmm(part.square().sum(1), vectors, part.T, alpha=-2)
         value, place = _smallest(distance, min(k, len(part)))
         both = torch.cat([best, value], dim=1)
         best, chosen = both.topk(k, largest=False)
         rows = torch.cat([rows, place + start], dim=1).gather(1, chosen)
-    return best, rows
+    return best + vectors.square().sum(1, keepdim=True), rows
 
 
 def _smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

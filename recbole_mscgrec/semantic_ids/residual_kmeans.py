@@ -16,6 +16,7 @@ _RUNS = 5  # k-means runs per level, with different starts
 _SAMPLE_ABOVE = 100_000  # vectors; of more, a sample is fitted
 _SAMPLE, _PER_CODEWORD = 50_000, 256  # its size is the larger of 50,000 and 256 a codeword
 _ENCODED_AT_ONCE = 1 << 16  # vectors
+_ROUNDING = 1e-5  # of a squared distance, relative to the squares in it
 _SHARED_FROM = 1 << 22  # numbers; with fewer, messages can take longer than the work they save
 # Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
 _BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
@@ -85,6 +86,20 @@ class ResidualQuantizer:
             codes.append(nearest(residual, codebook)[0])
             residual = residual - codebook[codes[-1]]
         return torch.stack(codes, dim=1)
+
+    def fits(self, vectors: Tensor, codes: Tensor) -> Tensor:
+        """Whether codes (N, L) are those of vectors (N, D), up to rounding: bool (N,). Products
+        computed on another device, or in another order, can decide between two codewords at nearly
+        the same distance in another way."""
+        residual, fits = vectors.double(), torch.ones(len(vectors), dtype=torch.bool)
+        for codebook, code in zip(self.codebooks, codes.T, strict=True):
+            book = codebook.double()
+            scale = residual.square().sum(1) + book.square().sum(1).max()
+            distance = torch.cdist(residual, book).square()
+            chosen = distance.gather(1, code.unsqueeze(1)).squeeze(1)
+            fits &= chosen <= distance.min(1).values + _ROUNDING * scale
+            residual = residual - book[code]
+        return fits
 
     def to(self, device: torch.device | str) -> ResidualQuantizer:
         """Move the codebooks to a device. Returns this object."""

@@ -132,8 +132,8 @@ class Recommender:
         fallback: str | None = None,
         cold_share: float | None = None,
     ) -> list[list[Recommendation]]:
-        """The best items for each history, in descending order; fewer than `top` if fewer are
-        allowed.
+        """The best items for each history, in descending order; fewer than `top`, or none, if fewer
+        are allowed.
 
         Args:
             histories: item tokens of each user, oldest first. The model reads the last
@@ -149,7 +149,7 @@ class Recommender:
 
         Raises:
             UserError: an unknown token (similar ones are named), an empty history without
-                `fallback`, nothing that is allowed, or an argument out of range.
+                `fallback`, or an argument out of range.
         """
         share = self.export.cold_share if cold_share is None else cold_share
         self._check(top, beam_size, fallback, share)
@@ -166,16 +166,10 @@ class Recommender:
         for places in batches(asked, len(self._usable)):
             requests = [asked[place] for place in places]
             mask = allowed_mask(requests, self._usable)
-            left = n_left(requests, mask)
-            if 0 in left:
-                raise UserError(
-                    f"Nothing is left to recommend for history {places[left.index(0)]}: allow more "
-                    "items, or exclude fewer."
-                )
             width = max(beam_size or self.beam_size, top)
-            found = self._beams(requests, mask, width)
+            found = self._found(requests, mask, width)
             if share:
-                cold = self._added_later(requests, mask, width)
+                cold = self._found(requests, mask & (self.export.added_in > 0), width)
                 found = [mixed(w, c, top, share) for w, c in zip(found, cold, strict=True)]
             for place, pairs in zip(places, found, strict=True):
                 results[place] = [self._recommendation(*pair) for pair in pairs[:top]]
@@ -263,14 +257,13 @@ class Recommender:
         rows = zip(beams.items.tolist(), beams.log_probs.tolist(), strict=True)
         return [[(i, p) for i, p in zip(*row, strict=True) if i] for row in rows]
 
-    def _added_later(self, requests: list[Request], mask: Tensor, width: int) -> list[Pairs]:
-        """The best items among those added after training, for each request."""
-        added = mask & (self.export.added_in > 0)
+    def _found(self, requests: list[Request], mask: Tensor, width: int) -> list[Pairs]:
+        """The result of `_beams`, empty for a request that the mask leaves nothing."""
         found: list[Pairs] = [[] for _ in requests]
-        places = [place for place, n in enumerate(n_left(requests, added)) if n]
+        places = [place for place, n in enumerate(n_left(requests, mask)) if n]
         if places:
             some = [requests[place] for place in places]
-            answers = self._beams(some, added if added.dim() == 1 else added[places], width)
+            answers = self._beams(some, mask if mask.dim() == 1 else mask[places], width)
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found

@@ -17,6 +17,7 @@ from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.modalities import Features
 
 Tensor = torch.Tensor
+EXTRA_LEVEL, REDISTRIBUTE = "extra_level", "redistribute"  # the choices of `collision`
 NEIGHBOURS = 5  # number of items whose mean replaces a missing collaborative vector
 
 
@@ -68,7 +69,7 @@ def _unique(
 ) -> Tensor:
     """Unique target codes (N, L or L + 1) from those in `table` (N, L)."""
     codes = table[1:]
-    if settings.collision == "redistribute":
+    if settings.collision == REDISTRIBUTE:
         if quantizer is None:
             raise UserError(
                 f"collision=redistribute needs the codebooks of {settings.target_modality}, whose "

@@ -102,7 +102,7 @@ def _text_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
     if not any(texts):
         file = settings.files.file("item")
         return Absent(f"{file} {'has no text' if file.is_file() else 'does not exist'}")
-    tfidf = {"size": text.tfidf_size, "seed": run.seed}
+    tfidf = {"size": text.tfidf_size, "seed": run.seed, "without a word": "absent"}
     encoder = {"length": text.max_length, "precision": run.matmul_precision}
     key = cache.fingerprint(
         texts=texts,

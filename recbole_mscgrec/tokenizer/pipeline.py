@@ -20,7 +20,7 @@ from recbole_mscgrec.network.learned_vectors import checked_items
 from recbole_mscgrec.semantic_ids.code_table import FUSED, CodeTable
 from recbole_mscgrec.storage import cache, files, processes, schema
 from recbole_mscgrec.storage.errors import UserError
-from recbole_mscgrec.tokenizer.item_codes import assemble, fused, quantize
+from recbole_mscgrec.tokenizer.item_codes import EXTRA_LEVEL, assemble, fused, quantize
 from recbole_mscgrec.tokenizer.modalities import (
     Absent,
     Features,
@@ -83,7 +83,9 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
             text = features["text"].vectors if "text" in features else None
             transitions = count_transitions(train, text)
     key = cache.fingerprint(
-        features={name: stage.key for name, stage in stages.items()},
+        # In their order: it is that of the fused vectors, and the first one completes the target.
+        features=[[name, stage.key] for name, stage in stages.items()],
+        counts=train.target_counts() if codes.collision == EXTRA_LEVEL else None,
         sizes=codes.level_sizes,
         target=target,
         iterations=codes.quantizer_iterations,

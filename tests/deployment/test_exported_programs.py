@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned, unconstrained": {"learned_items": 24, "constrained": False},
     "some learned": {"learned_items": 5},
     "convolution": {"conv_kernel_size": 3},
+    "convolution over codes": {"conv_kernel_size": 3, "history_tokens": "code"},
     "paper": {
         "history_tokens": "code",
         "code_bias": True,

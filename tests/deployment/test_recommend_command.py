@@ -123,6 +123,28 @@ def test_all_users_go_on_after_a_stop(
     assert ask(*arguments)[0] == 0 and file.read_text() == first
 
 
+def test_parts_of_another_file_of_histories_are_not_used(ask: Any, tmp_path: Path) -> None:
+    file, out = tmp_path / "histories.txt", tmp_path / "recs.jsonl"
+    arguments = "--history_file", str(file), "--top", "1", "--batch_size", "1", "--out", str(out)
+    file.write_text("i3\nx9\n")
+    status, _, error = ask(*arguments)
+    assert status == 1 and "history names the unknown item 'x9'" in error
+    file.write_text("i7\ni8\n")
+    assert ask(*arguments)[0] == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["item"] for row in rows] == ["i8", "i9"]
+
+
+def test_a_user_with_nothing_left_does_not_stop_the_others(ask: Any, tmp_path: Path) -> None:
+    file, allowed = tmp_path / "histories.txt", tmp_path / "allowed.txt"
+    file.write_text("i3\ni4\n")
+    allowed.write_text("i4\n")
+    status, out, _ = ask(
+        "--history_file", str(file), "--top", "1", "--exclude_seen", "--allowed_items", str(allowed)
+    )
+    assert status == 0 and items_in(out) == ["i4"] and "Nothing is left to recommend" in out
+
+
 def test_parts_of_another_question_are_not_used(tmp_path: Path) -> None:
     def write(value: str) -> None:
         key = {"value": value}

@@ -14,6 +14,7 @@ from tiny import rule_sequences, settings, typed, write_inter
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.features import sasrec_training
 from recbole_mscgrec.features.collaborative import collaborative_vectors
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 
@@ -99,17 +100,58 @@ def test_held_out_targets_are_not_trained_on(rule_folder: Path) -> None:
     training = sasrec_training.SASRecTraining(chosen.collaborative, chosen.run, train)
     where, items, length = training.held_out
     history, targets = training.windows(torch.arange(len(rows)))
-    assert len(items) == 40 and (items > 0).all()
+    n_targets = int((rows["item_id_target_list"] != 0).sum())
+    n_held = n_targets // 10
+    assert 0 < len(items) == n_held < 40 and (items > 0).all()
     for row, item, n in zip(where.tolist(), items.tolist(), length.tolist(), strict=True):
         assert int(rows["item_id_target_list"][row, n - 1]) == item
         assert targets[row, n - 1 :].eq(0).all()
         assert int((rows["item_id_list"][row] != 0).sum()) == n
     width = history.size(1)
     assert torch.equal(history, rows["item_id_list"][:, :width])
-    assert int((targets != rows["item_id_target_list"][:, :width]).sum()) == 40
+    assert int((targets != rows["item_id_target_list"][:, :width]).sum()) == n_held
     some = torch.tensor([7, 3, 3])
     shorter = training.windows(some)[1]
     assert torch.equal(shorter, targets[some][:, : shorter.size(1)])
+
+
+def training_of(folder: Path, dataset: str, **changes: Any) -> sasrec_training.SASRecTraining:
+    config = Config("MSCGRec", dataset, config_dict=settings(folder, **changes))
+    train = create_dataset(config).build()[0]
+    chosen = typed(config, train)
+    return sasrec_training.SASRecTraining(chosen.collaborative, chosen.run, train)
+
+
+def test_short_sequences_keep_most_targets_for_training(tmp_path: Path) -> None:
+    """Each of 50 users has a single target in the train split."""
+    rows = [(f"u{u}", f"i{(7 * u + t) % 20}", float(t)) for u in range(50) for t in range(4)]
+    write_inter(tmp_path / "data", "short", rows)
+    training = training_of(tmp_path, "short")
+    targets = training.windows(torch.arange(len(training.rows)))[1]
+    assert len(training.held_out[0]) == 5 and int((targets != 0).sum()) == 45
+
+
+def test_too_few_targets_are_refused(tmp_path: Path) -> None:
+    rows = [("u0", f"i{t}", float(t)) for t in range(4)]
+    write_inter(tmp_path / "data", "one", rows)
+    with pytest.raises(UserError, match="has 1 next items to learn from, too few for SASRec"):
+        training_of(tmp_path, "one", codebook_size=2)
+
+
+def test_weights_that_are_not_numbers_rank_last_and_are_refused(rule_folder: Path) -> None:
+    training = training_of(rule_folder, "rule")
+    with torch.no_grad():
+        training.model.item_embedding.weight.fill_(torch.nan)
+    assert training.score() == 0
+    with pytest.raises(UserError, match="loss of SASRec.* is (nan|inf) in epoch .*learning_rate"):
+        vectors(rule_folder, "rule", collaborative_learning_rate=1e30)
+
+
+def test_a_model_that_ranks_all_items_equally_scores_nothing(rule_folder: Path) -> None:
+    training = training_of(rule_folder, "rule")
+    with torch.no_grad():
+        training.model.item_embedding.weight.fill_(0.5)
+    assert training.score() == 0
 
 
 def test_a_batch_is_as_wide_as_its_longest_history(rule_folder: Path) -> None:

@@ -44,12 +44,13 @@ def test_items_without_text_are_missing(rule_folder: Path) -> None:
     texts = title_texts()
     del texts["i4"]  # no row
     texts["i7"] = "  "  # a row without text
+    texts["i9"] = "It is ?!"  # no word that TF-IDF counts
     texts["extra"] = "an item that nobody had"
     write_item(rule_folder / "data", "rule", texts)
     config, data = train_split(rule_folder)
     vectors, present = text_vectors(texts_of(config, data), *groups(config, data))
     absent = {data.id2token("item_id", i) for i in (~present).nonzero().flatten().tolist()}
-    assert absent == {"[PAD]", "i4", "i7"}
+    assert absent == {"[PAD]", "i4", "i7", "i9"}
     torch.testing.assert_close(vectors.norm(dim=1), present.float())
 
 

@@ -27,6 +27,13 @@ def test_dropout_keeps_the_expectation_and_drops_the_stated_share(p: float) -> N
     assert dropped.unique().numel() == 2  # zero, or one and the same scale
 
 
+def test_dropout_of_nearly_everything_keeps_one_in_256() -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(0.999)(torch.ones(1_000_000))
+    assert dropped.unique().tolist() == [0, 256]
+    assert float((dropped > 0).float().mean()) == pytest.approx(1 / 256, abs=0.001)
+
+
 def test_dropout_draws_every_element_by_itself() -> None:
     torch.manual_seed(0)
     dropped = Dropout(0.5)(torch.ones(4000, 37)) == 0

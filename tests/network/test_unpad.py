@@ -15,6 +15,15 @@ def test_tokens_stand_where_they_are_needed() -> None:
     assert torch.equal(slots.pack(grid), tokens)
 
 
+def test_tokens_that_are_not_needed_are_blank_also_where_they_are_computed() -> None:
+    needed = torch.tensor([[True, False, True]])
+    slots, tokens = Slots(None, 1, 3, needed), torch.tensor([[1.0], [2], [3]])
+    assert slots.spread(tokens).flatten().tolist() == [1, 2, 3]
+    assert slots.spread_needed(tokens).flatten().tolist() == [1, 0, 3]
+    packed = Slots.where(needed)
+    assert packed.spread_needed(tokens[[0, 2]]).flatten().tolist() == [1, 0, 3]
+
+
 def test_a_full_grid_is_not_copied() -> None:
     slots, tokens = Slots.where(torch.ones(2, 3, dtype=torch.bool)), torch.randn(6, 4)
     assert slots.spread(tokens).data_ptr() == tokens.data_ptr()

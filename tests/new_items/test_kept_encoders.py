@@ -16,6 +16,7 @@ from recbole_mscgrec.features.fusion import comparable
 from recbole_mscgrec.new_items.add_command import add_items
 from recbole_mscgrec.new_items.kept_encoders import kept_encoders
 from recbole_mscgrec.semantic_ids.code_table import MISSING
+from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.serving import export_folder
 from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.storage.errors import UserError
@@ -177,6 +178,22 @@ def test_the_kept_means_are_those_of_the_training(rule_folder: Path) -> None:
     assert kept.plan["modalities"] == {"text": "text"} and present.sum() == 29
     assert kept.plan["widths"] == {"collaborative": 8, "text": 8}
     assert kept.plan["text"]["columns"] == ["title"] and kept.plan["item_column"] == "item_id"
+
+
+def test_a_code_that_another_device_rounds_otherwise_is_no_change(
+    rule_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = {"modalities": ["text"], "target_modality": "text"}
+    built = build("MSCGRec", "rule", settings(rule_folder, **chosen))
+    encode = ResidualQuantizer.encode
+
+    def otherwise(self: ResidualQuantizer, vectors: Any) -> Any:
+        codes = encode(self, vectors).clone()
+        codes[3, 0] = (codes[3, 0] + 1) % self.codebook_sizes[0]
+        return codes
+
+    monkeypatch.setattr(ResidualQuantizer, "encode", otherwise)
+    kept_encoders(built.model, built.train._dataset)  # the code of the training is the nearest
 
 
 @pytest.mark.parametrize("collision", ["extra_level", "redistribute"])

@@ -92,6 +92,18 @@ def test_more_items_than_leaves_cannot_be_redistributed() -> None:
         redistribute(torch.zeros(5, 2, dtype=torch.long), torch.randn(5, 3), books([2, 2]))
 
 
+def test_leaves_that_64_bits_cannot_number_are_refused() -> None:
+    codes = torch.zeros(2, 8, dtype=torch.long)
+    with pytest.raises(ValueError, match="more than 2.62 leaves.*lower n_levels"):
+        redistribute(codes, torch.randn(2, 3), books([256] * 8))
+
+
+def test_a_search_of_many_leaves_takes_fewer_items_at_once() -> None:
+    wide = [torch.zeros(256, 384)] * 3
+    assert collisions._rows_at_once(384, wide, 64) == 256
+    assert collisions._rows_at_once(384, wide, 4096) == 10
+
+
 def crowded(n: int, sizes: list[int], seed: int = 3) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Codes that many of n items share, the vectors, and the codebooks."""
     codebooks = books(sizes, seed)

@@ -41,8 +41,19 @@ def test_blocks_find_what_all_distances_at_once_find(
 
 def test_a_small_search_is_one_expression_so_that_known_results_stay() -> None:
     vectors, known = two_sets()
-    plain = torch.cdist(vectors, known).topk(5, largest=False).indices
+    plain = torch.cdist(vectors - known.mean(0), known - known.mean(0))
+    plain = plain.topk(5, largest=False).indices
     assert torch.equal(nearest_vectors(vectors, known, 5), plain)
+
+
+@pytest.mark.parametrize("in_one_piece", [0, 1 << 24])
+@pytest.mark.parametrize("scale, offset", [(1, 3000), (1e-9, 0), (1e9, 0)])
+def test_vectors_of_any_scale_far_from_the_origin(
+    monkeypatch: pytest.MonkeyPatch, scale: float, offset: float, in_one_piece: int
+) -> None:
+    monkeypatch.setattr(module, "_IN_ONE_PIECE", in_one_piece)
+    known = two_sets()[1] * scale + offset
+    assert torch.equal(nearest_vectors(known, known, 1)[:, 0], torch.arange(len(known)))
 
 
 def test_among_equal_distances_any_row_is_taken_but_each_once(

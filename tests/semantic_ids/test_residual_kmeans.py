@@ -60,6 +60,16 @@ def test_encode_of_the_fitted_vectors_equals_fit() -> None:
     assert torch.equal(quantizer.fit(vectors), quantizer.encode(vectors))
 
 
+def test_codes_fit_if_another_codeword_is_nearer_by_rounding_only() -> None:
+    quantizer = ResidualQuantizer([2, 2])
+    quantizer.codebooks = [torch.tensor([[0.0, 0], [2, 0]]), torch.tensor([[0.0, 0], [0, 1]])]
+    vectors = torch.tensor([[1.0, 0], [1 - 1e-6, 0], [0.9, 0], [2, 0.5 + 1e-7]])
+    other = torch.tensor([[1, 0], [1, 0], [1, 0], [1, 0]])
+    assert quantizer.encode(vectors).tolist() == [[0, 0], [0, 0], [0, 0], [1, 1]]
+    assert quantizer.fits(vectors, quantizer.encode(vectors)).all()
+    assert quantizer.fits(vectors, other).tolist() == [True, True, False, True]
+
+
 def test_the_seed_decides_and_the_global_generator_does_not() -> None:
     vectors = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(1)

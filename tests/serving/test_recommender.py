@@ -110,8 +110,10 @@ def test_removed_items_are_not_recommended_but_may_stand_in_histories() -> None:
     fewer = Recommender(export)
     rest = [i for i in everything if i not in ("a3", "a5")]
     assert best(fewer, ["a3", "a9"], top=N, beam_size=N) == rest
-    with pytest.raises(ValueError, match="Nothing is left to recommend for history 1"):
-        fewer.recommend([["a1"], ["a2"]], allowed=[["a1"], ["a3"]])
+    found = fewer.recommend([["a1"], ["a2"]], allowed=[["a1"], ["a3"]])
+    assert [[each.item for each in row] for row in found] == [["a1"], []]
+    options = {"allowed": ["a3"], "fallback": "popular"}
+    assert fewer.recommend([[], ["a2"]], **options) == [[], []]
 
 
 def test_the_most_frequent_items_for_an_empty_history_on_request(model: Recommender) -> None:

@@ -140,6 +140,25 @@ def test_a_changed_setting_remakes_what_depends_on_it(
     assert stages == again
 
 
+def test_another_order_of_the_modalities_is_another_fused_code(rule_folder: Path) -> None:
+    """The codebooks of the fused target have the columns of the modalities in their order."""
+    chosen = {"target_modality": "fused", "codebook_size": 4}
+    first = tokens_of(rule_folder, modalities=["collaborative", "text"], **chosen)
+    other = tokens_of(rule_folder, modalities=["text", "collaborative"], **chosen)
+    one, two = (each.codebooks["fused"] for each in (first, other))
+    torch.testing.assert_close(two, torch.cat([one[:, 8:], one[:, :8]], dim=1))
+
+
+def test_another_split_numbers_colliding_items_anew(rule_folder: Path) -> None:
+    """Text codes do not depend on the split, but the most frequent item of a group gets 0."""
+    chosen = {"modalities": ["text"], "target_modality": "text", "codebook_size": 2}
+    random = {"split": {"RS": [0.3, 0.3, 0.4]}, "group_by": "user", "order": "TO", "mode": "full"}
+    tokens_of(rule_folder, **chosen)
+    reused = tokens_of(rule_folder, **chosen, eval_args=random)
+    fresh = tokens_of(rule_folder, **chosen, eval_args=random, cache_dir=str(rule_folder / "new"))
+    assert torch.equal(reused.table.target_codes, fresh.table.target_codes)
+
+
 def test_changed_data_remake_what_depends_on_them(rule_folder: Path, stages: list[str]) -> None:
     tokens_of(rule_folder)
     del stages[:]
