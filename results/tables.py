@@ -1,4 +1,4 @@
-"""Make the tables of results/*.md from the CSV files and ranks in this folder.
+"""Make the tables of results/*.md and of the README from the CSV files and ranks in this folder.
 
     python results/tables.py                  # write the tables into the pages
     python results/tables.py --check          # exit status 1 where a page differs from the CSVs
@@ -24,6 +24,7 @@ from recbole_mscgrec.runner.user_ranks import Ranks
 from recbole_mscgrec.storage import files
 
 HERE = Path(__file__).resolve().parent
+PAGES = [HERE.parent / "README.md", *sorted(HERE.glob("*.md"))]
 RANKED, EXCLUDED, HISTORY = "seen ranked", "seen excluded", "seen history excluded"
 METRICS = ("ndcg@10", "recall@10")
 _SHOWN = {"ndcg": "NDCG", "recall": "Recall", "mrr": "MRR"}
@@ -31,16 +32,17 @@ _MARK = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
 _COMPARED = ("table", "protocol", "first", "other", "metric")
 _FOUND = ("seeds", "n_users", "difference", "low", "high", "p", "ranks")
 
-RECURRENT, BOTH = "MSCGRec, recurrent encoder and learned vectors", "MSCGRec with TiledGRU4Rec"
+RECURRENT = "MSCGRec, recurrent encoder and learned vectors"
 DROPOUT_2, DROPOUT_5, WIDE = (
     f"TiledSASRec {x}" for x in ("dropout 0.2", "dropout 0.5", "width 128")
 )
 WITH_SASREC, LEARNED = "MSCGRec with TiledSASRec", "MSCGRec, learned vectors"
 GRU, RULES = "TiledGRU4Rec", "SequentialRules"
+BSAREC, WIDE_BSAREC = "TiledBSARec tuned", "TiledBSARec width 128"
 TUNED, WITH_TUNED = f"{GRU} tuned", f"MSCGRec with tuned {GRU}"
-NETWORK = "MSCGRec, network alone"  # the default before transitions
-ATTENTION = "MSCGRec, attention and codes alone"  # the default before short convolutions
-ON_GPU = "ml-1m length 200 on a GPU"
+NETWORK = "MSCGRec, network alone"
+LENGTH_200, ON_GPU = "ml-1m length 200", "ml-1m length 200 on a GPU"
+PRESENT = ("MSCGRec, present default", "MSCGRec, present default, network alone")
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -108,12 +110,14 @@ def comparisons() -> list[tuple[str, str, str, str]]:
     """Table, protocol, first and other of every comparison whose ranks are kept."""
     wanted = []
     for protocol in (RANKED, EXCLUDED):
-        for first in ("MSCGRec", NETWORK, ATTENTION, RECURRENT, BOTH):
+        for first in ("MSCGRec", NETWORK):
             wanted += [("ml-100k", protocol, first, x) for x in (DROPOUT_5, GRU, "BERT4Rec")]
-        wanted += [("ml-100k", protocol, x, ATTENTION) for x in (NETWORK, RECURRENT, BOTH)]
         for table in ("ml-100k", "amazon-scientific", "amazon-office"):
             wanted += [(table, protocol, "MSCGRec", x) for x in (TUNED, RULES, NETWORK)]
+        wanted.append(("ml-100k", protocol, "MSCGRec", BSAREC))
+        wanted.append(("amazon-scientific", protocol, "MSCGRec", WIDE_BSAREC))
         wanted += [("ml-1m-times", protocol, "MSCGRec", x) for x in (GRU, RULES, NETWORK)]
+        wanted.append((LENGTH_200, protocol, PRESENT[0], RULES))
         for first in (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec"):
             wanted.append((ON_GPU, protocol, first, "TiledSASRec"))
     return wanted
@@ -187,13 +191,39 @@ def accuracy(
     return lines(head, body)
 
 
-def diversity(table: str, rows: Sequence[str]) -> str:
-    """Coverage, Gini index and share of unpopular items among the first ten."""
+def headline() -> str:
+    """The README's table: MSCGRec, the trained rival with the best test NDCG@10, and the rules."""
+    head = ["test NDCG@10, mean ± standard deviation, 3 seeds"]
+    for protocol in (RANKED, EXCLUDED):
+        start = protocol.replace("seen", "seen items")
+        head += [f"{start}: MSCGRec", "best trained rival", RULES]
+    body = []
+    for title, own, rivals in HEADLINE:
+        line = [title]
+        for protocol in (RANKED, EXCLUDED):
+            found = {rival: _ndcg(protocol, *rival) for rival in rivals}
+            best = max(found, key=lambda rival: found[rival][0])
+            line += [_ndcg(protocol, *own)[1], f"{best[1]} {found[best][1]}"]
+            line.append(_ndcg(protocol, own[0], RULES)[1])
+        body.append(line)
+    return lines(head, body)
+
+
+def _ndcg(protocol: str, table: str, row: str) -> tuple[float, str]:
+    """The mean test NDCG@10 of a row, and how it is shown."""
+    found = report.table([measured(table, row, protocol)])["rows"][0]
+    value = found["test"]["ndcg@10"]
+    return value["mean"], _spread(value) + (" (1 seed)" if value["sd"] is None else "")
+
+
+def diversity(rows: dict[str, tuple[str, str]]) -> str:
+    """Coverage, Gini index and share of unpopular items among the first ten, of table and row."""
     names = ("itemcoverage@10", "giniindex@10", "tailpercentage@10")
-    found = [report.table([measured(table, row, RANKED)])["rows"][0] for row in rows]
-    return lines(
-        ["row", *names], [[f["name"], *(_spread(f["test"][n]) for n in names)] for f in found]
-    )
+    body = []
+    for name, (table, row) in rows.items():
+        test = report.table([measured(table, row, RANKED)])["rows"][0]["test"]
+        body.append([name, *(_spread(test[n]) for n in names)])
+    return lines(["row", *names], body)
 
 
 def cost(table: str, rows: Sequence[str]) -> str:
@@ -270,40 +300,54 @@ def cold(dataset: str) -> str:
     return plain("cold_items.csv", columns, dataset=dataset)
 
 
-def tried(page: str) -> str:
-    """What was tried, kept or not."""
-    return plain("tried.csv", ("change", "epoch", "validation NDCG@10", "note"), page=page)
+def tried(page: str, metric: str = "validation NDCG@10") -> str:
+    """What was tried, kept or not; the third column of tried.csv is named after the metric."""
+    columns = ("change", "epoch", "validation NDCG@10", "note")
+    head, _, rest = plain("tried.csv", columns, page=page).partition("\n")
+    return head.replace("validation NDCG@10", metric) + "\n" + rest
 
 
-HEADLINE = ("MSCGRec", NETWORK, ATTENTION, RECURRENT, BOTH, WITH_TUNED)
-HEADLINE = (*HEADLINE, RULES, DROPOUT_2, DROPOUT_5, GRU, TUNED, "BERT4Rec")
-BEFORE = ("MSCGRec", "recurrent encoder and learned vectors", BOTH, WITH_SASREC, DROPOUT_2)
-BEFORE = (*BEFORE, DROPOUT_5, GRU, "BERT4Rec", "GRU4Rec", "SASRec dropout 0.2")
-SPARSE = ("MSCGRec", NETWORK, ATTENTION, WITH_SASREC, RULES, DROPOUT_2, DROPOUT_5, WIDE, GRU, TUNED)
+RIVALS = (DROPOUT_2, DROPOUT_5, BSAREC, GRU, TUNED, "BERT4Rec")
+DENSE = ("MSCGRec", NETWORK, WITH_TUNED, RULES, *RIVALS)
+SPARSE = ("MSCGRec", NETWORK, RULES, DROPOUT_2, DROPOUT_5, WIDE, WIDE_BSAREC, GRU, TUNED)
+HEADLINE = [
+    (
+        f"[{name}](results/{name}.md)",
+        (name, "MSCGRec"),
+        [(name, row) for row in (*RIVALS, WIDE, WIDE_BSAREC) if runs_of(name, row, EXCLUDED)],
+    )
+    for name in ("ml-100k", "amazon-scientific", "amazon-office", "ml-1m-times")
+]
+HEADLINE.append(
+    (
+        "[ml-1m](results/ml-1m.md), histories of 200",
+        (LENGTH_200, PRESENT[0]),
+        [(ON_GPU, row) for row in ("TiledSASRec", f"{GRU}, 20 epochs")],
+    )
+)
+COMPONENTS = ("default", "no learned vectors", "135 learned items", "no convolution", "target text")
+COMPONENTS = (*COMPONENTS, "modality masking 0.1", "collision redistribute", "codebook 256")
+COMPONENTS = (*COMPONENTS, "2 levels", "decoder of the paper", "unconstrained training")
+COMPONENTS = (*COMPONENTS, "no average of weights", "shuffled codes")
 SETTINGS = ("MSCGRec", "no neighbours", NETWORK, "no neighbours, network alone")
 SETTINGS = (*SETTINGS, "no history vectors", "target collaborative", "no average of weights")
-PRESENT = ("MSCGRec, present default", "MSCGRec, present default, network alone")
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
 _KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
 
 TABLES: dict[str, Callable[[], str]] = {
-    "ml-100k": lambda: accuracy("ml-100k", HEADLINE),
+    "headline": headline,
+    "ml-100k": lambda: accuracy("ml-100k", DENSE),
     "ml-100k significance": lambda: differences("ml-100k", _KEPT),
     "ml-100k diversity": lambda: diversity(
-        "ml-100k", (ATTENTION, RECURRENT, DROPOUT_2, DROPOUT_5, GRU)
+        {"MSCGRec, 16 epochs": ("components ml-100k", "default")}
+        | {row: ("ml-100k", row) for row in (RULES, DROPOUT_2, DROPOUT_5, GRU)}
     ),
-    "ml-100k cost": lambda: cost(
-        "ml-100k", [r for r in HEADLINE if r not in (BOTH, WITH_TUNED, RULES)]
-    ),
-    "ml-100k before 0.2": lambda: accuracy("ml-100k before 0.2", BEFORE),
+    "ml-100k cost": lambda: cost("ml-100k", [r for r in DENSE if r not in (WITH_TUNED, RULES)]),
     "beam size": lambda: plain("beam_size.csv", list(read("beam_size.csv")[0])),
     "ml-100k tried": lambda: tried("ml-100k"),
     "amazon-scientific": lambda: accuracy("amazon-scientific", SPARSE),
     "amazon-scientific significance": lambda: differences("amazon-scientific"),
-    "amazon-scientific diversity": lambda: diversity(
-        "amazon-scientific", (ATTENTION, DROPOUT_2, DROPOUT_5, WIDE)
-    ),
     "amazon-scientific tried": lambda: tried("amazon-scientific"),
     "amazon-office": lambda: accuracy("amazon-office", ("MSCGRec", NETWORK, RULES, TUNED)),
     "amazon-office significance": lambda: differences("amazon-office"),
@@ -324,17 +368,20 @@ TABLES: dict[str, Callable[[], str]] = {
         "ml-1m length 50", ("MSCGRec", WITH_SASREC, "TiledSASRec", f"{GRU}, 16 epochs")
     ),
     "ml-1m length 50 significance": lambda: differences("ml-1m length 50"),
-    "ml-1m length 200": lambda: accuracy("ml-1m length 200", (*PRESENT, *LONG)),
-    "ml-1m length 200 significance": lambda: differences("ml-1m length 200"),
+    LENGTH_200: lambda: accuracy(LENGTH_200, (*PRESENT, RULES, *LONG)),
+    f"{LENGTH_200} significance": lambda: differences(LENGTH_200),
     ON_GPU: lambda: accuracy(
         ON_GPU,
         (LEARNED, RECURRENT, f"{LEARNED}, with TiledSASRec", "TiledSASRec", f"{GRU}, 20 epochs"),
     ),
     f"{ON_GPU} significance": lambda: differences(ON_GPU),
-    "ml-1m diversity": lambda: diversity("ml-1m length 50", ("MSCGRec", "TiledSASRec")),
-    "ml-1m history excluded": lambda: accuracy("ml-1m length 200", LONG, [HISTORY]),
+    "ml-1m diversity": lambda: diversity(
+        {row: ("ml-1m length 50", row) for row in ("MSCGRec", "TiledSASRec")}
+    ),
+    "ml-1m history excluded": lambda: accuracy(LENGTH_200, LONG, [HISTORY]),
     "published": lambda: plain("published.csv", ("model", "source", "NDCG@10", "Recall@10")),
-    "components ml-100k": lambda: accuracy("components ml-100k"),
+    "components ml-100k": lambda: accuracy("components ml-100k", COMPONENTS),
+    "components ml-100k network": lambda: accuracy("components ml-100k network", COMPONENTS),
     "components length 20": lambda: accuracy("components ml-100k length 20", protocols=[RANKED]),
     "components ml-1m": lambda: accuracy("components ml-1m"),
     "modalities ml-100k": lambda: accuracy("modalities ml-100k", (*SETS, "Pop")),
@@ -344,7 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cold ml-1m": lambda: cold("ml-1m"),
     "image codes": lambda: plain("image_codes.csv", list(read("image_codes.csv")[0])),
     "image losses": lambda: plain("image_losses.csv", list(read("image_losses.csv")[0])),
-    "image-codes tried": lambda: tried("image-codes"),
+    "image-codes tried": lambda: tried("image-codes", "micro-F1"),
     "scale": scale,
     "sampled softmax": lambda: accuracy("sampled softmax"),
     "sampled softmax ml-1m": lambda: accuracy("sampled softmax ml-1m"),
@@ -365,7 +412,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.significance:
         write_significance()
     differs = []
-    for page in sorted(HERE.glob("*.md")):
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         new = render(text)
         if new != text:
