@@ -154,9 +154,7 @@ class Times:
         per_unit = _SECOND // _PER_SECOND.get(self.unit, 1)
         # Compared first: 1e999999999 would fill the memory as an integer.
         found = int(number * per_unit) if _within(number, _MAX) else _MAX + 1
-        if not _within(found, _MAX):
-            raise BadLine(f"the time {value!r} in {self.unit} is after the year 2262.")
-        return found
+        return _in_range(found, f"{value!r:.60} in {self.unit}")
 
     def _date(self, text: str) -> int:
         try:
@@ -166,6 +164,8 @@ class Times:
             iso = f"{text[:-1]}+00:00" if text[-1:] in "Zz" else text
             iso = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", iso)
             return _nanoseconds(datetime.fromisoformat(iso))
+        except BadLine:
+            raise
         except ValueError as error:
             rule = f"a date of the form {self._pattern}" if self._pattern else "an ISO date"
             raise BadLine(
@@ -204,4 +204,12 @@ def _nanoseconds(date: datetime) -> int:
     date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
     since = date - datetime(1970, 1, 1, tzinfo=timezone.utc)
     whole: int = since.days * 86_400 + since.seconds
-    return (whole * 10**6 + since.microseconds) * 1000 + getattr(since, "nanoseconds", 0)
+    found = (whole * 10**6 + since.microseconds) * 1000 + getattr(since, "nanoseconds", 0)
+    return _in_range(found, str(date))
+
+
+def _in_range(time: int, told: str) -> int:
+    """The time, where 64 bits hold it. Raises BadLine."""
+    if not _within(time, _MAX):
+        raise BadLine(f"the time {told} is before the year 1678 or after the year 2262.")
+    return time

@@ -105,6 +105,21 @@ def test_what_is_no_time(value: Any) -> None:
         Times()(value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9999-12-31", "0001-01-01T00:00:00", "0001-01-01T00:00:00+14:00", "1600-01-01",
+        datetime(2300, 1, 1), date(2300, 1, 1), -(10**11), "-1e11",
+    ],
+)  # fmt: skip
+def test_times_that_64_bits_do_not_hold(value: Any) -> None:
+    with pytest.raises(BadLine, match="is before the year 1678 or after the year 2262"):
+        Times()(value)
+    if not isinstance(value, datetime):
+        with pytest.raises(BadLine, match="time"):
+            Times("auto", "%Y-%m-%d")(value)
+
+
 def test_the_unit_is_that_of_the_first_time() -> None:
     times = Times()
     assert times("0") == 0 and times("1588687728") == 1588687728 * S
