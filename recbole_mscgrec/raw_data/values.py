@@ -29,6 +29,7 @@ _NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MAX = 2**63 - 1
 _SECOND = 10**9
+_COUNTERS = 10**8  # numbers up to here are times of any unit; seconds above are dates since 1973
 
 
 class Cleaner:
@@ -146,7 +147,7 @@ class Times:
         unit = _unit_of(number)
         if self.unit == "auto" and number:
             self.unit = unit
-        elif not self._given and number and _PER_SECOND[unit] > _PER_SECOND[self.unit]:
+        elif not self._given and unit != self.unit and not _within(number, _COUNTERS):
             raise BadLine(
                 f"the time {value!r} looks like {unit}, and earlier ones like {self.unit}: name "
                 "the unit with --time_unit."

@@ -128,6 +128,13 @@ def test_the_unit_is_that_of_the_first_time() -> None:
         times("1588687728923")
     times = Times()
     assert times(1588687728923) == 1588687728923 * 10**6 and times(5) == 5 * 10**6
+    with pytest.raises(BadLine, match="looks like s, and earlier ones like ms: .*--time_unit"):
+        times("1588687728")
+    assert Times("ms")(1588687728) == 1588687728 * 10**6
+    times = Times()
+    times(1588687728923000)
+    with pytest.raises(BadLine, match="looks like ms, and earlier ones like us"):
+        times(1588687728923)
     with pytest.raises(BadLine, match="after the year 2262"):
         Times("s")(10**12)
 
