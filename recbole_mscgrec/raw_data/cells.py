@@ -6,6 +6,7 @@ import codecs
 import csv
 import difflib
 import re
+from collections import deque
 from collections.abc import Iterator
 
 from recbole_mscgrec.config.data_fields import TYPES
@@ -62,36 +63,79 @@ def cells_of(
 
 
 def _rows(file: RawFile, separator: str, codec: str, quotes: bool) -> Iterator[Record]:
+    """Rows at their last lines. A quote that only seems to open a cell must not swallow the lines
+    up to the next quote: the first of them is a BadLine, and the others are read again."""
     csv.field_size_limit(_LONGEST_CELL)
-    at = [0]  # the line that was read last
-    texts = _texts(file, codec, at)
+    read = _Lines(file, codec)
     plain = len(separator) > 1 or not quotes
     rows: Iterator[list[str]]
     if plain:
-        rows = (text.rstrip("\r\n").split(separator) for text in texts)
+        rows = (text.rstrip("\r\n").split(separator) for text in read)
     else:
-        rows = csv.reader(texts, delimiter=separator, strict=True)
+        rows = csv.reader(read, delimiter=separator, strict=True)
+    width, wrong = 0, ""
     while True:
+        read.taken.clear()
         try:
             row = next(rows)
+            width, wrong = width or len(row), ""
         except StopIteration:
             return
         except csv.Error as error:
-            yield at[0], BadLine(f"this is not csv ({error}).")
-            continue
-        text = "".join(row)
-        if not text.isascii() and _ESCAPED.search(text):
-            yield at[0], BadLine(f"bytes that are not {codec}: name --encoding.")
+            row, wrong = [], f"this is not csv ({error})."
+        taken = read.taken
+        if len(taken) > 1 and (wrong or _is_swallowed(row, taken, separator, width)):
+            yield (
+                taken[0][0],
+                BadLine(
+                    f"{wrong or 'a quote is left open.'} The next {len(taken) - 1:,} lines, which "
+                    "would belong to its quoted cell, are read as rows. If quotes are characters "
+                    "like any other here, name --no_quotes."
+                ),
+            )
+            read.again()
+        elif wrong:
+            yield taken[-1][0], BadLine(wrong)
+        elif not (text := "".join(row)).isascii() and _ESCAPED.search(text):
+            yield taken[-1][0], BadLine(f"bytes that are not {codec}: name --encoding.")
         else:
-            yield at[0], row
+            yield taken[-1][0], row
 
 
-def _texts(file: RawFile, codec: str, at: list[int]) -> Iterator[str]:
-    """The lines; bytes of another encoding become surrogates."""
-    for number, line in lines(file):
-        at[0] = number
-        text = line.decode(codec, errors="surrogateescape")
-        yield text.removeprefix("\ufeff") if number == 1 else text
+def _is_swallowed(row: list[str], taken: list[tuple[int, str]], separator: str, width: int) -> bool:
+    """Whether the lines of a row are rows: it has a wrong number of cells, or most lines have the
+    right one. In sentences, unlike in tables, a space follows the separator."""
+    if len(row) != width:
+        return True
+    split = [text.rstrip("\r\n").split(separator) for _, text in taken]
+    alike = [c for c in split if len(c) == width > 1 and not any(x[:1] == " " for x in c[1:])]
+    return 2 * len(alike) > len(taken)
+
+
+class _Lines:
+    """The lines as texts, which can be read again; bytes of another encoding become surrogates."""
+
+    def __init__(self, file: RawFile, codec: str) -> None:
+        self._lines, self._codec = lines(file), codec
+        self._waiting: deque[tuple[int, str]] = deque()
+        self.taken: list[tuple[int, str]] = []  # since the caller cleared it
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if self._waiting:
+            number, text = self._waiting.popleft()
+        else:
+            number, line = next(self._lines)
+            text = line.decode(self._codec, errors="surrogateescape")
+            text = text.removeprefix("\ufeff") if number == 1 else text
+        self.taken.append((number, text))
+        return text
+
+    def again(self) -> None:
+        """Give the lines that were taken once more, without the first."""
+        self._waiting.extendleft(reversed(self.taken[1:]))
 
 
 def codec_of(encoding: str) -> str:
@@ -110,7 +154,7 @@ def codec_of(encoding: str) -> str:
 
 def _separator_of(file: RawFile, columns: list[str], encoding: str, header: bool) -> str:
     """The separator by which the first line has the columns; else the one that makes most."""
-    line = next(_texts(file, codec_of(encoding), [0]), "").rstrip("\r\n")
+    line = next(_Lines(file, codec_of(encoding)), "").rstrip("\r\n")
     cells = {s: [cell.strip('"') for cell in line.split(s)] for s in _SEPARATORS}
     by_separator = {separator: _names(found) for separator, found in cells.items()}
     if header:

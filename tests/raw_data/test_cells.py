@@ -58,8 +58,26 @@ def test_a_separator_of_several_characters_knows_no_quotes(tmp_path: Path) -> No
 def test_an_unclosed_quote_does_not_swallow_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "_LONGEST_CELL", 50)
     text = "a,b\n1,2\n" + '3,"open\n' + "4,5\n" * 40
-    found = read(tmp_path, text, ["a"])
-    assert found[0] == (2, ["1"]) and "field larger than field limit" in found[1][1]
-    assert found[-1] == (43, ["4"])
+    for longest in (50, 10**6):
+        monkeypatch.setattr(cells, "_LONGEST_CELL", longest)
+        found = read(tmp_path, text, ["a"])
+        assert found[0] == (2, ["1"]) and found[1][0] == 3 and "not csv" in found[1][1]
+        assert found[2:] == [(n, ["4"]) for n in range(4, 44)]
+
+
+@pytest.mark.parametrize("between", [0, 1, 3, 3000])
+@pytest.mark.parametrize("closing", ['u,i,Single 7",9', 'u,"Single",x,9', 'u,i,"Single",9'])
+def test_stray_quotes_do_not_swallow_the_lines_between(
+    tmp_path: Path, between: int, closing: str
+) -> None:
+    text = 'u,i,title,t\nu,i,"Deluxe edition,5\n' + "u,i,x,7\n" * between + f"{closing}\nu,i,y,8\n"
+    found = read(tmp_path, text, ["t"])
+    assert found[0][0] == 2 and "--no_quotes" in found[0][1]
+    assert [c for _, c in found[1:]] == [["7"]] * between + [["9"], ["8"]]
+
+
+def test_quoted_cells_with_line_breaks_are_texts(tmp_path: Path) -> None:
+    rows = ["Soft, warm,\nand light, and red", "a\n" * 50, "x, y\n" * 20, "1,5\nbig\n"]
+    text = "id,about\n" + "".join(f'{n},"{row}"\n' for n, row in enumerate(rows))
+    assert [c for _, c in read(tmp_path, text, ["about"])] == [[row] for row in rows]
