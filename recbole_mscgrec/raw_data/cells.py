@@ -47,11 +47,14 @@ def cells_of(
     BadLine.
 
     Raises:
-        UserError: a column is not in the header, or the encoding is unknown.
+        UserError: a column is not in the header, the header is unreadable, or the encoding is
+            unknown.
     """
     rows = _rows(file, separator, codec_of(encoding), quotes)
     names: list[str] = []
     for line, cells in rows:
+        if header and not names and isinstance(cells, BadLine):
+            raise UserError(f"{file}, line {line}: the header cannot be read: {cells}")
         if not names and not isinstance(cells, BadLine):
             names = _names(cells) if header else [str(n + 1) for n in range(len(cells))]
             chosen = _places(file, columns, names)

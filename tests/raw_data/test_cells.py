@@ -9,6 +9,7 @@ import pytest
 from recbole_mscgrec.raw_data import cells
 from recbole_mscgrec.raw_data.cells import cells_of
 from recbole_mscgrec.raw_data.records import BadLine, RawFile
+from recbole_mscgrec.storage.errors import UserError
 
 
 def read(
@@ -81,3 +82,11 @@ def test_quoted_cells_with_line_breaks_are_texts(tmp_path: Path) -> None:
     rows = ["Soft, warm,\nand light, and red", "a\n" * 50, "x, y\n" * 20, "1,5\nbig\n"]
     text = "id,about\n" + "".join(f'{n},"{row}"\n' for n, row in enumerate(rows))
     assert [c for _, c in read(tmp_path, text, ["about"])] == [[row] for row in rows]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_header_of_another_encoding(tmp_path: Path, encoding: str) -> None:
+    text = "kunde;gr\u00f6\u00dfe\n1;2\n".encode(encoding)
+    with pytest.raises(UserError, match="t.csv, line 1: the header .*not utf-8: name --encoding"):
+        read(tmp_path, text, ["kunde"], ";")
+    assert read(tmp_path, text[:2] + b"\xf6;2\n3;4\n", ["1"], ";", header=False)[1][1] == ["3"]
