@@ -23,7 +23,7 @@ from recbole_mscgrec.raw_data.records import (
     rating_of,
     token_of,
 )
-from recbole_mscgrec.raw_data.values import Cleaner, Times, address_of, price_of
+from recbole_mscgrec.raw_data.values import Cleaner, Times, address_of
 from recbole_mscgrec.storage.errors import UserError
 
 K_CORE = 5
@@ -247,9 +247,13 @@ def _items(
         return token_of(cells[0], "the item"), lambda: values_of(cells)
 
     def values_of(cells: Sequence[Any]) -> dict[str, str]:
-        read = {"token_seq": cleaner.text, "float": price_of, "token": address_of}
         named = zip(columns.items(), cells[1:], strict=True)
-        return {name: read[kind](_plain(cell)) for (name, kind), cell in named}
+        return {name: value_of(name, kind, _plain(cell)) for (name, kind), cell in named}
+
+    def value_of(name: str, kind: str, cell: Any) -> str:
+        if kind == "float":
+            return cleaner.number(cell, name)
+        return cleaner.text(cell) if kind == "token_seq" else address_of(cell)
 
     return Items(files, records, parse, columns)
 

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
+from logging import getLogger
+from math import isfinite
 from typing import Any
 
 from recbole_mscgrec.raw_data.records import BadLine
@@ -23,6 +25,13 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _PRICE = re.compile(
     r"(?:from )?(?:[$€£]|US\$|USD)?\s*(\d[\d,]*(?:\.\d+)?)\s*(?:-.*)?$", re.IGNORECASE
 )
+_SIGN = r"(?:US\$|USD|EUR|[$€£])"
+_NUMBER = re.compile(
+    rf"(?:from )?([+-]?)\s*{_SIGN}?\s*([+-]?[\d.,]+(?:e[+-]?\d+)?)\s*{_SIGN}?(?:\s-\s.*)?",
+    re.IGNORECASE | re.ASCII,
+)
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{2,3})*,\d{3}(\.\d*)?")  # 1,299 and 1,299.00
+_DECIMAL_COMMA = re.compile(r"(\d*|\d{1,3}(\.\d{3})+),\d+")  # 12,50 and 1.299,00
 _FRACTION = re.compile(r"\.(\d+)")
 _NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
 
@@ -46,6 +55,21 @@ class Cleaner:
             parts = [self.text(part, separator) for part in _flat(value)]
             return _QUOTES.sub('"', separator.join(dict.fromkeys(filter(None, parts))))
         return self._line(str(value))
+
+    def number(self, value: Any, column: str) -> str:
+        """A number of a column; '' where there is none, which is told once and counted."""
+        if value is None or str(value).strip().lower() in _NOTHING:
+            return ""
+        if found := _number_of(value):
+            return found
+        what = f"cells of the number column {column} that are not numbers, left empty"
+        if not self.counts[what]:
+            getLogger().warning(
+                f"The value {value!r:.60} of the number column {column} is not a number. Such "
+                "cells are left empty and counted on the data card; --text reads a column as text."
+            )
+        self.counts[what] += 1
+        return ""
 
     def _line(self, text: str) -> str:
         if "[[" in text:
@@ -82,6 +106,26 @@ def _without_html(text: str) -> str:
         if text == before:
             break
     return text
+
+
+def _number_of(value: Any) -> str:
+    """A number with a sign, an exponent, a decimal comma or a currency, the first one of a range;
+    '' where there is none."""
+    match = _NUMBER.fullmatch(str(value).strip())
+    if isinstance(value, (bool, list, dict)) or not match:
+        return ""
+    digits, exponent, power = match[2].lower().partition("e")
+    sign = digits[:1] if digits[:1] in ("+", "-") else ""
+    digits = digits.removeprefix(sign)
+    if _THOUSANDS.fullmatch(digits):
+        digits = digits.replace(",", "")
+    elif _DECIMAL_COMMA.fullmatch(digits):
+        digits = digits.replace(".", "").replace(",", ".")
+    try:
+        found = float(match[1] + sign + digits + exponent + power)
+    except ValueError:
+        return ""
+    return repr(found) if isfinite(found) else ""
 
 
 def price_of(value: Any) -> str:

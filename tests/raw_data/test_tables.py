@@ -89,6 +89,17 @@ def test_atomic_files_are_tables_too(tmp_path: Path) -> None:
     assert found == [["item_id:token", "title:token_seq"], ["i", '"Open" water']]
 
 
+def test_numbers_that_are_not_are_counted_on_the_card(tmp_path: Path) -> None:
+    rows = [("i1", "12,50", "-33.9"), ("i2", "9,99", "5e-3"), ("i3", "1,299", "heavy")]
+    file = csv_file(tmp_path / "r.csv", ["i", "price", "weight"], rows)
+    given = [f"--from={file}", "--user=i", "--item=i", *ALL]
+    prepared(tmp_path, "csv", *given, f"--items={file}", "--number", "price", "weight")
+    found = table(tmp_path / "data" / "d" / "d.item")[1:]
+    assert found == [["i1", "12.5", "-33.9"], ["i2", "9.99", "0.005"], ["i3", "1299.0", ""]]
+    card = (tmp_path / "data/d/d.card.md").read_text()
+    assert "Cells of the number column weight that are not numbers, left empty: 1." in card
+
+
 def test_ratings_below_the_least_are_dropped(tmp_path: Path) -> None:
     rows = [("u", f"i{n}", n, rating) for n, rating in enumerate(["5", "3.5", "", "4"])]
     file = csv_file(tmp_path / "r.csv", ["u", "i", "t", "r"], rows)

@@ -64,6 +64,37 @@ def test_prices(value: Any, expected: str) -> None:
     assert price_of(value) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("12,50", 12.5), ("9,99", 9.99), ("-33.9", -33.9), ("5e-3", 0.005), (".5", 0.5),
+        ("+3", 3), ("1e3", 1000), (1e-05, 1e-05), (-2.0, -2), (1e17, 1e17), (7, 7),
+        (Decimal("1.5"), 1.5), ("1,299", 1299), ("1,234,567", 1234567), ("1,299.50", 1299.5),
+        ("1.299,00", 1299), ("1.234.567,8", 1234567.8), ("0,125", 0.125), ("1,2345", 1.2345),
+        ("-1,5E+02", -150), (" 7 ", 7), ("$7.50", 7.5), ("-$1,299", -1299), ("12,50 \u20ac", 12.5),
+        ("$5.00 - $12.99", 5), ("from 7.50", 7.5),
+    ],
+)  # fmt: skip
+def test_numbers(value: Any, expected: float) -> None:
+    cleaner = Cleaner()
+    assert float(cleaner.number(value, "weight")) == expected and not cleaner.counts
+
+
+def test_what_is_no_number_is_told_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    cleaner = Cleaner()
+    for value in ("", None, "null", " ", "NaN"):
+        assert cleaner.number(value, "weight") == ""
+    assert not cleaner.counts and not caplog.records
+    wrong = ["12 pieces", "2020-05-05", "1_000", "inf", "1e999", "1,2.5", 10**400, True, [1]]
+    for value in wrong:
+        assert cleaner.number(value, "weight") == ""
+    assert list(cleaner.counts.values()) == [len(wrong)]
+    assert [r.getMessage() for r in caplog.records] == [
+        "The value '12 pieces' of the number column weight is not a number. Such cells are left "
+        "empty and counted on the data card; --text reads a column as text."
+    ]
+
+
 def test_addresses() -> None:
     assert (
         address_of(None, "", ["ftp://x", " https://x/a b.jpg\n"], "https://y") == "https://x/ab.jpg"
