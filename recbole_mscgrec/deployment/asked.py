@@ -10,6 +10,8 @@ from typing import NamedTuple
 from recbole_mscgrec.deployment.loading import TrainedModel
 from recbole_mscgrec.storage.errors import UserError, one_line
 
+_ENCODING = "utf-8-sig"  # a mark at the beginning (BOM) is no part of the first token
+
 
 class Asked(NamedTuple):
     """A name for the answer, and the items that the answer is based on, oldest first."""
@@ -45,7 +47,7 @@ def of_file(file: Path) -> Iterator[Asked]:
         UserError: the file cannot be read, or a line is none of these.
     """
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding=_ENCODING) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _asked(line.strip(), number, file)
@@ -56,7 +58,7 @@ def of_file(file: Path) -> Iterator[Asked]:
 def lines_of(file: Path, option: str) -> list[str]:
     """The lines of a file that are not empty. Raises UserError, with the option that names it."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding=_ENCODING).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{option} ({file}) cannot be read: {one_line(error)}.") from error
     return [line.strip() for line in lines if line.strip()]

@@ -69,9 +69,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file that are not empty, without a mark of UTF-8 (BOM)."""
     try:
-        tokens = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        tokens = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{file} (--items) cannot be read: {error}.") from error
     if not any(tokens):

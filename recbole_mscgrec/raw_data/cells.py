@@ -132,7 +132,6 @@ class _Lines:
         else:
             number, line = next(self._lines)
             text = line.decode(self._codec, errors="surrogateescape")
-            text = text.removeprefix("\ufeff") if number == 1 else text
         self.taken.append((number, text))
         return text
 

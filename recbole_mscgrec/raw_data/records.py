@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -179,17 +180,20 @@ class BadLines:
 
 
 def lines(file: RawFile) -> Iterator[Record]:
-    """The lines of a file as bytes, with their numbers; without those that are empty."""
+    """The lines of a file as bytes, with their numbers; without those that are empty, and without a
+    mark of UTF-8 (BOM), which would be a part of the first cell."""
     with file.opened() as stream:
         number = 0
         while line := stream.readline(_LONGEST + 1):
             number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > _LONGEST:
                 raise UserError(
                     f"{file}, line {number} has more than {_LONGEST:,} bytes: this is no file of "
                     "one record per line."
                 )
-            if not line.isspace():
+            if line.strip():
                 yield number, line
 
 

@@ -26,6 +26,13 @@ def test_lines_of_a_file_are_texts_lists_or_objects(tmp_path: Path) -> None:
     ]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_token(tmp_path: Path) -> None:
+    file = tmp_path / "marked.txt"
+    file.write_text("i1\ni2\n", encoding="utf-8-sig")
+    assert list(of_file(file)) == [Asked("1", ["i1"]), Asked("2", ["i2"])]
+    assert lines_of(file, "--exclude_items") == ["i1", "i2"]
+
+
 def test_a_line_that_is_none_of_these_is_named(tmp_path: Path) -> None:
     file = tmp_path / "histories.txt"
     file.write_text('1\n{"history": "1,2"}\n')

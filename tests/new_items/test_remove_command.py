@@ -18,7 +18,7 @@ def test_removed_items_are_known_and_never_recommended(
     exported: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, file = exported("default"), tmp_path / "gone.txt"
-    file.write_text("i3\n\n i9 \ni3\n")
+    file.write_text("i3\n\n i9 \ni3\n", encoding="utf-8-sig")  # as Windows' editors write it
     assert main(["remove-items", "--export", str(folder), "--items", str(file)]) == 0
     assert f"Generation 2 of {folder}: 2 items removed." in capsys.readouterr().out
     model = Recommender.load(folder)

@@ -213,6 +213,14 @@ def test_sequences_with_bad_lines(tmp_path: Path) -> None:
     assert "line 1: a line is `user item item ...`" in card and "line 3: bytes that are not" in card
 
 
+@pytest.mark.parametrize("source", ["sequences", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path: Path, source: str) -> None:
+    file = write(tmp_path / "s.txt", "u1 i1\nu1 i2\n", encoding="utf-8-sig")
+    columns = ["--no_header", "--separator= ", "--user=1", "--item=2", *ALL]
+    given = [f"--from={file}", *(columns if source == "csv" else [])]
+    assert prepared(tmp_path, source, *given) == [["u1", "i1", "1"], ["u1", "i2", "2"]]
+
+
 def test_pixelrec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [(f"v{n % 4}", f"u{n % 3}", START + n) for n in range(12)]
     csv_file(tmp_path / "in" / "Pixel50K.csv", ["item_id", "user_id", "timestamp"], rows)
