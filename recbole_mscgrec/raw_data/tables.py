@@ -27,6 +27,7 @@ from recbole_mscgrec.raw_data.values import Cleaner, Times, address_of
 from recbole_mscgrec.storage.errors import UserError
 
 K_CORE = 5
+_KEY = "item_id"  # the column of the item in the .item file
 _ENDINGS = tuple(f".{kind}{gz}" for kind in ("csv", "tsv", "txt", "dat") for gz in ("", ".gz"))
 _ENDINGS += (".parquet",)
 _PIXELREC_TERMS = (
@@ -199,6 +200,14 @@ def items_of(options: argparse.Namespace, cleaner: Cleaner) -> Items | None:
     chosen = {_name(column): "token_seq" for column in options.text}
     chosen |= {_name(column): "float" for column in options.number}
     chosen |= {"image_url": "token"} if options.image_url else {}
+    for option, named in (("--text", options.text), ("--number", options.number)):
+        for column in named:
+            if _name(column) == _KEY:
+                raise UserError(
+                    f"{option} ({column}) cannot be {_KEY}: this is the name of the items' own "
+                    "column in the .item file. Rename the column in the table, or leave it out; "
+                    "--item_key names the column of the item."
+                )
     columns = [*options.text, *options.number, *[options.image_url] * bool(options.image_url)]
     if len(chosen) < len(columns):
         raise UserError(f"Columns of --items are named twice: {', '.join(columns)}.")

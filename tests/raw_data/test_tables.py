@@ -161,6 +161,8 @@ def test_parquet_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--user=user", "--item=i", "--items=r.csv"], "--items needs --item_key, and columns"),
         (["--user=user", "--item=i", "--items=r.csv", "--text=titel"], "titel.*Did you mean title"),
         (["--user=user", "--item=i", "--items=r.csv", "--text", "title", "title"], "named twice"),
+        (["--user=user", "--item=i", "--items=r.csv", "--text=item_id"], r"--text \(item_id\)"),
+        (["--user=user", "--item=i", "--items=r.csv", "--number=item id"], r"--number \(item id\)"),
         (["--user=user", "--item=i", "--encoding=utf-99"], "is not the name of an encoding"),
         (["--user=user", "--item=i", "--encoding=utf-16"], "convert the file to UTF-8"),
         (["--user=user", "--item=i", "--items=r.csv", "--item_key=t", "--text=title"],
