@@ -89,6 +89,7 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
 
 def csv_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     """The tables that --from and --items name. Raises UserError."""
+    _check_min_rating(options)
     paths = places.given(options)
     if not paths:
         raise UserError("Name the table of interactions with --from.")
@@ -116,6 +117,7 @@ def csv_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
 
 def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     """The files that --from names. Raises UserError."""
+    _check_min_rating(options)
     paths = places.given(options)
     if not paths:
         raise UserError("Name the file of sequences with --from.")
@@ -152,6 +154,7 @@ def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
 
 def pixelrec_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     """PixelRec's table of interactions and its table of items. Raises UserError."""
+    _check_min_rating(options)
     paths = places.given(options) or [places.raw_folder(options)]
     if not paths[0].exists():
         raise UserError(
@@ -193,6 +196,16 @@ def pixelrec_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
         items=items if by_kind[False] else None,
         notes=notes,
     )
+
+
+def _check_min_rating(options: argparse.Namespace) -> None:
+    """Raise UserError for --min_rating without ratings, which would drop all that was read."""
+    if options.min_rating is None or getattr(options, "rating", None):
+        return
+    needs = f"ratings, and {options.source} has none: leave it out"
+    if "rating" in options:
+        needs = "--rating: name the column of the rating, or leave --min_rating out"
+    raise UserError(f"--min_rating ({options.min_rating:g}) needs {needs}.")
 
 
 def items_of(options: argparse.Namespace, cleaner: Cleaner) -> Items | None:

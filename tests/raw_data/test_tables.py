@@ -109,6 +109,26 @@ def test_ratings_below_the_least_are_dropped(tmp_path: Path) -> None:
     assert [row[1] for row in found] == ["i0", "i3"]
 
 
+@pytest.mark.parametrize(
+    ("source", "columns", "message"),
+    [
+        ("csv", COLUMNS, "--min_rating (4) needs --rating"),
+        ("sequences", [], "--min_rating (4) needs ratings, and sequences has none"),
+        ("pixelrec", [], "--min_rating (4) needs ratings, and pixelrec has none"),
+    ],
+)
+def test_the_least_rating_needs_ratings(
+    tmp_path: Path,
+    source: str,
+    columns: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    csv_file(tmp_path / "r.csv", ["u", "i"], [("u1", "i1")])
+    assert prepare(source, "--name=d", "--from=r.csv", *columns, "--min_rating=4") == 1
+    assert message in capsys.readouterr().err
+
+
 def test_several_files_and_folders(tmp_path: Path) -> None:
     csv_file(tmp_path / "in" / "a.csv.gz", ["u", "i"], [("u", "i1")])
     csv_file(tmp_path / "in" / "b" / "c.csv", ["i", "u"], [("i2", "u")])  # its own order of columns
