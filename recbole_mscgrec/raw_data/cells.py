@@ -8,6 +8,7 @@ import difflib
 import re
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 from recbole_mscgrec.config.data_fields import TYPES
 from recbole_mscgrec.raw_data.records import BadLine, RawFile, Record, lines
@@ -198,10 +199,18 @@ def _parquet_cells(file: RawFile, columns: list[str]) -> Iterator[Record]:
             cells = [batch.column(batch.schema.get_field_index(c)).to_pylist() for c in columns]
             for row in zip(*cells, strict=True):
                 number += 1
-                yield number, row
+                yield number, _decoded(row)
             file.position = file.size * number // max(1, table.metadata.num_rows)
     except (ArrowException, OSError) as error:
         raise UserError(
             f"{file}, after row {number}: this cannot be read as parquet ({one_line(error)}): "
             "fetch it again."
         ) from error
+
+
+def _decoded(row: tuple[Any, ...]) -> tuple[Any, ...] | BadLine:
+    """Cells of a column of type binary, which parquet files of older programs have, as texts."""
+    try:
+        return tuple(cell.decode() if isinstance(cell, bytes) else cell for cell in row)
+    except UnicodeDecodeError:
+        return BadLine("bytes that are not utf-8.")

@@ -165,6 +165,15 @@ def test_parquet(
     assert "pip install 'recbole-mscgrec[parquet]'" in capsys.readouterr().err
 
 
+def test_bytes_in_parquet_are_texts(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"u": [b"a", b"a", b"b"], "i": [b"1", "\u00e9".encode(), b"\xe9"]})
+    frame.to_parquet(tmp_path / "r.parquet")
+    given = [f"--from={tmp_path / 'r.parquet'}", *COLUMNS, *ALL]
+    assert prepared(tmp_path, "csv", *given) == [["a", "1", "1"], ["a", "\u00e9", "2"]]
+    assert "line 3: bytes that are not utf-8" in (tmp_path / "data/d/d.card.md").read_text()
+
+
 def test_parquet_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pyarrow")
     file = write(tmp_path / "r.parquet", "no parquet")
