@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import traceback
@@ -32,6 +34,7 @@ COMMANDS = {
     "remove-items": "recbole_mscgrec.new_items.remove_command",
 }
 _SHARED_OUT = ("prepare text",)  # processes of torchrun take a part each
+_NO_READER = 128 + 13  # the status of a program that SIGPIPE has ended
 _BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
 _NO_MEMORY = (
     "There is not enough memory for these settings: lower the sizes of the model, "
@@ -161,6 +164,25 @@ def _lost_another(error: Exception) -> bool:
     return processes.lost_another(error)
 
 
+def _reader_has_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more, as of `| head`. A pipe to another
+    process, which can break too, is something else."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)  # errors and a closed other end are always told
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, TypeError, ValueError):  # stdout is no file, or no poll here
+        return False
+
+
+def _drop_output() -> None:
+    """Let stdout lead nowhere, so that Python does not fail when it empties its buffer at the
+    end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def _run(given: list[str]) -> int:
     """A command beside training, a table of runs, a search, or one run. Returns the exit status."""
     if command := command_of(given):
@@ -200,8 +222,10 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 after an error, or if a row of a table lacks a result; 130 after
-        Ctrl-C.
+        Ctrl-C; 141 if the reader of the output has gone, as a shell tells it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if argv is None else argv
     debug = "--debug" in given
     # Warnings caused by RecBole's own code; users cannot act on them.
@@ -210,7 +234,9 @@ def main(argv: list[str] | None = None) -> int:
     program, sys.argv = sys.argv, sys.argv[:1]
     try:
         with ended_like_ctrl_c():
-            return _run(given)
+            status = _run(given)
+            print(end="", flush=True)  # a reader that has gone is noticed here, not at the end
+            return status
     except UserError as error:
         if not _reports():
             return 1
@@ -224,6 +250,9 @@ def main(argv: list[str] | None = None) -> int:
         print(str(stop) or "Stopped.", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            _drop_output()
+            return _NO_READER
         if not _reports():
             return 1
         if _lost_another(error):

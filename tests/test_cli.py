@@ -123,6 +123,61 @@ def test_ctrl_c_during_the_import_is_no_traceback(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "Stopped.\n")
 
 
+def _main_that_prints(lines: str) -> list[str]:
+    """A program whose command prints these lines."""
+    code = f"""import sys
+from recbole_mscgrec import cli
+def run(given):
+    for line in {lines}:
+        print(line)
+    return 0
+cli._run = run
+sys.exit(cli.main([]))"""
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("n_lines", [1, 100_000])  # fewer and more than Python's buffer holds
+def test_a_reader_that_has_gone_ends_the_command_quietly(n_lines: int, unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            _main_that_prints(f"range({n_lines})"),
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_elsewhere_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(given: list[str]) -> int:
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr("recbole_mscgrec.cli._run", run)
+    assert main([]) == 1
+    assert "of a worker" in capfd.readouterr().err
+
+
+def test_what_the_terminal_cannot_show_is_escaped() -> None:
+    done = subprocess.run(
+        _main_that_prints("['caf\\u00e9 \\U0001f600']"),
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    shown = "caf\\xe9 \\U0001f600\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
+
+
 def test_too_little_memory_is_one_line(
     rule_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
