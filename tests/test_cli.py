@@ -77,6 +77,8 @@ def test_command_line_equals_run(rule_folder: Path) -> None:
         ({"hidden_size": "x"}, "hidden_size ('x') must be a whole number"),
         ({"codebook_size": 99}, "codebook_size (99)"),
         ({"text_columns": "['nope']"}, "['nope']"),
+        ({"codes_title_column": "nope"}, "codes_title_column (nope) is no .item column"),
+        ({"codes_words_column": "nope"}, "codes_words_column (nope) is no .item column"),
         ({"data_path": "elsewhere"}, "elsewhere"),
         ({"modalities": "['smell']"}, "smell"),
         ({"n_heads": 3}, "n_heads (3)"),

@@ -22,7 +22,7 @@ from recbole_mscgrec.serving.export_folder import Export
 from recbole_mscgrec.serving.recommender import Recommender
 from recbole_mscgrec.storage import checkpoint, digest, files
 from recbole_mscgrec.storage.errors import UserError
-from recbole_mscgrec.tokenizer.item_cards import title_column
+from recbole_mscgrec.tokenizer.item_cards import check_columns, title_column
 from recbole_mscgrec.transitions.model import Transitions
 
 
@@ -152,6 +152,7 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
 def _titles(settings: MSCGRecSettings, train: Any) -> list[str] | None:
     """Titles of the items 1..N-1, '' where there is none; None if no item has one."""
     items = read_items(settings.files, train)
+    check_columns(settings, items)
     column = items and (settings.pages.title_column or title_column(items.types))
     if not items or not column:
         return None

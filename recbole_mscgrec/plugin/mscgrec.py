@@ -22,6 +22,7 @@ from recbole.utils import init_seed
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.data.tiled_rows import target_list_field
+from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.network.beam_search import Beams
 from recbole_mscgrec.network.history import Encoded
 from recbole_mscgrec.network.init import learned_vectors
@@ -34,6 +35,7 @@ from recbole_mscgrec.plugin.transitions import counted_again, transition_model
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.storage import checkpoint
+from recbole_mscgrec.tokenizer.item_cards import check_columns
 from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, tokenize_once
 from recbole_mscgrec.transitions.model import in_parts
 
@@ -216,6 +218,9 @@ def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
     run = settings.run
     if file := run.model_file:
         return from_checkpoint(checkpoint.load(file, key="model_file"), train, file)
+    pages = settings.pages
+    if pages.title_column or pages.words_column:  # exports and --category use them after training
+        check_columns(settings, read_items(settings.files, train))
     if file := run.initial_model:
         tokens = from_checkpoint(checkpoint.load(file, key="initial_model"), train, file)
         tokens.transitions = counted_again(tokens.transitions, settings, train)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.features.images import find_images, n_workers
-from recbole_mscgrec.features.text import read_items
+from recbole_mscgrec.features.text import ItemFile, read_items
 from recbole_mscgrec.features.text_columns import clean_text
 from recbole_mscgrec.storage.errors import UserError
 
@@ -54,10 +54,7 @@ def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
     items = read_items(settings.files, train)
     types = items.types if items else {}
     pages = settings.pages
-    named = {"codes_title_column": pages.title_column, "codes_words_column": pages.words_column}
-    for key, column in named.items():
-        if column is not None and column not in types:
-            raise UserError(f"{key} ({column}) is no .item column; the columns are {list(types)}.")
+    check_columns(settings, items)
     if items:
         rows = items.frame.set_index(items.key)
         rows = rows.reindex(tokens, fill_value="").map(clean_text)
@@ -69,6 +66,15 @@ def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
             words = split_words(rows[labels].tolist())
     posters = _posters(settings, train, popularity)
     return Cards(tokens, titles, words, popularity, posters, title, labels)
+
+
+def check_columns(settings: MSCGRecSettings, items: ItemFile | None) -> None:
+    """Raise UserError if the .item file lacks `codes_title_column` or `codes_words_column`."""
+    types, pages = items.types if items else {}, settings.pages
+    named = {"codes_title_column": pages.title_column, "codes_words_column": pages.words_column}
+    for key, column in named.items():
+        if column is not None and column not in types:
+            raise UserError(f"{key} ({column}) is no .item column; the columns are {list(types)}.")
 
 
 def title_column(types: dict[str, str]) -> str | None:
