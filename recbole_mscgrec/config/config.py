@@ -84,7 +84,7 @@ class Config(recbole.config.Config):
         self.protocol = ""  # see model_needs.choose_protocol
         self.uncut: dict[str, Any] = {}  # see compat.catalogue.cut_lists
         super().__init__(model, dataset, config_file_list, config_dict)
-        self.chosen_keys = frozenset(self.external_config_dict)  # by the user
+        self.chosen_keys = frozenset(self.external_config_dict)  # by the user; see config_of_saved
         self.names_the_run = {key: to_plain(self[key]) for key in self.training_keys if key in self}
 
     def _build_yaml_loader(self) -> type:

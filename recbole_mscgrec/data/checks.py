@@ -81,7 +81,7 @@ def _check_columns(config: Any, inter: Path) -> None:
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
     if config["benchmark_filename"] and list_field(config) in loaded:
         ordered = False  # each row has its history
-    if ordered and (time in columns or "TIME_FIELD" in config.external_config_dict):
+    if ordered and (time in columns or "TIME_FIELD" in config.chosen_keys):
         needed.append("TIME_FIELD")  # a file without a time column keeps the order of its rows
     for key in needed:
         if config[key] not in columns:

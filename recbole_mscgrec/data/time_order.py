@@ -106,7 +106,9 @@ def _has_no_times(config: Any, filepath: str) -> bool:
     time, and a warning says so."""
     field = config["TIME_FIELD"]
     columns = header_of(Path(filepath), config["field_separator"], config["encoding"])
-    if field in columns or "TIME_FIELD" in config.external_config_dict:
+    # RecBole's own Config, which reads no saved model, has no `chosen_keys`.
+    chosen = getattr(config, "chosen_keys", config.external_config_dict)
+    if field in columns or "TIME_FIELD" in chosen:
         return False
     getLogger().warning(
         f"{filepath} has no time column ({field}): the order of its rows is taken as the order of "

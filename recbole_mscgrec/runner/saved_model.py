@@ -147,5 +147,6 @@ def config_of_saved(config: Config) -> Config:
             f"model_file ({file}) holds settings that cannot be used ({type(error).__name__}: "
             f"{one_line(error)}): restore the file from a copy, or train again."
         ) from error
+    # Not those that are only restored, such as a TIME_FIELD of data without times.
     evaluated.chosen_keys = frozenset(chosen) | frozenset(given)
     return evaluated

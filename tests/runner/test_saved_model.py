@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import Trained
-from tiny import best_file, protocol, settings
+from tiny import best_file, protocol, rule_sequences, settings, write_table
 
 from recbole_mscgrec.config.run_id import check_same_data
-from recbole_mscgrec.runner.quick_start import run
+from recbole_mscgrec.runner.quick_start import load_data_and_model, run
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
 
@@ -221,6 +221,23 @@ def test_in_an_earlier_version_all_items_had_a_learned_vector_or_none(
     if learned:
         with pytest.raises(ValueError, match="other sizes .* --learned_items=30"):
             run("MSCGRec", "rule", config_dict=begun)
+
+
+@pytest.mark.parametrize("model", ["MSCGRec", "SASRec"])
+def test_data_without_times_need_none_after_training_either(rule_folder: Path, model: str) -> None:
+    """The saved TIME_FIELD is RecBole's default, and nobody has named it."""
+    rows = [f"{user} {item}" for user, items in rule_sequences().items() for item in items]
+    write_table(rule_folder / "data", "rule", "inter", "user_id:token item_id:token", rows)
+    chosen = (settings if model == "MSCGRec" else protocol)(rule_folder)
+    del chosen["load_col"]
+    before = run(model, "rule", config_dict=chosen)
+    file = str(best_file(rule_folder / "saved", model))
+    given = {"data_path": chosen["data_path"], "show_progress": False}
+    again = run(model, "rule", config_dict={**given, "model_file": file})
+    assert again["test_result"] == before["test_result"]
+    assert len(load_data_and_model(file, given)[-1]._dataset) == len(rule_sequences())
+    with pytest.raises(UserError, match=r"has no column 'timestamp' \(TIME_FIELD\)"):
+        load_data_and_model(file, {**given, "TIME_FIELD": "timestamp"})
 
 
 def test_more_learned_items_than_there_are_may_be_asked_for_again(rule_folder: Path) -> None:
