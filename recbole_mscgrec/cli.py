@@ -47,7 +47,9 @@ _DISK = (
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Split the command line into model, dataset, config files and `--key=value` settings."""
+    """Split the command line into model, dataset, config files and `--key=value` settings. Model
+    and data set may be named in a config file instead."""
+    from recbole_mscgrec.config import parsing
     from recbole_mscgrec.experiments import grid
     from recbole_mscgrec.tuning import command as tuning
 
@@ -56,8 +58,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
         epilog=f"Commands: {', '.join(COMMANDS)}. COMMAND --help shows the options of one.",
         allow_abbrev=False,  # --seed=... is a setting, not short for --seed_list
     )
-    parser.add_argument("--model", "-m", default=grid.DEFAULT_MODEL, help="name of the model")
-    parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set")
+    parser.add_argument("--model", "-m", help="name of the model")
+    parser.add_argument("--dataset", "-d", help="name of the data set")
     parser.add_argument("--config_files", nargs="+", default=[], help="YAML files, later ones win")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     grid.add_options(parser)
@@ -87,6 +89,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     for file in files:
         if not Path(file).is_file():
             parser.error(f"config file {file} does not exist")
+    in_files = parsing.read_mappings(files)
+    for key, default in (("model", grid.DEFAULT_MODEL), ("dataset", "ml-100k")):
+        if getattr(known, key) is None:
+            setattr(known, key, parsing.name_in(in_files, key, default))
     return known, settings
 
 

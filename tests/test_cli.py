@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import arguments, interrupt, protocol, settings
+from tiny import arguments, best_file, interrupt, protocol, settings
 
 import recbole_mscgrec
 from recbole_mscgrec.cli import ended_like_ctrl_c, main, parse
@@ -39,6 +39,40 @@ def test_parse(tmp_path: Path) -> None:
     assert (known.pop("model"), known.pop("dataset")) == ("MSCGRec", "ml-100k")
     assert known.pop("config_files") == [] and known.pop("debug") is False
     assert set(known.values()) == {None}
+
+
+def test_model_and_dataset_may_be_named_in_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line wins, also where it names the default."""
+    (tmp_path / "a.yaml").write_text("model: Pop\ndataset: shop\n")
+    (tmp_path / "b.yaml").write_text("model: SASRec\ndataset:\n")
+    for argv, model, dataset in (
+        (["a.yaml"], "Pop", "shop"),
+        (["a.yaml", "b.yaml"], "SASRec", "ml-100k"),
+        (["a.yaml", "--model=MSCGRec"], "MSCGRec", "shop"),
+        (["a.yaml", "--dataset=ml-100k"], "Pop", "ml-100k"),
+    ):
+        known, _ = parse(["--config_files", *argv])
+        assert (known.model, known.dataset) == (model, dataset)
+    (tmp_path / "c.yaml").write_text("dataset: 2018\n")
+    assert main(["--config_files=c.yaml"]) == 1
+    assert "dataset (2018) must be a text, not int: put it in quotes" in capsys.readouterr().err
+
+
+def test_a_saved_model_may_be_named_in_a_file(
+    rule_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = arguments(protocol(rule_folder))
+    Path("mine.yaml").write_text("model: TiledSASRec\ndataset: rule\n")
+    assert main(["--config_files=mine.yaml", *chosen]) == 0
+    file = best_file(rule_folder / "saved", "TiledSASRec")
+    again = ["--config_files=mine.yaml", f"--model_file={file}", *chosen]
+    assert main(again) == 0
+    assert main([*again, "--model=Pop"]) == 1
+    assert "holds TiledSASRec, not Pop: add --model=TiledSASRec" in capsys.readouterr().err
+    Path("mine.yaml").write_text("model: Pop\ndataset: rule\n")
+    assert main([*again, "--model=TiledSASRec"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,7 @@ class Config(recbole.config.Config):
         return parsing.Loader
 
     def _load_config_files(self, file_list: list[str] | None) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
-        for file in file_list or []:
-            settings |= parsing.read_mapping(file)
-        return settings
+        return parsing.read_mappings(file_list or [])
 
     def _load_variable_config_dict(self, config_dict: dict[str, Any] | None) -> dict[str, Any]:
         return self._typed | parsing.parse_values(config_dict or {})

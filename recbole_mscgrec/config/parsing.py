@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.nesting import n_values
 
+NAMES = ("model", "dataset")  # what a run is of, beside its settings
 _MOST_VALUES = 100_000  # in a file of settings
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
 
@@ -115,3 +117,33 @@ def read_mapping(file: str | Path) -> dict[str, Any]:
         shown = f"it is {' '.join(repr(content)[:60].split())}"
         raise UserError(f"{file} must hold settings, one `key: value` a line; {shown}.")
     return content
+
+
+def read_mappings(files: Iterable[str | Path]) -> dict[str, Any]:
+    """The settings of several YAML files, of which later ones win. Raises as `read_mapping`."""
+    settings: dict[str, Any] = {}
+    for file in files:
+        settings |= read_mapping(file)
+    return settings
+
+
+def settings_beside_names(files: Iterable[str | Path]) -> dict[str, Any]:
+    """`read_mappings` without `model` and `dataset`, which a table or a search has of its own."""
+    return {key: value for key, value in read_mappings(files).items() if key not in NAMES}
+
+
+def name_in(settings: dict[str, Any], key: str, default: str) -> str:
+    """The model or data set that the settings of files name, or else the default.
+
+    Raises:
+        UserError: it is not a text, such as a data set 2018 without quotes.
+    """
+    name = settings.get(key)
+    if name is None:
+        return default
+    if not isinstance(name, str):
+        raise UserError(
+            f"{key} ({name}) must be a text, not {type(name).__name__}: put it in quotes in the "
+            f"file of --config_files, or name it with --{key}=..."
+        )
+    return name

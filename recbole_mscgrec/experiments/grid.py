@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_mscgrec.config.config import Config, known_settings, unknown_setting
-from recbole_mscgrec.config.parsing import parse_values, read_mapping
+from recbole_mscgrec.config.parsing import parse_values, settings_beside_names
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.experiments import report
@@ -111,9 +111,7 @@ def any_failed(table: dict[str, Any]) -> bool:
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
     """All cells of a table, seed by seed, each of them checked. Raises UserError."""
     rows, seeds = _rows(options), _seeds(options, settings)
-    common: dict[str, Any] = {}
-    for file in options.config_files:
-        common |= read_mapping(file)
+    common = settings_beside_names(options.config_files)
     common |= parse_values({k: v for k, v in settings.items() if k != "seed"})
     check_reserved(common)
     kept = _settings_of_rows(rows, common, options.dataset)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import recbole_mscgrec
-from recbole_mscgrec.config.parsing import parse_values, read_mapping
+from recbole_mscgrec.config.parsing import parse_values, read_mappings
 from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
@@ -33,10 +33,7 @@ def asked_for(config_files: Sequence[str], settings: Mapping[str, Any]) -> int:
     Raises:
         UserError: it is no whole number from 1 on.
     """
-    given: dict[str, Any] = {}
-    for file in config_files:
-        given |= read_mapping(file)
-    nproc = (given | parse_values(dict(settings))).get("nproc", 1)
+    nproc = (read_mappings(config_files) | parse_values(dict(settings))).get("nproc", 1)
     if isinstance(nproc, bool) or not isinstance(nproc, int) or nproc < 1:
         raise UserError(f"nproc ({nproc}) must be a whole number from 1 on.")
     return nproc if processes.n_started() == 1 else 1

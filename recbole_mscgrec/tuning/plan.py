@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import recbole_mscgrec
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.parsing import parse_values, read_mapping
+from recbole_mscgrec.config.parsing import parse_values, settings_beside_names
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.plugin.evaluation import check_test_metrics
@@ -61,9 +61,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> Plan:
         UserError: an option, the file, a setting, one end of a range or one choice is invalid.
     """
     space = search_space.read(options.tune)
-    common: dict[str, Any] = dict(DEFAULTS)
-    for file in options.config_files:
-        common |= read_mapping(file)
+    common: dict[str, Any] = DEFAULTS | settings_beside_names(options.config_files)
     chosen = parse_values(settings)
     for key, instead in _RESERVED.items():
         if key in common | chosen:

@@ -201,6 +201,13 @@ def test_order_of_settings_is_files_then_command_line_then_row(rule_folder: Path
     assert (base.config()["n_levels"], b.config()["n_levels"]) == (3, 4)
 
 
+def test_a_file_that_names_a_model_does_not_name_it_for_each_row(rule_folder: Path) -> None:
+    Path("mine.yaml").write_text("model: MSCGRec\ndataset: elsewhere\nepochs: 3\n")
+    (one,) = planned(*argv(rule_folder, "--model_list=Pop", "--config_files=mine.yaml"))
+    assert one.row.model == "Pop" and not {"model", "dataset"} & one.settings.keys()
+    assert one.dataset == "rule"
+
+
 def test_diversity_is_measured_unless_told_otherwise(rule_folder: Path) -> None:
     (one,) = planned(*argv(rule_folder, "--model_list=Pop"))
     assert one.config()["test_metrics"] == ["ItemCoverage", "GiniIndex", "TailPercentage"]

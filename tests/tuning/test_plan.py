@@ -21,7 +21,7 @@ def planned(folder: Path, space: str, *options: str, **changes: Any) -> Plan:
 
 
 def test_a_plan_has_the_settings_of_all_trials(rule_folder: Path) -> None:
-    Path("mine.yaml").write_text("n_layers: 1\nhidden_size: 8\n")
+    Path("mine.yaml").write_text("n_layers: 1\nhidden_size: 8\nmodel: Pop\n")
     found = planned(
         rule_folder,
         "hidden_size: {choice: [16, 32]}\nhidden_dropout_prob: {choice: [0.5]}\n",
@@ -36,6 +36,7 @@ def test_a_plan_has_the_settings_of_all_trials(rule_folder: Path) -> None:
     # The file's hidden_size gives way to the search.
     assert (settings["hidden_size"], settings["n_layers"], settings["seed"]) == (32, 1, 7)
     assert settings["hidden_dropout_prob"] == 0.5 and settings["epochs"] == 1
+    assert "model" not in settings  # best.yaml would name another than was searched
 
 
 @pytest.mark.parametrize(
