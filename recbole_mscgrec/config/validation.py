@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recbole_mscgrec.network.blocks import check_heads
 from recbole_mscgrec.network.relative_bias import check_buckets
 from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
@@ -50,6 +51,7 @@ def check(config: Any, n_items: int) -> None:
     """
     _check_switches(config)
     _check_modalities(config)
+    check_heads(config["hidden_size"], config["n_heads"])
     check_buckets(config["n_distance_buckets"], config["max_distance"])
     size, n_heads = config["collaborative_size"], config["collaborative_n_heads"]
     if size % n_heads:

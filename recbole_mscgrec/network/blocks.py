@@ -11,6 +11,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from recbole_mscgrec.network.block_attention import Windows, attend_windows
 from recbole_mscgrec.network.unpad import LevelSlots, Slots
+from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 
@@ -227,6 +228,12 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     scores = (k * (q * q.size(-1) ** -0.5).unsqueeze(1)).sum(-1, keepdim=True)
     return (torch.softmax(scores, dim=1) * v).sum(1)
+
+
+def check_heads(size: int, n_heads: int) -> None:
+    """Raise UserError for a width that cannot be split into this many heads."""
+    if size % n_heads:
+        raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
 
 
 def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:

@@ -39,6 +39,15 @@ class Encoded(NamedTuple):
         return Encoded(self.states[rows], None if self.keep is None else self.keep[rows])
 
 
+def check_dropped(modality: str, modalities: list[str]) -> None:
+    """Raise UserError if this is not one of several modalities."""
+    if modality not in modalities or len(modalities) == 1:
+        raise UserError(
+            f"eval_drop_modality ({modality}) must be one of several modalities that the model "
+            f"has; it has {modalities}."
+        )
+
+
 class HistoryTokens(nn.Module):
     """Embeds item ids (B, T) as tokens (B, T * G, D); masks modalities at random in training.
 
@@ -122,11 +131,7 @@ class HistoryTokens(nn.Module):
         Raises:
             UserError: the code table does not have it, or has no other modality.
         """
-        if modality not in self.modalities or len(self.modalities) == 1:
-            raise UserError(
-                f"eval_drop_modality ({modality}) must be one of several modalities that the model "
-                f"has; it has {self.modalities}."
-            )
+        check_dropped(modality, self.modalities)
         gone = self.modality_of == self.modalities.index(modality)
         index = torch.where(gone, self.mask_layout, self.item_index)
         index[0] = 0

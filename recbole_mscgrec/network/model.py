@@ -14,7 +14,7 @@ from torch import nn
 
 from recbole_mscgrec.network.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.network.block_attention import Windows
-from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm
+from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm, check_heads
 from recbole_mscgrec.network.constrained_loss import TargetPaths
 from recbole_mscgrec.network.history import CODE, ITEM, Encoded, HistoryTokens
 from recbole_mscgrec.network.init import initialize
@@ -31,7 +31,6 @@ from recbole_mscgrec.semantic_ids.code_table import CodeTable
 from recbole_mscgrec.semantic_ids.item_filter import Restriction
 from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
-from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: with the last item and distances, or without both
@@ -111,8 +110,7 @@ class CodeNetwork(nn.Module):
     def _add_blocks(self, sizes: Sizes) -> None:
         """Add the blocks of encoder and decoder, with biases and norms."""
         size, n_heads = sizes.hidden_size, sizes.n_heads
-        if size % n_heads:
-            raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
+        check_heads(size, n_heads)
         buckets = (sizes.n_distance_buckets, sizes.max_distance, n_heads)
         block = (size, sizes.inner_size, n_heads, sizes.dropout_prob)
         self.dropout = Dropout(sizes.dropout_prob)

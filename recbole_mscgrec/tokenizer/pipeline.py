@@ -16,6 +16,7 @@ import torch
 
 from recbole_mscgrec.config.settings import CodeSettings, MSCGRecSettings
 from recbole_mscgrec.features.fusion import comparable
+from recbole_mscgrec.network.history import check_dropped
 from recbole_mscgrec.network.learned_vectors import checked_items
 from recbole_mscgrec.semantic_ids.code_table import FUSED, CodeTable
 from recbole_mscgrec.storage import cache, files, processes, schema
@@ -185,6 +186,8 @@ def _make_features(
     target = settings.codes.target_modality
     if target not in (*stages, FUSED):
         raise UserError(f"target_modality {target}: no item has it; choose another one.")
+    if dropped := settings.decoding.eval_drop_modality:
+        check_dropped(dropped, list(stages))
     features: dict[str, Features] = {}
     for name in sorted(stages, key=lambda n: n == "collaborative"):
         with timed(seconds, name):

@@ -16,6 +16,8 @@ from recbole_mscgrec.runner.quick_start import run
             {"encoder_attention": "both"},
             "encoder_attention .'both'. must be one of item_causal, bi",
         ),
+        ({"n_heads": 3}, "hidden_size .16. must be a multiple of n_heads .3."),
+        ({"eval_drop_modality": "image"}, "eval_drop_modality .image. .* has .'collab.*, 'text'"),
         ({"collaborative_n_heads": 3}, "collaborative_n_heads .3. must divide .* .8."),
         ({"encoder_attention": "bidirectional"}, "needs train_rows=prefix, not tiled: .*targets"),
         ({"code_bias": True}, "code_bias=True needs history_tokens=code, not item"),
