@@ -10,6 +10,7 @@ import psutil
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_mscgrec.config.data_fields import header_of
+from recbole_mscgrec.config.model_needs import by_features
 from recbole_mscgrec.config.protocol import LABELED
 from recbole_mscgrec.config.ranges import check_interval
 from recbole_mscgrec.data import saved_data
@@ -17,13 +18,17 @@ from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.data.tiled_rows import TiledDataset
 from recbole_mscgrec.storage.errors import UserError
 
+# Models, beside those of features, that learn from labels if no negatives are sampled.
+_LEARN_FROM_LABELS = frozenset("DIEN DIN DMF FISM MKR NAIS NeuMF NNCF RippleNet".split())
+
 
 def check_data(config: Any) -> None:
     """Check that the data set exists and has the columns named in the settings.
 
     Raises:
         UserError: no .inter file; no user, item or time column; a filter's column that is not
-            loaded; a split that leaves nothing to test; or a setting that saves data.
+            loaded; a `threshold` for labels that nothing reads; a split that leaves nothing to
+            test; or a setting that saves data.
     """
     saved_data.check(config)
     _check_split(config)
@@ -89,6 +94,7 @@ def _check_columns(config: Any, inter: Path) -> None:
                 f"{inter} has no column {config[key]!r} ({key}); it has {', '.join(columns)}. "
                 f"Name the right one with --{key}=..., or add the column."
             )
+    _check_threshold(config)
     _warn_of_labels(config, inter, columns)
     for key in needed:
         if config[key] not in loaded:
@@ -135,6 +141,29 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
             )
 
 
+def _check_threshold(config: Any) -> None:
+    """A `threshold` has to make labels that are read: it filters nothing."""
+    labeled = LABELED in config["eval_args"]["mode"].values()
+    learns = by_features(config["MODEL_TYPE"]) or config["model"] in _LEARN_FROM_LABELS
+    sampled = config["train_neg_sample_args"]["distribution"] != "none"  # which replaces labels
+    if not config["threshold"] or labeled or (learns and not sampled):
+        return
+    wanted = {field: f"[{least},inf)" for field, least in config["threshold"].items()}
+    _refuse(
+        config,
+        f"threshold ({config['threshold']}) makes labels, and {config['model']} reads none here: "
+        "all rows would count as interactions. To keep only the rows from this value on, use "
+        f'--val_interval="{wanted}" instead.',
+    )
+
+
+def _refuse(config: Any, told: str) -> None:
+    """Refuse a setting that has no effect. A saved model that was trained with it stays usable."""
+    if not config["model_file"]:
+        raise UserError(told)
+    getLogger().warning(told)
+
+
 def _check_split(config: Any) -> None:
     split = config["eval_args"]["split"]
     if isinstance(split, dict) and split.get("LS") == "valid_only":
@@ -168,9 +197,9 @@ def check_memory(config: Any, data: Any) -> None:
 
 def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
     """Warn about a label column. Such files also list items that users did not click (MIND), and
-    every row counts as an interaction unless `val_interval` or `threshold` filters them."""
+    every row counts as an interaction unless `val_interval` filters them."""
     label = config["LABEL_FIELD"]
-    chosen = {*(config["val_interval"] or {}), *(config["threshold"] or {})}
+    chosen = config["val_interval"] or {}
     if label in columns and label not in chosen and config["eval_type"] == EvaluatorType.RANKING:
         loaded = _loaded(config, "inter", columns)
         load = "" if label in loaded else f" --load_col=\"{{'inter': {[*loaded, label]}}}\""

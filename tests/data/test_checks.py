@@ -55,6 +55,32 @@ def test_labels_are_evaluated_by_models_that_predict_them(tmp_path: Path) -> Non
         run("TiledSASRec", "rated", config_dict=rated)
 
 
+@pytest.mark.parametrize("model", ["TiledSASRec", "SASRec", "BPR", "NeuMF", "Pop"])
+def test_a_threshold_filters_nothing(tmp_path: Path, model: str) -> None:
+    write_header(tmp_path, RATED)
+    chosen = protocol(tmp_path, threshold={"rating": 4}, load_col=None)
+    with pytest.raises(UserError, match=rf"{model} reads none .* --val_interval=.*'\[4,inf\)'"):
+        check_data(Config(model, "d", config_dict=chosen))
+
+
+def test_a_saved_model_that_was_trained_with_a_threshold_stays_usable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_header(tmp_path, RATED)
+    check(tmp_path, threshold={"rating": 4}, load_col=None, model_file="a.pth")
+    assert "threshold ({'rating': 4}) makes labels" in caplog.text
+
+
+def test_labels_that_are_not_read_are_told_also_with_a_threshold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_header(tmp_path, "user_id:token\titem_id:token\tlabel:float\ttimestamp:float")
+    chosen = protocol(tmp_path, threshold={"label": 1}, load_col=None)
+    learned = Config("NeuMF", "d", config_dict={**chosen, "train_neg_sample_args": None})
+    check_data(learned)  # from the labels, and tested on all rows
+    assert "has a column 'label', and all of its rows count as interactions" in caplog.text
+
+
 def test_unknown_data_set_names_its_neighbours_and_where_to_put_files(rule_folder: Path) -> None:
     with pytest.raises(ValueError) as error:
         run("TiledSASRec", "mine", config_dict=protocol(rule_folder))
@@ -117,7 +143,7 @@ RATED = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
     ("changes", "message"),
     [
         ({"val_interval": {"rating": "[3,inf)"}}, "val_interval reads .* 'rating', .*--load_col="),
-        ({"threshold": {"rating": 3}}, "threshold reads .* 'rating', .*--load_col="),
+        ({"threshold": {"rating": 3}, **VALUES}, "threshold reads .* 'rating', .*--load_col="),
         ({"unload_col": {"inter": ["rating"]}}, "load_col .* and unload_col .* both name columns"),
         ({"load_col": None, "unload_col": {"inter": ["item_id"]}}, r"'item_id' \(ITEM_ID_FIELD\)"),
         ({"load_col": None, "unload_col": {"inter": ["timestamp"]}}, r"orders.*unload_col"),
