@@ -20,6 +20,12 @@ from recbole_mscgrec.storage.errors import UserError
 
 # Models, beside those of features, that learn from labels if no negatives are sampled.
 _LEARN_FROM_LABELS = frozenset("DIEN DIN DMF FISM MKR NAIS NeuMF NNCF RippleNet".split())
+# RecBole applies these to NAME.inter only. `filter_inter_by_user_or_item` is on by default.
+_FILTERS = (
+    "val_interval user_inter_num_interval item_inter_num_interval rm_dup_inter"
+    " entity_kg_num_interval relation_kg_num_interval"
+).split()
+_ALL = ("[0,inf)", "[1,inf)")  # intervals that drop nothing
 
 
 def check_data(config: Any) -> None:
@@ -27,11 +33,12 @@ def check_data(config: Any) -> None:
 
     Raises:
         UserError: no .inter file; no user, item or time column; a filter's column that is not
-            loaded; a `threshold` for labels that nothing reads; a split that leaves nothing to
-            test; or a setting that saves data.
+            loaded; a `threshold` for labels that nothing reads; a filter of data that come split;
+            a split that leaves nothing to test; or a setting that saves data.
     """
     saved_data.check(config)
     _check_split(config)
+    _check_threshold(config)
     for suffix in config["unload_col"] or {}:
         if (config["load_col"] or {}).get(suffix, "*") != "*":
             raise UserError(
@@ -45,6 +52,8 @@ def check_data(config: Any) -> None:
             f"benchmark_filename ({parts!r}) must name three parts, for training, validation and "
             f"test, such as ['train', 'valid', 'test'] for {name}.train.inter and so on."
         )
+    if parts:
+        _check_no_filters(config)
     files = [folder / f"{name}.{part}.inter" for part in parts or []]
     for inter in files or [folder / f"{name}.inter"]:
         if not inter.is_file():
@@ -94,7 +103,6 @@ def _check_columns(config: Any, inter: Path) -> None:
                 f"{inter} has no column {config[key]!r} ({key}); it has {', '.join(columns)}. "
                 f"Name the right one with --{key}=..., or add the column."
             )
-    _check_threshold(config)
     _warn_of_labels(config, inter, columns)
     for key in needed:
         if config[key] not in loaded:
@@ -141,6 +149,23 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
             )
 
 
+def _check_no_filters(config: Any) -> None:
+    """Data that come split are not filtered. Filters of the data set's properties, which the user
+    did not ask for, are warned of."""
+    for key in _FILTERS:
+        if not config[key] or str(config[key]).replace(" ", "") in _ALL:
+            continue
+        told = (
+            f"{key} ({config[key]}) has no effect with benchmark_filename "
+            f"({config['benchmark_filename']}), whose parts RecBole does not filter: filter the "
+            "files themselves, and "
+        )
+        if key in config.chosen_keys:
+            _refuse(config, f"{told}leave {key} out.")
+        else:
+            getLogger().warning(f"{told}set {key} to None.")
+
+
 def _check_threshold(config: Any) -> None:
     """A `threshold` has to make labels that are read: it filters nothing."""
     labeled = LABELED in config["eval_args"]["mode"].values()
@@ -152,8 +177,12 @@ def _check_threshold(config: Any) -> None:
     _refuse(
         config,
         f"threshold ({config['threshold']}) makes labels, and {config['model']} reads none here: "
-        "all rows would count as interactions. To keep only the rows from this value on, use "
-        f'--val_interval="{wanted}" instead.',
+        "all rows would count as interactions. To keep only the rows from this value on, "
+        + (
+            "take the others out of the files, and leave threshold out."
+            if config["benchmark_filename"]
+            else f'use --val_interval="{wanted}" instead.'
+        ),
     )
 
 
@@ -205,5 +234,10 @@ def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
         load = "" if label in loaded else f" --load_col=\"{{'inter': {[*loaded, label]}}}\""
         getLogger().warning(
             f"{inter.name} has a column {label!r}, and all of its rows count as interactions. To "
-            f"keep the positive ones: --val_interval=\"{{'{label}': '[1,1]'}}\"{load}"
+            "keep the positive ones: "
+            + (
+                "take the others out of the files."  # whose parts are not filtered
+                if config["benchmark_filename"]
+                else f"--val_interval=\"{{'{label}': '[1,1]'}}\"{load}"
+            )
         )

@@ -10,6 +10,7 @@ from recbole.data import create_dataset, data_preparation
 from tiny import item_texts, protocol, rule_sequences, settings, write_dataset
 
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage.errors import UserError
 
@@ -150,6 +151,53 @@ def test_there_are_three_parts(tmp_path: Path, parts: object) -> None:
     chosen = {**config(tmp_path, "SASRec").external_config_dict, "benchmark_filename": parts}
     with pytest.raises(UserError, match=r"benchmark_filename \(.*\) must name three parts"):
         run("SASRec", "d", config_dict=chosen)
+
+
+FILTERS = {
+    "val_interval": {"timestamp": "[1,inf)"},
+    "user_inter_num_interval": "[5,inf)",
+    "item_inter_num_interval": "[5,inf)",
+    "rm_dup_inter": "first",
+}
+
+
+@pytest.mark.parametrize("key", FILTERS)
+def test_parts_are_not_filtered(tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path)
+    chosen = config(tmp_path, "SASRec", **{key: FILTERS[key]})
+    with pytest.raises(UserError, match=rf"{key} \(.* no effect with benchmark_filename .*filter"):
+        check_data(chosen)
+    chosen.chosen_keys -= {key}  # as if the properties of the data set had set it
+    check_data(chosen)
+    assert f"set {key} to None" in caplog.text
+    caplog.clear()
+    check_data(config(tmp_path, "SASRec", **{key: FILTERS[key]}, model_file="trained_so.pth"))
+    assert f"{key} ({FILTERS[key]}) has no effect" in caplog.text
+
+
+def test_filters_that_drop_nothing_are_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path)
+    check_data(config(tmp_path, "SASRec", user_inter_num_interval="[0, inf)", rm_dup_inter=None))
+    assert "benchmark_filename" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "changes"), [("rating", {"threshold": {"rating": 1}}), ("label", {})]
+)
+def test_rows_of_parts_are_chosen_in_the_files(
+    tmp_path: Path, column: str, changes: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, f"user_id item_id {column}")
+    made = config(tmp_path, "BPR", load_col=None, **changes)
+    told = "take the others out of the files"
+    if changes:
+        with pytest.raises(UserError, match=told):
+            check_data(made)
+    else:
+        check_data(made)
+        assert told in caplog.text
 
 
 @pytest.mark.parametrize("changed", ["timestamp:float\trating:float", "timestamp:token"])
