@@ -135,12 +135,20 @@ def _kind_of(metric: Any) -> EvaluatorType:
 
 
 def _check_valid_metric(valid_metric: str, metrics: list[str], topk: list[int]) -> None:
-    name, _, k = valid_metric.partition("@")
+    name, at, k = valid_metric.partition("@")
     if name.lower() not in [m.lower() for m in metrics] or (k and k not in map(str, topk)):
         raise UserError(
             f"valid_metric ({valid_metric}) is not measured: metrics are {metrics} at {topk}. Add "
             "it there or choose one of them."
         )
+    ranks = _kind_of(name) == EvaluatorType.RANKING and name.lower() != "gauc"
+    if ranks and not k:
+        raise UserError(
+            f"valid_metric ({valid_metric}) is measured at each k of topk ({topk}): choose one, "
+            f"such as {name}@{topk[-1]}."
+        )
+    if at and not ranks:
+        raise UserError(f"valid_metric ({valid_metric}) is measured without @k: use {name}.")
 
 
 def _modes(mode: Any) -> list[Any]:

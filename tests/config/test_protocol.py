@@ -50,6 +50,8 @@ def settings_with(**changes: Any) -> dict[str, Any]:
         {"mode": {"valid": "uni100", "test": "full"}},
         {"metrics": ["auc", "LogLoss"], "valid_metric": "AUC", "mode": "labeled"},
         {"metrics": "AUC", "valid_metric": "AUC", "mode": "uni10"},
+        {"metrics": ["Recall", "GAUC"], "valid_metric": "gauc"},
+        {"valid_metric": "ndcg@5"},
     ],
 )
 def test_what_works_together(changes: dict) -> None:
@@ -68,6 +70,13 @@ def test_what_works_together(changes: dict) -> None:
         ({"valid_metric": "MRR@10"}, r"valid_metric \(MRR@10\) is not measured"),
         ({"valid_metric": "NDCG@20"}, r"valid_metric \(NDCG@20\) is not measured"),
         ({"valid_metric": "NDCG@x"}, r"valid_metric \(NDCG@x\) is not measured"),
+        ({"valid_metric": "ndcg"}, r"valid_metric \(ndcg\) .* topk \(\[5, 10\]\): .* ndcg@10"),
+        ({"valid_metric": "NDCG@"}, r"valid_metric \(NDCG@\) is measured at each k"),
+        (
+            {"metrics": "AUC", "valid_metric": "AUC@10", "mode": "uni10"},
+            r"valid_metric \(AUC@10\) is measured without @k: use AUC",
+        ),
+        ({"metrics": ["GAUC"], "valid_metric": "GAUC@10"}, r"without @k: use GAUC"),
         ({"mode": "labeled"}, "mode labeled .* ranks nothing: metrics .* AUC and LogLoss"),
         ({"metrics": ["AUC"], "valid_metric": "AUC"}, "set the mode to labeled, or to uniN"),
         ({"mode": "uni"}, "mode .'uni'. must be full, labeled, or uniN"),
