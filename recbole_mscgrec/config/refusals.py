@@ -5,7 +5,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import recbole
 
@@ -70,6 +72,21 @@ def ends_told_to_the_user(model: str) -> Iterator[None]:
         raise UserError(
             f"RecBole ended this run of {model}; what it printed before says why."
         ) from error
+
+
+def check_wandb(config: Any) -> None:
+    """RecBole looks for wandb when the model is made, and raises an ImportError without a name.
+
+    Raises:
+        UserError: `log_wandb` is on, and wandb is not installed.
+    """
+    spec = find_spec("wandb") if config["log_wandb"] else None
+    # A folder `wandb` without code, as wandb itself writes its logs to, has no origin.
+    if config["log_wandb"] and (spec is None or spec.origin is None):
+        raise UserError(
+            "log_wandb needs the package wandb, which is not installed: pip install wandb, or "
+            "leave log_wandb out."
+        )
 
 
 def _is_recboles(error: BaseException) -> bool:

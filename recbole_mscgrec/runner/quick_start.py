@@ -14,7 +14,7 @@ from recbole_mscgrec.compat.catalogue import cut_lists
 from recbole_mscgrec.compat.logs import start_logger, tensorboard_in
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
+from recbole_mscgrec.config.refusals import check_wandb, ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.config.validation import FIT
 from recbole_mscgrec.data.checks import check_data, check_memory
 from recbole_mscgrec.data.download import with_data
@@ -90,6 +90,7 @@ def train(
 @contextmanager
 def _begun(config: Config) -> Iterator[None]:
     """Check what a run needs. Within this block no other process trains this run."""
+    check_wandb(config)
     user_ranks.check_per_user(config)
     check_test_metrics(config)
     check_together(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from recbole.data.interaction import Interaction
 from tiny import arguments, protocol
 
 from recbole_mscgrec.cli import main
+from recbole_mscgrec.config import refusals
 from recbole_mscgrec.config.refusals import ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.runner import quick_start
 from recbole_mscgrec.runner.quick_start import run
@@ -78,6 +80,23 @@ def test_a_missing_package_is_told_with_the_way_to_install_it(package: str, pip:
     with pytest.raises(UserError, match=rf"^NCL needs the package .* pip install {pip}$"):
         with ends_told_to_the_user("NCL"):
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_wandb_is_looked_for_before_anything_is_trained(
+    rule_folder: Path, folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ModuleSpec("wandb", None) if folder else None  # of a folder with wandb's logs
+    monkeypatch.setattr(refusals, "find_spec", lambda name: found)
+    with pytest.raises(UserError, match="log_wandb needs the package wandb, .*pip install wandb"):
+        run("SASRec", "rule", config_dict=protocol(rule_folder, log_wandb=True))
+    assert not (rule_folder / "saved").exists()
+
+
+def test_wandb_that_is_installed_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ModuleSpec("wandb", None, origin="wandb/__init__.py")
+    monkeypatch.setattr(refusals, "find_spec", lambda name: found)
+    refusals.check_wandb({"log_wandb": True})
 
 
 def test_recbole_does_not_end_the_program(rule_folder: Path) -> None:
