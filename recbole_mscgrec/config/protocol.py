@@ -25,13 +25,22 @@ def complete_eval_args(given: Any, ours: Mapping[str, Any]) -> dict[str, Any]:
     with a random split, so that naming a mode would change the split.
 
     Raises:
-        UserError: no dict, or an unknown part.
+        UserError: no dict, an unknown part, a split that is none, or a grouping that RecBole does
+            not have.
     """
     if not isinstance(given, dict):
         raise UserError(f"eval_args ({given!r}) must be a dict of some of {', '.join(_PARTS)}.")
     unknown = sorted(set(given) - set(_PARTS))
     if unknown:
         raise UserError(f"eval_args has no part {unknown[0]!r}; its parts are {', '.join(_PARTS)}.")
+    split, group_by = given.get("split", ours["split"]), given.get("group_by")
+    if not isinstance(split, dict) or len(split) != 1:
+        raise UserError(
+            f"eval_args split ({split!r}) must be a dict with one of LS, RS and TS, such as "
+            "{'LS': 'valid_and_test'} or {'RS': [0.8, 0.1, 0.1]}."
+        )
+    if group_by not in (None, "user") and str(group_by).lower() != "none":
+        raise UserError(f"eval_args group_by ({group_by!r}) must be user or none.")
     return {**ours, **given}
 
 

@@ -17,7 +17,8 @@ OURS = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "m
 
 @pytest.mark.parametrize(
     "given, mode",
-    [({"mode": "uni20"}, "uni20"), ({"order": "RO"}, "full"), ({}, "full")],
+    [({"mode": "uni20"}, "uni20"), ({"order": "RO"}, "full"), ({}, "full")]
+    + [({"group_by": group}, "full") for group in ("user", "none", "None", None)],
 )
 def test_a_part_of_eval_args_leaves_the_others_as_they_are(given: dict, mode: str) -> None:
     assert complete_eval_args(given, OURS) == {**OURS, **given, "mode": mode}
@@ -29,7 +30,18 @@ def test_naming_a_mode_keeps_the_split(rule_folder: Any) -> None:
     assert made == {**OURS, "mode": {"valid": "uni20", "test": "uni20"}}
 
 
-@pytest.mark.parametrize("given, told", [("full", "must be a dict"), ({"modus": 1}, "'modus'")])
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ("full", "must be a dict"),
+        ({"modus": 1}, "'modus'"),
+        ({"split": {}}, r"split \({}\) must be a dict with one of LS, RS and TS"),
+        ({"split": None}, r"split \(None\) must be"),
+        ({"split": {"LS": "valid_and_test", "RS": [8, 1, 1]}}, "split .* must be a dict with one"),
+        ({"group_by": "item"}, r"group_by \('item'\) must be user or none"),
+        ({"group_by": 3}, r"group_by \(3\) must be user or none"),
+    ],
+)
 def test_eval_args_of_another_form(given: Any, told: str) -> None:
     with pytest.raises(UserError, match=told):
         complete_eval_args(given, OURS)
