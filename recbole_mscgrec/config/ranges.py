@@ -30,7 +30,8 @@ RECBOLE = {
     "epochs": "int, at least 1",
     "train_batch_size": "int, at least 1",
     "eval_batch_size": "int, at least 1",
-    "learner": "str, one of adam, adamw, sgd, adagrad, rmsprop, sparse_adam in any case",
+    # Without sparse_adam: it takes sparse gradients only, which no model of RecBole or ours has.
+    "learner": "str, one of adam, adamw, sgd, adagrad, rmsprop in any case",
     "learning_rate": "float, above 0",
     "weight_decay": "float, at least 0",
     "eval_step": "int, at least 0",

@@ -101,6 +101,7 @@ def test_a_comment_that_is_no_rule_is_an_error_and_not_passed_over(text: str) ->
         ("n_heads", 0, r"n_heads \(0\) must be .* at least 1"),
         ("max_distance", 0, r"max_distance \(0\) must be .* at least 1"),
         ("learner", "foo", r"learner \('foo'\) must be one of adam, adamw, .* in any case"),
+        ("learner", "sparse_adam", r"learner \('sparse_adam'\) must be one of adam, adamw, .*"),
         ("clip_grad_norm", 5, r"clip_grad_norm \(5\) must be a mapping, such as {'max_norm': 5}"),
         ("clip_grad_norm", {"norm": 5}, r"clip_grad_norm \({'norm': 5}\) must have max_norm"),
         ("encoding", "foo", r"encoding \('foo'\) must be one that Python knows"),
