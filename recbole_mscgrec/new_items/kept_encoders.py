@@ -41,6 +41,7 @@ from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tokenizer.item_cards import title_column
+from recbole_mscgrec.tokenizer.item_codes import REDISTRIBUTE
 from recbole_mscgrec.tokenizer.modalities import IMAGE_ENCODER, Absent, Features, Stage, stage_of
 
 Tensor = torch.Tensor
@@ -228,7 +229,7 @@ def _check_codes(
     differ, n_moved = (made != trained).any(dim=1), 0
     if features.codes is None and bool(differ.any()):
         differ[differ.clone()] = ~quantizer.fits(features.vectors[rows][differ], trained[differ])
-    if name == table.target and collision == "redistribute":
+    if name == table.target and collision == REDISTRIBUTE:
         # Items that share a code have been moved, also if the other one has no vector.
         _, group, count = torch.unique(made, dim=0, return_inverse=True, return_counts=True)
         differ, n_moved = differ & (count[group] == 1), table.n_items - 1 - int(rows.sum())
