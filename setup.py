@@ -50,6 +50,7 @@ setup(
     extras_require={
         "test": [
             "pytest",
+            "pytest-xdist",
             "ruff",
             "mypy",
             # What the optional parts below need, so that the tests of these run as well.

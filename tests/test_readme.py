@@ -104,7 +104,7 @@ def test_the_readme_has_two_lines_that_install() -> None:
     lines = [x for b in blocks("bash") if b.page == "README.md" for x in b.text.splitlines()]
     assert [line for line in lines if line.startswith("pip install")] == [
         "pip install -e . && python run_recbole_mscgrec.py --model=MSCGRec --dataset=ml-100k",
-        "pip install -e '.[test]' && python -m pytest",
+        "pip install -e '.[test]' && python -m pytest -n 2 --dist loadfile",
     ]
 
 
@@ -154,10 +154,16 @@ def test_rows_of_a_table_and_search_spaces_are_valid(block: Block) -> None:
 SNIPPETS = [block for block in blocks("python") if "torch.export.load" not in block.text]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all snippets keep codes and models, so that each is made once."""
+    return tmp_path_factory.mktemp("trained")
+
+
 @pytest.mark.parametrize("block", SNIPPETS, ids=name_of)
 def test_python_snippets_run(
     block: Block,
-    tmp_path: Path,
+    trained: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -169,7 +175,7 @@ def test_python_snippets_run(
     original = quick_start.run
 
     def small_run(model: str, dataset: str, *args: Any, config_dict: dict[str, Any]) -> Any:
-        small = settings(tmp_path, MAX_ITEM_LIST_LENGTH=20, collaborative_epochs=1)
+        small = settings(trained, MAX_ITEM_LIST_LENGTH=20, collaborative_epochs=1)
         for key in ("load_col", "data_path", "topk"):
             del small[key]
         small |= {"codebook_size": 32, "beam_size": 20, "train_batch_size": 256}
@@ -181,8 +187,9 @@ def test_python_snippets_run(
     def load_small(file: str) -> Any:
         """A model of an epoch, in place of the one that the reader has."""
         model, dataset, _ = re.fullmatch(r"saved/(\w+)-(.*)-(HASH).pth", file).groups()
-        small_run(model, dataset, config_dict={"epochs": 1, "show_progress": False})
-        return load(str(best_file(tmp_path / "saved", model)))
+        if not [*(trained / "saved").glob(f"{model}-{dataset}-*.pth")]:
+            small_run(model, dataset, config_dict={"epochs": 1, "show_progress": False})
+        return load(str(best_file(trained / "saved", model)))
 
     monkeypatch.setattr(recbole_mscgrec, "run", small_run)
     monkeypatch.setattr(recbole_mscgrec, "load_data_and_model", load_small)

@@ -74,7 +74,10 @@ def test_files_are_named_after_the_data_set(tmp_path: Path, server: dict, inside
     assert not fetch(folder, "amazon-beauty")  # it is there
 
 
-@pytest.mark.parametrize("table", [[], ["--seed_list=1"]])
+A_TABLE = pytest.param(["--seed_list=1"], marks=pytest.mark.slow)  # starts a program per run
+
+
+@pytest.mark.parametrize("table", [[], A_TABLE])
 def test_the_command_downloads_and_trains(
     tmp_path: Path, server: dict, table: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,26 +57,50 @@ def test_the_import_alone_loads_neither_recbole_nor_torch() -> None:
     assert in_a_new_process(code) == "set()"
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "import recbole_mscgrec; import recbole",
-        "import recbole; import recbole_mscgrec",
-        "from recbole_mscgrec import MSCGRec",
-        "import recbole_mscgrec.data.tiled_rows",
-        "import recbole_mscgrec.plugin.trainer",
-        "import recbole_mscgrec.plugin.checkpoints; import recbole",
-        "import recbole_mscgrec.features.collaborative",
-    ],
-)
-def test_whatever_is_imported_first_the_models_are_found(first: str) -> None:
-    look_up = (
-        "import recbole.data.dataset;"
-        "from recbole.utils import get_model, get_trainer, ModelType as t;"
-        "print(get_model('MSCGRec').__name__, get_trainer(t.SEQUENTIAL, 'MSCGRec').__name__,"
-        "recbole.data.dataset.MSCGRecDataset.__name__, hasattr(recbole.data.dataset, 'XDataset'))"
-    )
-    assert in_a_new_process(f"{first}; {look_up}") == "MSCGRec MSCGRecTrainer TiledDataset False"
+IMPORTS = [
+    "import recbole_mscgrec; import recbole",
+    "import recbole; import recbole_mscgrec",
+    "from recbole_mscgrec import MSCGRec",
+    "import recbole_mscgrec.data.tiled_rows",
+    "import recbole_mscgrec.plugin.trainer",
+    "import recbole_mscgrec.plugin.checkpoints; import recbole",
+    "import recbole_mscgrec.features.collaborative",
+]
+LOOK_UP = """
+import recbole.data.dataset
+from recbole.utils import get_model, get_trainer, ModelType as t
+print(get_model('MSCGRec').__name__, get_trainer(t.SEQUENTIAL, 'MSCGRec').__name__,
+      recbole.data.dataset.MSCGRecDataset.__name__, hasattr(recbole.data.dataset, 'XDataset'))
+"""
+# Each of the imports in a process of its own, forked from one that has what is slow to import.
+IN_PROCESSES = """
+import os, sys, traceback
+import pandas, scipy.sparse, sklearn, torch.utils.tensorboard
+for code in {codes!r}:
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(code)
+        except BaseException:
+            print(traceback.format_exc().replace(chr(10), "|"))
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def answers() -> dict[str, str]:
+    codes = [f"{first}{LOOK_UP}" for first in IMPORTS]
+    lines = in_a_new_process(IN_PROCESSES.format(codes=codes)).splitlines()
+    return dict(zip(IMPORTS, lines, strict=True))
+
+
+@pytest.mark.parametrize("first", IMPORTS)
+def test_whatever_is_imported_first_the_models_are_found(
+    first: str, answers: dict[str, str]
+) -> None:
+    assert answers[first] == "MSCGRec MSCGRecTrainer TiledDataset False"
 
 
 def test_missing_recbole_says_what_to_install() -> None:
