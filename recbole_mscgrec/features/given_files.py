@@ -184,4 +184,4 @@ def _tokens_beside(path: Path, where: str) -> list[str]:
     file = path.with_suffix(".tokens.txt")
     if not file.is_file():
         raise UserError(f"{where}: {file} with one item token a line is missing.")
-    return file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")

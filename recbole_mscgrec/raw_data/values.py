@@ -33,6 +33,7 @@ _NUMBER = re.compile(
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{2,3})*,\d{3}(\.\d*)?")  # 1,299 and 1,299.00
 _DECIMAL_COMMA = re.compile(r"(\d*|\d{1,3}(\.\d{3})+),\d+")  # 12,50 and 1.299,00
 _FRACTION = re.compile(r"\.(\d+)")
+_COMPACT_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")  # 20230115
 _NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -189,6 +190,11 @@ class Times:
         if isinstance(number, Decimal) and not number.is_finite():
             raise BadLine(f"the time {value!r} is not a finite number.")
         unit = _unit_of(number)
+        if self.unit == "auto" and _COMPACT_DATE.fullmatch(str(number)):
+            raise BadLine(
+                f"the time {value!r} may be a date or a number: name --time_format=%Y%m%d or "
+                "--time_unit=s."
+            )
         if self.unit == "auto" and number:
             self.unit = unit
         elif not self._given and unit != self.unit and not _within(number, _COUNTERS):

@@ -145,7 +145,7 @@ def read_json(file: str | Path, pairs: bool = False) -> Any:
     """
     hook = tuple if pairs else None
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"), object_pairs_hook=hook)
+        return json.loads(Path(file).read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
     except RecursionError as error:
         raise UserError(f"{file} is not used: its brackets are nested too deeply.") from error
     except ValueError as error:  # also of a wrong encoding, and of numbers of 10,000 digits

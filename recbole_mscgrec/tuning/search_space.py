@@ -97,7 +97,7 @@ def read(file: str | Path) -> list[Parameter]:
             the forms above; the line or setting is named.
     """
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"tune: {file} cannot be read ({one_line(error)}).") from error
     numbered = [(n, line.strip()) for n, line in enumerate(lines, 1)]

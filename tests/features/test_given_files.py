@@ -29,7 +29,8 @@ def data() -> Any:
 
 def write_json(folder: Path, part: str, tokens: list[str], rows: np.ndarray) -> Path:
     file = folder / "given.json"
-    file.write_text(json.dumps(dict(zip(tokens, rows.tolist(), strict=True))))
+    content = json.dumps(dict(zip(tokens, rows.tolist(), strict=True)))
+    file.write_text(content, encoding="utf-8-sig")
     return file
 
 
@@ -45,7 +46,8 @@ def write_npz_bytes(folder: Path, part: str, tokens: list[str], rows: np.ndarray
 
 def write_npy(folder: Path, part: str, tokens: list[str], rows: np.ndarray) -> Path:
     np.save(folder / "given.npy", rows)
-    (folder / "given.tokens.txt").write_text("\r\n".join(tokens) + "\r\n", newline="")
+    text = "\r\n".join(tokens) + "\r\n"  # as an editor on Windows saves it
+    (folder / "given.tokens.txt").write_text(text, encoding="utf-8-sig", newline="")
     return folder / "given.npy"
 
 

@@ -170,6 +170,17 @@ def test_the_unit_is_that_of_the_first_time() -> None:
         Times("s")(10**12)
 
 
+def test_a_compact_date_is_no_number_of_seconds_unless_one_says_so() -> None:
+    times = Times()
+    for value in ("20230115", 20230115):
+        with pytest.raises(BadLine, match="20230115.* --time_format=%Y%m%d or --time_unit=s"):
+            times(value)
+    assert Times("auto", "%Y%m%d")("20230115") == 1673740800 * S
+    assert Times("s")("20230115") == 20230115 * S
+    assert times("20231315") == 20231315 * S  # no month 13
+    assert times("20230115") == 20230115 * S  # one of many numbers
+
+
 def test_a_given_form_of_dates() -> None:
     times = Times("auto", "%d/%m/%Y %H:%M")
     assert times("05/05/2020 14:08") == 1588687680 * S

@@ -61,6 +61,12 @@ def test_a_file_of_recbole_has_recboles_meaning() -> None:
     assert loss.values == ("CE", "BPR")
 
 
+@pytest.mark.parametrize("line", ["dropout_prob choice [0.1]", "dropout_prob: {choice: [0.1]}"])
+def test_a_mark_of_utf_8_is_no_part_of_the_first_name(line: str) -> None:
+    (space,) = of(f"\ufeff{line}\n", "hyper.test")
+    assert space == Choice("dropout_prob", (0.1,))
+
+
 def test_quniform_keeps_multiples_of_its_step_inside_the_bounds() -> None:
     (parameter,) = of("n quniform 1,10,4", "hyper.test")
     assert (parameter.low, parameter.high, parameter.size()) == (4, 8, 2)
