@@ -53,11 +53,8 @@ def check(config: Any, n_items: int) -> None:
     _check_modalities(config)
     check_heads(config["hidden_size"], config["n_heads"])
     check_buckets(config["n_distance_buckets"], config["max_distance"])
-    size, n_heads = config["collaborative_size"], config["collaborative_n_heads"]
-    if size % n_heads:
-        raise UserError(
-            f"collaborative_n_heads ({n_heads}) must divide collaborative_size ({size})."
-        )
+    of_sasrec = ("collaborative_size", "collaborative_n_heads")
+    check_heads(config[of_sasrec[0]], config[of_sasrec[1]], of_sasrec)
     weights = rescore_weights(
         config["rescore_weight"], len(rescore_models(config["rescore_model"]))
     )

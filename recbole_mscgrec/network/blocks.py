@@ -230,10 +230,10 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (torch.softmax(scores, dim=1) * v).sum(1)
 
 
-def check_heads(size: int, n_heads: int) -> None:
-    """Raise UserError for a width that cannot be split into this many heads."""
+def check_heads(size: int, n_heads: int, of: tuple[str, str] = ("hidden_size", "n_heads")) -> None:
+    """Raise UserError for a width that cannot be split into this many heads; `of` names both."""
     if size % n_heads:
-        raise UserError(f"hidden_size ({size}) must be a multiple of n_heads ({n_heads}).")
+        raise UserError(f"{of[0]} ({size}) must be a multiple of {of[1]} ({n_heads}).")
 
 
 def split_heads(x: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ from recbole_mscgrec.runner.quick_start import run
         ),
         ({"n_heads": 3}, "hidden_size .16. must be a multiple of n_heads .3."),
         ({"eval_drop_modality": "image"}, "eval_drop_modality .image. .* has .'collab.*, 'text'"),
-        ({"collaborative_n_heads": 3}, "collaborative_n_heads .3. must divide .* .8."),
+        ({"collaborative_n_heads": 3}, "collaborative_size .8. must be a multiple of .*heads .3."),
         ({"encoder_attention": "bidirectional"}, "needs train_rows=prefix, not tiled: .*targets"),
         ({"code_bias": True}, "code_bias=True needs history_tokens=code, not item"),
         ({"loss_type": "BPR"}, "loss_type .'BPR'. must be one of CE"),
