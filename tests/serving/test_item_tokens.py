@@ -33,7 +33,7 @@ def test_a_token_that_occurs_twice_is_refused() -> None:
 def test_similar_tokens_are_found_quickly_in_a_large_catalogue() -> None:
     tokens = ItemTokens([f"B{n:09d}" for n in range(300_000)])
     assert tokens.similar("B00012345X")[0].startswith("B0001234")
-    start = time.perf_counter()
+    start = time.process_time()  # other programs may run at the same time
     tokens.similar("B000200000x")
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < 0.2
     assert tokens.similar("zzz") == []
