@@ -14,8 +14,7 @@ from torch import nn
 
 from recbole_mscgrec.network.beam_search import Beams, Step, beam_search
 from recbole_mscgrec.network.block_attention import Windows
-from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, Norm, check_heads
-from recbole_mscgrec.network.compared_blocks import encoder_layers
+from recbole_mscgrec.network.blocks import DecoderBlock, Dropout, EncoderBlock, Norm, check_heads
 from recbole_mscgrec.network.constrained_loss import TargetPaths
 from recbole_mscgrec.network.history import CODE, ITEM, Encoded, HistoryTokens
 from recbole_mscgrec.network.init import initialize
@@ -51,7 +50,6 @@ class Sizes:
     max_distance: int
     modality_mask_prob: float
     conv_kernel_size: int = 0
-    encoder_block: str = "attention"
     encoder_attention: str = "item_causal"
     history_tokens: str = ITEM
     code_bias: bool = False
@@ -120,8 +118,8 @@ class CodeNetwork(nn.Module):
         self.encoder_bias = HistoryBias(item, n_heads, self.history.per_item, sizes.code_bias)
         item_aware = sizes.decoder == ITEM_AWARE
         self.decoder_bias = DistanceBias(*buckets) if item_aware else NoBias()
-        layers = (sizes.n_encoder_layers, block, sizes.conv_kernel_size)
-        self.encoder = encoder_layers(sizes.encoder_block, *layers)
+        layers, kernel_size = range(sizes.n_encoder_layers), sizes.conv_kernel_size
+        self.encoder = nn.ModuleList(EncoderBlock(*block, kernel_size) for _ in layers)
         self.decoder = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.n_decoder_layers))
         self.encoder_norm, self.decoder_norm = Norm(size), Norm(size)
 

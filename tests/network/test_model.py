@@ -237,9 +237,6 @@ BIDIRECTIONAL = [{**form, "encoder_attention": "bidirectional"} for form in FORM
 FORMS += [
     {"conv_kernel_size": 3},
     {"conv_kernel_size": 4, "learned_items": 24, "decoder": "t5"},
-    {"encoder_block": "gated"},
-    {"encoder_block": "gated", "conv_kernel_size": 3},
-    {"encoder_block": "recurrent"},
 ]
 
 
