@@ -334,6 +334,8 @@ COMPONENTS = (*COMPONENTS, "2 levels", "decoder of the paper", "unconstrained tr
 COMPONENTS = (*COMPONENTS, "no average of weights", "shuffled codes")
 SETTINGS = ("MSCGRec", "no neighbours", NETWORK, "no neighbours, network alone")
 SETTINGS = (*SETTINGS, "no history vectors", "target collaborative", "no average of weights")
+SETTINGS = (*SETTINGS, "no average of weights, network alone")
+ENCODERS = ("MSCGRec", "gated units", NETWORK, "gated units, network alone")
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
 _KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
@@ -385,6 +387,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "published": lambda: plain("published.csv", ("model", "source", "NDCG@10", "Recall@10")),
     "components ml-100k": lambda: accuracy("components ml-100k", COMPONENTS),
     "components ml-100k network": lambda: accuracy("components ml-100k network", COMPONENTS),
+    "encoder ml-100k": lambda: accuracy("ml-100k", ENCODERS),
     "components length 20": lambda: accuracy("components ml-100k length 20", protocols=[RANKED]),
     "components ml-1m": lambda: accuracy("components ml-1m"),
     "modalities ml-100k": lambda: accuracy("modalities ml-100k", (*SETS, "Pop")),
