@@ -16,7 +16,7 @@ from recbole_mscgrec.storage.errors import UserError, one_line
 
 _SEPARATORS = (",", "\t", ";", "|", "::", " ")
 _LONGEST_CELL = 1 << 22
-_ESCAPED = re.compile("[\udc80-\udcff]")
+_ESCAPED = re.compile("[\udc00\udc80-\udcff]")
 
 
 def table_cells(
@@ -101,7 +101,7 @@ def _rows(file: RawFile, separator: str, codec: str, quotes: bool) -> Iterator[R
         elif wrong:
             yield taken[-1][0], BadLine(wrong)
         elif not (text := "".join(row)).isascii() and _ESCAPED.search(text):
-            yield taken[-1][0], BadLine(f"bytes that are not {codec}: name --encoding.")
+            yield taken[-1][0], BadLine(f"bytes that are NUL or not {codec}: name --encoding.")
         else:
             yield taken[-1][0], row
 
@@ -117,7 +117,8 @@ def _is_swallowed(row: list[str], taken: list[tuple[int, str]], separator: str, 
 
 
 class _Lines:
-    """The lines as texts, which can be read again; bytes of another encoding become surrogates."""
+    """The lines as texts, which can be read again. Bytes of another encoding become surrogates, and
+    so does NUL, at which csv stops in Python 3.10 and earlier."""
 
     def __init__(self, file: RawFile, codec: str) -> None:
         self._lines, self._codec = lines(file), codec
@@ -132,7 +133,7 @@ class _Lines:
             number, text = self._waiting.popleft()
         else:
             number, line = next(self._lines)
-            text = line.decode(self._codec, errors="surrogateescape")
+            text = line.decode(self._codec, errors="surrogateescape").replace("\0", "\udc00")
         self.taken.append((number, text))
         return text
 

@@ -90,3 +90,16 @@ def test_a_header_of_another_encoding(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(UserError, match="t.csv, line 1: the header .*not utf-8: name --encoding"):
         read(tmp_path, text, ["kunde"], ";")
     assert read(tmp_path, text[:2] + b"\xf6;2\n3;4\n", ["1"], ";", header=False)[1][1] == ["3"]
+
+
+@pytest.mark.parametrize("quotes", [True, False])
+@pytest.mark.parametrize("line", ["3,x\0", '3,"x\0"', "3\0,4"])
+def test_a_row_with_nul_is_refused_alone(tmp_path: Path, line: str, quotes: bool) -> None:
+    found = read(tmp_path, f"a,b\n1,2\n{line}\n5,6\n", ["a"], quotes=quotes)
+    assert found[0] == (2, ["1"]) and found[2:] == [(4, ["5"])]
+    assert "NUL" in found[1][1]
+
+
+def test_nul_in_a_cell_of_several_lines(tmp_path: Path) -> None:
+    found = read(tmp_path, 'a,b\n1,"x, y\nx\0, y"\n5,6\n', ["a"])
+    assert "NUL" in found[0][1] and found[1:] == [(4, ["5"])]
