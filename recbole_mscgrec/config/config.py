@@ -88,7 +88,7 @@ class Config(recbole.config.Config):
         self.names_the_run = {key: to_plain(self[key]) for key in self.training_keys if key in self}
 
     def _build_yaml_loader(self) -> type:
-        return parsing.Loader
+        return parsing.FastLoader
 
     def _load_config_files(self, file_list: list[str] | None) -> dict[str, Any]:
         return parsing.read_mappings(file_list or [])

@@ -19,6 +19,7 @@ from recbole_mscgrec.storage.nesting import n_values
 
 NAMES = ("model", "dataset")  # what a run is of, beside its settings
 _MOST_VALUES = 100_000  # in a file of settings
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
 
 # Keys with intervals such as "[5,inf)" or "(0,10]". RecBole needs them as strings, even if Python
@@ -30,11 +31,16 @@ class Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which also reads 1e-3 as a number, as RecBole's loader does."""
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class FastLoader(_SafeLoader):  # type: ignore[valid-type, misc]
+    """The same in C, if PyYAML was built with it. Its errors do not quote the line."""
+
+
+for _loader in (Loader, FastLoader):
+    _loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+.0123456789"),
+    )
 
 
 class _TypedLoader(Loader):
@@ -85,7 +91,7 @@ def read_settings(file: str | Path) -> Any:
             settings are once its aliases are followed.
     """
     try:
-        content = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=Loader)
+        content = _load(Path(file).read_text(encoding="utf-8"))
         size = n_values(content)
     except RecursionError as error:
         raise UserError(
@@ -102,6 +108,13 @@ def read_settings(file: str | Path) -> Any:
             f"most {_MOST_VALUES:,}."
         )
     return content
+
+
+def _load(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=FastLoader)
+    except yaml.YAMLError:
+        return yaml.load(text, Loader=Loader)  # for the better message
 
 
 def read_mapping(file: str | Path) -> dict[str, Any]:
