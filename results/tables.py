@@ -280,12 +280,12 @@ def plain(file: str, columns: Sequence[str], **where: str) -> str:
 
 
 def scale() -> str:
-    """Seconds of the processor and peak memory of each stage, for each number of items."""
+    """CPU seconds and peak memory of each stage, for each number of items."""
     rows = read("scale.csv")
     sizes = sorted({int(row["items"]) for row in rows})
     head = ["stage"]
     for n in sizes:
-        head += [f"{n:,} items: seconds", "of the processor", "peak MB"]
+        head += [f"{n:,} items: seconds", "CPU seconds", "peak MB"]
     body = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
         line, exponent = [stage], ""
