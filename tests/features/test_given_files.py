@@ -126,7 +126,7 @@ def test_half_precision_and_whole_numbers_are_vectors_too(tmp_path: Path, data: 
         ("f.json", b'{"a": [99999999999999999999]}', "must be numbers, not object"),
         ("f.npz", b"no archive", "damaged"),
         ("f.npz", b"", "damaged"),
-        ("f.npy", b"no array", "damaged or no .npy file"),
+        ("f.npy", b"no array", "damaged or not a .npy file"),
         ("f.npy", b"", "damaged"),
         ("f.safetensors", b"no tensors", "damaged"),
     ],
