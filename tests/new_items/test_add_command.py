@@ -199,7 +199,7 @@ def test_other_wrong_input_is_refused(exported: Any, tmp_path: Path) -> None:
         add_items(folder, new, vectors={"text": "x.npz"})
     with pytest.raises(UserError, match=r"cold_share \(1.5\) must be from 0 to 1"):
         add_items(folder, new, cold_share=1.5)
-    with pytest.raises(UserError, match="is no export folder"):
+    with pytest.raises(UserError, match="is not an export folder"):
         add_items(tmp_path, new)
     (folder / "encoders.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="encoders.safetensors is damaged"):
