@@ -105,7 +105,7 @@ def codes_of_vectors(
     number of the collision level, if the codes have one. If that place is full, a beam search over
     the codebooks finds the nearest place that is not. If all places that the search finds are full,
     the item gets a free leaf with the longest common prefix. If items compete for a leaf, the
-    earlier row gets it, so the result depends on the order of the rows.
+    earlier row gets it. So the result is deterministic, but depends on the order of the rows.
 
     Args:
         codebooks: (K_l, D) of each content level.

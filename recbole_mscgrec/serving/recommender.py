@@ -220,7 +220,7 @@ class Recommender:
                 "top."
             )
         if fallback not in (None, POPULAR):
-            raise UserError(f"fallback ({fallback}) must be 'popular', or omit it.")
+            raise UserError(f"fallback ({fallback}) must be 'popular' or omitted.")
         if not 0 <= share <= 1:
             raise UserError(f"cold_share ({share}) must be from 0 to 1.")
 

@@ -101,7 +101,7 @@ def _fault(
     if kept_digest and kept_digest != digest.digest_of(tensors):
         return "it is damaged: its content differs from the checksum that was written with it"
     strange = sorted(set(tensors) - set(rule)) if isinstance(rule, dict) else []
-    return f"it holds the unknown {strange[0]:.60}" if strange else schema.fault(tensors, rule)
+    return f"it holds an unknown {strange[0]:.60}" if strange else schema.fault(tensors, rule)
 
 
 def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -> None:

@@ -159,7 +159,7 @@ def read_json(file: str | Path, pairs: bool = False) -> Any:
         raise UserError(f"{file} cannot be read ({error}).") from error
 
 
-def set_aside(file: str | Path, why: str, instead: str = "it is made again") -> None:
+def set_aside(file: str | Path, why: str, instead: str = "a new one is made") -> None:
     """Rename a file that cannot be used to NAME.unusable, and log a warning.
 
     Args:

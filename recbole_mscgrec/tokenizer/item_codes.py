@@ -79,7 +79,7 @@ def _unique(
     if settings.collision == REDISTRIBUTE:
         if quantizer is None:
             raise UserError(
-                f"collision=redistribute needs codebooks, but the codes of "
+                "collision=redistribute needs codebooks, but the codes of "
                 f"{settings.target_modality} come from a file or from RQ-DINO: use "
                 "collision=extra_level."
             )
@@ -100,8 +100,8 @@ def _complete_target(
     features: dict[str, Features],
     target: str,
 ) -> Tensor:
-    """Give every item a target code, in place: from its neighbours in another modality or, if it
-    has no other modality, a free leaf. Returns how many items got which, (2,).
+    """Give every item a target code, in place: that of its neighbours in another modality or, if it
+    has none, a free leaf. Returns the number of items for both cases, (2,).
 
     The code is that of the mean vector of the neighbours or, if the codes were not made by our
     quantizer, that of the nearest item.

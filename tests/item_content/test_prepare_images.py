@@ -67,7 +67,8 @@ def test_images_are_found_by_training_and_later_runs_go_on(
     assert "2 fetched, 0 already there, 1 items without one, 0 failed\n" in capsys.readouterr().out
     assert prepare("--size=128", "--user_agent=me") == 0
     out = capsys.readouterr().out
-    assert "4 fetched, 2 already there, 1 items without one, 2 failed (HTTP 404 Not F" in out
+    assert "4 fetched, 2 already there, 1 items without one, 2 failed (HTTP" in out
+    assert "(HTTP 404 Not Found: 1, the" in out
     assert "rule.images-failed.csv" in out and "me" in server.agents
     assert items_with_an_image(rule_folder) == {
         **{f"i{i}": (40, 30) for i in (0, 1, 2, 3, 8)},
