@@ -1,1 +1,1 @@
-"""Item features of each modality: text, images, interactions, files made elsewhere."""
+"""Item features of each modality: from text, images, interactions, or files made elsewhere."""

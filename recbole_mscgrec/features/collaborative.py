@@ -25,15 +25,18 @@ def collaborative_vectors(
 ) -> tuple[Tensor, Tensor]:
     """Item embeddings (N, D), and which items occur in the train split: bool (N,).
 
-    Only `train` is used. For early stopping, the last target of up to 1,000 users, at most a tenth
-    of all targets, is held out from it, so the valid and test splits have no influence.
-    Deterministic for a seed. The state is saved to the file `partial` after every epoch, so that an
-    interrupted stage can resume; the file is removed at the end.
+    Only `train` is used: for early stopping, the last targets of up to 1,000 users, at most a tenth
+    of all targets, are held out from it. So the valid and test splits have no influence. The result
+    is deterministic for a seed. The state is saved to the file `partial` after every epoch, so that
+    an interrupted stage can resume; the file is removed at the end.
+
+    Raises:
+        UserError: the loss is not finite, or the train split has too few targets.
     """
     init_seed(run.seed, run.reproducibility)
     training = SASRecTraining(settings, run, train)
     model = training.model
-    # At a million items a step of all embeddings is much faster in one pass over the memory.
+    # With a million items, updating all embeddings is much faster in one pass over the memory.
     fused = True if model.sampler else None
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=fused)
     progress = _Progress(model, optimizer, partial)
@@ -91,7 +94,8 @@ class _Progress:
         getLogger().info(f"collaborative: resuming after epoch {self.epoch}, from {file}")
 
     def _fault(self, state: dict[str, Any]) -> str:
-        """Why the state of a file does not fit; '' if it does. Restores the random state."""
+        """Why the state in a file does not fit; '' if it does. If it does, the random state is
+        restored."""
         ours = self.model.state_dict()
         wrong = matching.unlike(state["model"], ours, "model")
         wrong = wrong or matching.unlike(state["best"], ours, "best")
@@ -103,7 +107,7 @@ class _Progress:
         return wrong
 
     def update(self, score: float) -> None:
-        """Record the score of a finished epoch and write the file."""
+        """Record the score of a finished epoch and save the state."""
         self.epoch, self.waited = self.epoch + 1, self.waited + 1
         if score > self.best_score:
             self.best, self.best_score = copy.deepcopy(self.model.state_dict()), score

@@ -12,15 +12,15 @@ Tensor = torch.Tensor
 
 
 def low_pass_kernel(length: int, n_lowest: int) -> Tensor:
-    """What the lowest frequencies of a circular sequence take from each distance back: (length,).
+    """The weights (length,) of a low-pass filter for the last position of a sequence.
 
-    The low-pass part of a sequence x (length,) is `irfft(rfft(x)[: n_lowest // 2 + 1])`. At the
-    last position it equals the sum of kernel[d] * x[length - 1 - d] over all distances d.
+    The low-pass part of a circular sequence x (length,) is `irfft(rfft(x)[: n_lowest // 2 + 1])`.
+    At the last position it equals the sum of kernel[d] * x[length - 1 - d] over all distances d.
 
     Args:
-        length: positions of the sequence.
+        length: number of positions of the sequence.
         n_lowest: how many of the lowest frequencies are kept. The constant is one; the others come
-            in pairs of a sine and a cosine, so an even number keeps as much as the next odd one.
+            in pairs of a sine and a cosine, so an even number keeps as many as the next odd one.
     """
     kept = torch.zeros(length // 2 + 1)
     kept[: n_lowest // 2 + 1] = 1.0
@@ -28,17 +28,18 @@ def low_pass_kernel(length: int, n_lowest: int) -> Tensor:
 
 
 class FrequencyFilter(nn.Module):
-    """Amplifies or weakens the high frequencies of a sequence, per dimension, by a learned factor.
+    """Scales the high frequencies of a sequence by a learned factor per dimension.
 
-    Position t sees the history up to t only: its low-pass part is that of the last position of the
-    sequence that ends there, with zeros before its beginning, `length` positions in all. So a layer
-    gives every position what the FFT of its own prefix gives the last one.
+    Position t sees only the history up to t: its low-pass part is that of the sequence that ends at
+    t, padded with zeros in front to `length` positions. So every position gets the output that an
+    FFT of its own prefix would give to the last position.
 
     Args:
         size: D, width of the sequence.
         length: the longest history.
-        n_lowest: how many frequencies are low, see `low_pass_kernel`.
-        dropout_prob, eps: of the residual connection and its layer norm.
+        n_lowest: number of low frequencies, see `low_pass_kernel`.
+        dropout_prob: dropout before the residual connection.
+        eps: epsilon of the layer norm after it.
     """
 
     low_pass: Tensor
@@ -54,7 +55,7 @@ class FrequencyFilter(nn.Module):
         self.dropout, self.norm = nn.Dropout(dropout_prob), nn.LayerNorm(size, eps=eps)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """The filtered sequence (B, T, D) with residual connection and layer norm; T is at most
+        """The filtered sequence (B, T, D), with residual connection and layer norm. T is at most
         `length`."""
         n = hidden.size(1)
         low = self.low_pass[:n, :n] @ hidden
@@ -64,7 +65,7 @@ class FrequencyFilter(nn.Module):
 
 
 class FilteredAttention(nn.Module):
-    """A weighted mean of the frequency filter and an attention sublayer, in the latter's place.
+    """Replaces an attention sublayer by the weighted mean of this sublayer and a frequency filter.
 
     Args:
         attention: called with the sequence (B, T, D) and a mask.

@@ -1,5 +1,5 @@
-"""Vectors made comparable across modalities, and concatenated. Quantization discards differences
-between similar items, which matters on sparse data."""
+"""Makes vectors comparable across modalities and concatenates them. Quantization discards
+differences between similar items, which matters on sparse data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Tensor = torch.Tensor
 
 
 def comparable(vectors: Tensor, present: Tensor) -> Tensor:
-    """Vectors (N, D) minus their mean, scaled to unit length. The mean is over the items with a
-    vector, bool (N,); other items, and those at the mean, get zeros."""
+    """Vectors (N, D) minus their mean, scaled to unit length. The mean is over the items that have
+    a vector (`present`, bool (N,)). Other items, and vectors equal to the mean, become zero."""
     result = torch.zeros(vectors.shape, dtype=torch.float32)
     rows = _rows(present)
     mine = vectors[rows].float()
@@ -20,7 +20,7 @@ def comparable(vectors: Tensor, present: Tensor) -> Tensor:
 
 
 def mean_vector(vectors: Tensor, present: Tensor) -> Tensor:
-    """The mean (D,) of vectors (N, D) over the items with a vector, bool (N,)."""
+    """The mean (D,) of vectors (N, D) over the items that have one (`present`, bool (N,))."""
     return vectors[_rows(present)].float().mean(dim=0)
 
 

@@ -5,8 +5,8 @@ RecBole's item ids.
 |---|---|---|
 | .json | {token: [numbers]} | its keys |
 | .npz | array `vectors` or `codes` (n, D) | array `tokens` (n,) |
-| .npy | the array (n, D) | NAME.tokens.txt beside NAME.npy, one a line |
-| .safetensors | tensor `vectors` or `codes` (n, D) | NAME.tokens.txt beside it |
+| .npy | the array (n, D) | NAME.tokens.txt beside NAME.npy, one per line |
+| .safetensors | tensor `vectors` or `codes` (n, D) | NAME.tokens.txt beside it, one per line |
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Tensor = torch.Tensor
 _LARGEST_CODEBOOK = 1 << 16  # larger numbers are item ids or hashes, not codes
 _READABLE = (".json", ".npz", ".npy", ".safetensors")
 _DAMAGED = (OSError, ValueError, MemoryError, OverflowError, safetensors.SafetensorError)
-_NAMED = 3  # number of offenders that an error names
+_NAMED = 3  # number of wrong items that an error names
 
 
 def given_vectors(path: str, modality: str, dataset: Any) -> tuple[Tensor, Tensor]:
     """Vectors float32 (N, D) from a file, and which items have one: bool (N,).
 
     Raises:
-        UserError: the file is not as in the table above, has an item twice or no item of the data
+        UserError: the file is not as in the table above, repeats an item, has no item of the data
             set, or contains NaN or infinity.
     """
     where = f"vectors of {modality} ({path})"
@@ -86,12 +86,12 @@ def _known(
         named = ", ".join(twice[:_NAMED])
         raise UserError(f"{where}: {len(twice)} items occur more than once: first {named}.")
     ids = dataset.field2token_id[dataset.iid_field]
-    items = torch.tensor([ids.get(token, 0) for token in tokens])  # 0 is padding, no row's item
+    items = torch.tensor([ids.get(token, 0) for token in tokens])  # 0: unknown, as it is padding
     known = items > 0
     n_known, n_items = int(known.sum()), dataset.item_num - 1
     if n_known == 0:
         raise UserError(
-            f"{where} describe none of the data set's {n_items} items: the first tokens there are "
+            f"{where} describe none of the data set's {n_items} items: the file's first tokens are "
             f"{tokens[:_NAMED]}, the data set's are {[str(t) for t in list(ids)[1 : 1 + _NAMED]]}."
         )
     getLogger().info(
@@ -104,7 +104,7 @@ def _known(
 
 
 def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
-    """Tokens (n) and rows (n, D) as they are in a file."""
+    """Tokens (n) and rows (n, D), in the order of the file."""
     if not path.is_file() or path.suffix not in _READABLE:
         what = f"must be one of {', '.join(_READABLE)}" if path.is_file() else "does not exist"
         raise UserError(f"{where}: the file {what}.")
@@ -122,8 +122,8 @@ def _read(path: Path, part: str, where: str) -> tuple[list[str], Tensor]:
         raise UserError(f"{where}: the file is damaged ({one_line(error)}).") from error
     if rows.dim() != 2 or len(rows) != len(tokens) or rows.numel() == 0:
         raise UserError(
-            f"{where} must be one row for each of its {len(tokens)} tokens, (n, numbers), "
-            f"but their shape is {tuple(rows.shape)}."
+            f"{where} must have one row of numbers for each of the {len(tokens)} tokens, but their "
+            f"shape is {tuple(rows.shape)}."
         )
     return tokens, rows
 
@@ -138,8 +138,8 @@ def _from_json(path: Path, where: str) -> tuple[list[str], Tensor]:
     if any(wrong):
         first = [f"{t}: {r}" for t, r, w in zip(tokens, rows, wrong, strict=True) if w][:_NAMED]
         raise UserError(
-            f"{where}: {sum(wrong)} items do not have a list of {width or 'some'} numbers, as the "
-            f"first item should and all others with it: {'; '.join(first)[:200]}."
+            f"{where}: {sum(wrong)} items do not have a list of {width or 'some'} numbers; all "
+            f"lists must be as long as the first one: {'; '.join(first)[:200]}."
         )
     return tokens, _tensor(np.array(rows), where)
 
@@ -183,5 +183,5 @@ def _tensor(array: np.ndarray, where: str) -> Tensor:
 def _tokens_beside(path: Path, where: str) -> list[str]:
     file = path.with_suffix(".tokens.txt")
     if not file.is_file():
-        raise UserError(f"{where}: {file} with one item token a line is missing.")
+        raise UserError(f"{where}: {file} with one item token per line is missing.")
     return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")

@@ -1,4 +1,5 @@
-"""Item images: files of `image_dir` matched to items. Every file is decoded once as a check."""
+"""Item images: the files in `image_dir` are matched to items, and each is decoded once as a
+check."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from recbole_mscgrec.storage import cache, digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-LONGEST_SIDE = 1024  # pixels; larger images are reduced, as crops need no more
-_BATCH = 32  # files per task of a checking process
+LONGEST_SIDE = 1024  # pixels; larger images are reduced, because crops need no more
+_BATCH = 32  # files per task of a worker that checks files
 _NAMED = 3  # number of files that a warning names
 
 
@@ -44,13 +45,13 @@ class ItemImages(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """Raises UserError if a file was damaged or removed after the check; its codes would be
-        wrong."""
+        """The image of an item. Raises UserError if the file was damaged or removed after the
+        check, because its codes would be wrong."""
         try:
             return load_image(self.paths[index])
         except Exception as error:  # see _Check
             raise UserError(
-                f"{self.paths[index]} was readable when this run started, but is not now "
+                f"{self.paths[index]} was readable when this run started, but is no longer "
                 f"({error}): restore it, or run again to continue without it."
             ) from error
 
@@ -58,15 +59,15 @@ class ItemImages(Dataset):
 def find_images(
     images: ImageSettings, files: DataFiles, run: RunSettings, dataset: Any
 ) -> ItemImages | None:
-    """The usable images of the items; None if `image_dir` is not set and there is no images/ in the
-    folder of the data set.
+    """The usable images of the items; None if `image_dir` is not set and the folder of the data set
+    has no images/.
 
     A file belongs to the item whose token is its name without extension. If an item has several
-    usable files, the first by name is taken. Unusable files are counted in one warning. The result
-    of the check is cached in `cache_dir` by file size and time.
+    usable files, the first by name is used. One warning counts the unusable files. The result of
+    the check is cached in `cache_dir` by file size and modification time.
 
     Raises:
-        UserError: image_dir does not exist, or none of its files is named like an item.
+        UserError: image_dir does not exist, or none of its files is named after an item.
     """
     folder = expected_folder(images, files)
     if not folder.is_dir():
@@ -93,13 +94,13 @@ def expected_folder(images: ImageSettings, files: DataFiles) -> Path:
 
 
 def n_workers(images: ImageSettings, n_processes: int = 1) -> int:
-    """Number of workers that decode images: `image_workers`, at most one per core, or per core and
-    process if several processes on this machine have workers."""
+    """Number of workers that decode images: `image_workers`, but at most one per core. Processes on
+    the same machine share the cores."""
     return min(images.workers, max(1, _n_cores() // n_processes))
 
 
 def _n_cores() -> int:
-    """Number of cores that this process may use; a container or taskset can limit it."""
+    """Number of cores that this process may use, which a container or taskset can limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -109,8 +110,8 @@ def _n_cores() -> int:
 
 
 def load_image(path: Path) -> Image.Image:
-    """The first frame as RGB, rotated upright, transparency on white, at most 1,024 pixels wide or
-    high.
+    """The first frame of an image file as RGB: upright, transparent parts white, at most 1,024
+    pixels wide and high.
 
     Raises:
         Exception: Pillow cannot decode the file completely (it raises many types), or the image
@@ -123,8 +124,8 @@ def load_image(path: Path) -> Image.Image:
 
 
 def decode(source: Path | BinaryIO) -> Image.Image:
-    """See `load_image`. For threads: the filters of warnings, which all threads share, are left as
-    they are, and too many pixels raise DecompressionBombError."""
+    """As `load_image`, but thread-safe: the warning filters, which all threads share, are not
+    changed. Too many pixels raise DecompressionBombError."""
     with Image.open(source, formats=sorted(set(formats().values()))) as image:
         pixels = image.width * image.height
         if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
@@ -137,8 +138,8 @@ def decode(source: Path | BinaryIO) -> Image.Image:
 
 @once
 def formats() -> dict[str, str]:
-    """Extension -> format for the files that Pillow opens, except EPS, which Ghostscript would
-    run."""
+    """Extension -> format of the files that Pillow can open. EPS is left out, because Ghostscript
+    would execute it."""
     known = Image.registered_extensions()
     return {e: kind for e, kind in known.items() if kind in Image.OPEN and kind != "EPS"}
 
@@ -148,7 +149,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        # More than 8 bits: scale the range, which Pillow would clip at 255.
+        # More than 8 bits: scale the values, which Pillow would clip at 255.
         values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         low, high = (values.min(), values.max()) if image.mode == "F" else (0, 65535)
         scaled = 255 * ((values - low) / max(high - low, 1e-12)).clip(0, 1)
@@ -170,8 +171,8 @@ def _files_of_items(folder: Path, dataset: Any) -> dict[int, list[str]]:
             files[ids[Path(name).stem]].append(name)
     if not files:
         raise UserError(
-            f"{folder} holds {len(names)} images and none is named like an item of the data set: "
-            f"its first files are {names[:_NAMED]}, the first items "
+            f"{folder} holds {len(names)} images, but none is named after an item of the data set: "
+            f"its first files are {names[:_NAMED]}, the first items are "
             f"{[str(t) for t in list(ids)[1 : 1 + _NAMED]]}. "
             "Name them ITEM.jpg (or .png, ...), or leave image out of `modalities`."
         )
@@ -203,8 +204,8 @@ class _Check(Dataset):
 def _check(
     names: list[str], folder: Path, workers: int, run: RunSettings
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Two dicts: usable file -> hash of its content, unusable file -> reason. Only files that are
-    new or changed since the last run are decoded."""
+    """Two dicts: usable file -> hash of its content; unusable file -> reason. Only files that are
+    new, or have changed since the last run, are decoded."""
     key = cache.fingerprint(folder=str(folder.resolve()), pillow=PIL.__version__, format=2)
     store = Path(run.cache_dir) / f"image-check-{key}.json"
     known = _known_checks(store)
@@ -221,8 +222,8 @@ def _check(
 
 
 def _known_checks(store: Path) -> dict[str, Any]:
-    """File -> [[size, time], hash, reason], from the last run. A store that cannot be used is set
-    aside."""
+    """File -> [[size, time], hash, reason], as stored by the last run. A store that cannot be used
+    is set aside."""
     if not store.is_file():
         return {}
     try:
@@ -243,7 +244,7 @@ def _check_in_processes(paths: list[Path], workers: int, run: RunSettings) -> li
         batch_size=_BATCH,
         collate_fn=list,
         num_workers=workers if len(paths) > _BATCH else 0,
-        generator=torch.Generator(),  # else the check would change later random draws
+        generator=torch.Generator(),  # otherwise the check would affect later random draws
     )
     bar = tqdm(
         total=len(paths),

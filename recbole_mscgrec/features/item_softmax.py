@@ -1,5 +1,5 @@
-"""Cross-entropy over the items of a large catalogue, in bounded memory: over all of them, or over
-sampled negatives with logQ correction."""
+"""Cross-entropy over the items of a large catalogue in bounded memory, either over all items or
+over sampled negatives with logQ correction."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.nn.functional import cross_entropy, embedding, normalize, softplus
 Tensor = torch.Tensor
 FULL_UP_TO = 20_000  # items; a larger catalogue is sampled unless `n_negatives` says otherwise
 N_NEGATIVES = 2048  # drawn for a batch of a larger catalogue
-_IN_ONE_PIECE = 1 << 26  # up to this many logits (256 MB), the plain form is used
-_ROWS, _COLUMNS = 1 << 9, 1 << 10  # of a block of logits, 2 MB: it stays in the cache
-_POWER = 0.75  # of the counts that items are drawn by
+_IN_ONE_PIECE = 1 << 26  # up to this number of logits (256 MB), all are computed at once
+_ROWS, _COLUMNS = 1 << 9, 1 << 10  # size of a block of logits; 2 MB stay in the cache
+_POWER = 0.75  # exponent of the counts in the sampling probabilities
 COSINE = "cosine"
 _TEMPERATURE = {COSINE: 0.07}  # other similarities: 1
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """The score of an item for a history: the inner product of their vectors or its cosine, divided
+    """The score of an item for a history: the inner product or the cosine of their vectors, divided
     by a temperature.
 
     Attributes:
@@ -36,15 +36,16 @@ class Similarity:
 
     @classmethod
     def of(cls, name: str | None, temperature: float | None) -> Similarity:
-        """From the settings `similarity` and `temperature`; None: the default of each."""
+        """The similarity for the settings `similarity` and `temperature`; None: their defaults."""
         return cls(name == COSINE, temperature or _TEMPERATURE.get(str(name), 1.0))
 
     def queries(self, hidden: Tensor) -> Tensor:
-        """Vectors of histories (..., D), whose inner product with those of `items` is the score."""
+        """Scaled vectors of histories (..., D): their inner product with the result of `items` is
+        the score."""
         return self.items(hidden) / self.temperature
 
     def items(self, weight: Tensor) -> Tensor:
-        """Vectors of items (..., D) as they are compared."""
+        """Vectors of items (..., D), scaled to unit length for the cosine."""
         return normalize(weight, dim=-1) if self.cosine else weight
 
 
@@ -55,18 +56,18 @@ def item_cross_entropy(
     negatives: tuple[Tensor, Tensor] | None = None,
     similarity: Similarity = Similarity(),  # noqa: B008, it cannot change
 ) -> Tensor:
-    """Mean of -log softmax of the scores of all items at the targets.
+    """Mean cross-entropy of the targets under the softmax over the scores of all items.
 
     With negatives, the sum over all items in the denominator is replaced by an unbiased estimate
-    from them (sampled softmax with logQ correction): the target's own term is exact, and
-    that of a negative is divided by the expected number of its draws.
+    from them (sampled softmax with logQ correction): the target's own term is exact, and the term
+    of a negative is divided by the expected number of its draws.
 
     Args:
         hidden: (n, D), the result of `similarity.queries`.
         weight: (N, D), the embedding of all items.
         targets: long (n,), ids of items.
-        negatives: those of all rows, as `NegativeSampler.draw` gives them.
-        similarity: what the score of an item is.
+        negatives: shared by all rows, from `NegativeSampler.draw`; None: use all items.
+        similarity: how items are scored.
     """
     if negatives is None and len(hidden) * len(weight) <= _IN_ONE_PIECE:
         return cross_entropy(hidden @ similarity.items(weight).T, targets)
@@ -100,8 +101,8 @@ class NegativeSampler:
         self.n_negatives = n_negatives
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The distinct items drawn, ascending (C,), and what is added to their logits, (C,): the
-        logarithm of the number of their draws divided by the expected number."""
+        """The distinct items drawn, ascending, (C,), and the corrections to add to their logits,
+        (C,): the logarithm of the number of draws divided by the expected number."""
         at = torch.rand(self.n_negatives, dtype=torch.float64, device=self.bound.device)
         drawn = torch.searchsorted(self.bound, at).clamp(max=len(self.bound) - 1)
         items, count = drawn.unique(return_counts=True)
@@ -110,7 +111,7 @@ class NegativeSampler:
 
 
 def n_sampled(n_negatives: int | None, n_items: int) -> int:
-    """The number of negatives that the setting `n_negatives` asks for; 0: none, but all items."""
+    """The number of negatives for the setting `n_negatives` and N items; 0: use all items."""
     if n_negatives is None:
         return N_NEGATIVES if n_items > FULL_UP_TO else 0
     return n_negatives
@@ -119,8 +120,8 @@ def n_sampled(n_negatives: int | None, n_items: int) -> int:
 def log_sum_exp(hidden: Tensor, weight: Tensor, correction: Tensor, leave_out: Tensor) -> Tensor:
     """Logarithm of the sum of exp(hidden @ weight.T + correction) over the columns: (n,).
 
-    `leave_out` (n,) names one column that a row leaves out; -1 for none. The logits are computed in
-    blocks and, for the gradient, again: memory does not depend on their number.
+    `leave_out` (n,) names one column that each row leaves out; -1 for none. The logits are computed
+    in blocks, and again for the gradient, so memory does not depend on their number.
     """
     result: Tensor = _LogSumExp.apply(hidden, weight, correction, leave_out)
     return result
@@ -138,7 +139,7 @@ class _LogSumExp(torch.autograd.Function):
             of_block = logits.sub_(larger.unsqueeze(1)).exp_().sum(1)
             total[rows] = total[rows] * (largest[rows] - larger).exp() + of_block
             largest[rows] = larger
-        result = (total.log() + largest).clamp(min=least)  # finite also if all is left out
+        result = (total.log() + largest).clamp(min=least)  # finite even if all is left out
         context.save_for_backward(hidden, weight, correction, leave_out, result)
         return result
 
@@ -158,7 +159,7 @@ class _LogSumExp(torch.autograd.Function):
 def _blocks(
     hidden: Tensor, weight: Tensor, correction: Tensor, leave_out: Tensor
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows, columns and logits of one block after the other; the logits may be overwritten."""
+    """Yield rows, columns and logits of each block; the caller may overwrite the logits."""
     with torch.autocast(hidden.device.type, enabled=False):
         for left in range(0, len(weight), _COLUMNS):
             columns = slice(left, min(left + _COLUMNS, len(weight)))

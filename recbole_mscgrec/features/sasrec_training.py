@@ -1,4 +1,4 @@
-"""Training of the SASRec behind the collaborative vectors, on tiled rows."""
+"""Training of the SASRec model that gives the collaborative vectors, on tiled rows."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from recbole_mscgrec.features.tiled_models import TiledSASRec
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_HELD_OUT_USERS = 1000  # at most, with a held-out target for early stopping
-_HELD_OUT_SHARE = 0.1  # of all targets, at most
-_SCORED_AT_ONCE = 256  # users, or fewer
-_STEPS_PER_EPOCH = 1000  # at least, by the default batch size, which has bounds
+_HELD_OUT_USERS = 1000  # maximum number of users with a held-out target for early stopping
+_HELD_OUT_SHARE = 0.1  # maximum share of all targets that is held out
+_SCORED_AT_ONCE = 256  # maximum number of users
+_STEPS_PER_EPOCH = 1000  # with the default batch size, unless that is at one of its bounds
 _LEAST_WINDOWS, _MOST_WINDOWS = 64, 1024  # per batch
 _SCORES_AT_ONCE = 1 << 24  # 64 MB
 
 
 def batch_size_of(settings: CollaborativeSettings, n_windows: int) -> int:
-    """Windows per batch. By default a thousandth of them, from 64 to 1024: in a large catalogue, a
-    step takes long whatever the size of its batch."""
+    """Windows per batch. The default is a thousandth of all windows, from 64 to 1024: with a large
+    catalogue, a step is slow for any batch size, so a large data set gets large batches."""
     if settings.batch_size is not None:
         return settings.batch_size
     return min(max(n_windows // _STEPS_PER_EPOCH, _LEAST_WINDOWS), _MOST_WINDOWS)
 
 
 class SASRecTraining:
-    """A TiledSASRec and the windows of the train split, one row each."""
+    """A TiledSASRec, the windows of the train split, one row each, and the held-out targets."""
 
     def __init__(self, settings: CollaborativeSettings, run: RunSettings, train: Any) -> None:
         model = TiledSASRec(_model_config(settings, run, train.config), train)
@@ -43,8 +43,8 @@ class SASRecTraining:
         self.hidden = torch.full((len(self.rows),), -1, dtype=torch.int32)
         self.hidden[self.held_out[0]] = self.held_out[2].int() - 1
         if self.model.sampler is not None:
-            # A step has a few thousand of perhaps millions of items: their gradient is added to
-            # this one, which stays, since memory that is allocated anew has to be mapped anew.
+            # A step touches a few thousand of perhaps millions of items. Their gradient is added to
+            # this one, which is kept: newly allocated memory would have to be mapped each time.
             weight = self.model.item_embedding.weight
             weight.grad, self.model.sparse_gradient = torch.zeros_like(weight), True
 
@@ -63,8 +63,8 @@ class SASRecTraining:
         return float(np.mean(losses))
 
     def windows(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Histories and targets (B, T) of some windows, without the targets that are held out. T is
-        the length of the longest of them."""
+        """Histories and targets (B, T) of the windows `index` (B,), without held-out targets. T is
+        the length of the longest of these histories."""
         rows, hidden = self.rows[index], self.hidden[index]
         longest = int(rows[self.model.ITEM_SEQ_LEN].max())
         targets = rows[self.target_field][:, :longest]
@@ -88,8 +88,8 @@ class SASRecTraining:
 
 
 def _model_config(settings: CollaborativeSettings, run: RunSettings, config: Any) -> Settings:
-    """The settings of TiledSASRec: those of its YAML file, except for what the settings
-    collaborative_* say."""
+    """The settings of TiledSASRec: those of its YAML file, overridden by the settings
+    collaborative_*."""
     file = properties_folder() / "model" / "TiledSASRec.yaml"
     fields = "USER_ID_FIELD ITEM_ID_FIELD LIST_SUFFIX ITEM_LIST_LENGTH_FIELD NEG_PREFIX".split()
     shared = {name: config[name] for name in [*fields, "MAX_ITEM_LIST_LENGTH"]}
@@ -109,8 +109,8 @@ def _model_config(settings: CollaborativeSettings, run: RunSettings, config: Any
 def _hold_out(
     rows: Any, target_field: str, user_field: str, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The last targets of some users: their rows, the items, and the lengths of their
-    histories.
+    """Choose users whose last target is held out. Returns the rows of these targets, the items, and
+    the lengths of the histories before them.
 
     Raises:
         UserError: there is only one target, so none is left to train on.
@@ -124,8 +124,8 @@ def _hold_out(
     if n_targets < 2:
         raise UserError(
             f"The train split has {n_targets} next items to learn from, too few for SASRec and its "
-            "collaborative vectors: bring more interactions per user, or leave collaborative out "
-            "of `modalities`."
+            "collaborative vectors: use data with more interactions per user, or leave "
+            "collaborative out of `modalities`."
         )
     n_held = max(1, min(_HELD_OUT_USERS, int(_HELD_OUT_SHARE * n_targets)))
     held = candidates[torch.randperm(len(candidates), generator=generator)[:n_held]]
@@ -143,11 +143,11 @@ def _step(model: Any, batch: Any, optimizer: Any) -> float:
 
 
 def _rank(scores: Tensor, item: Tensor) -> Tensor:
-    """The number of other columns of scores (B, N) that are not below that of `item` (B,): (B,).
-    Equal scores and NaN put an item last."""
+    """The rank (B,), from 0, of `item` (B,) among the scores (B, N): the number of other items
+    whose score is not smaller. Ties and NaN count against the item."""
     return (~(scores < scores.gather(1, item.unsqueeze(1)))).sum(1).cpu() - 1
 
 
 def _ndcg(rank: Tensor) -> float:
-    """NDCG@10 of targets at these ranks, which count from 0."""
+    """NDCG@10 of targets at these ranks, from 0."""
     return float(torch.where(rank < 10, 1 / torch.log2(rank.double() + 2), 0.0).mean())

@@ -1,5 +1,5 @@
-"""Text vectors: the text columns of items, through TF-IDF and SVD or a frozen transformers
-encoder."""
+"""Text vectors: the text columns of items, encoded by TF-IDF and SVD or by a frozen transformers
+model."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ItemFile(NamedTuple):
 def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
     """The text of every item (N,), including the padding item 0; '' for items without text.
 
-    The columns are `text_columns`, or else those found by `text_columns_of`. If `text_columns`
-    comes from a properties file of this project, missing columns are skipped. The file is read
-    here, because RecBole splits sentences into remapped token ids.
+    The columns are `text_columns` or, if it is not set, those that `text_columns_of` finds. If
+    `text_columns` comes from a properties file of this project, missing columns are skipped. The
+    file is read here, because RecBole splits sentences into remapped token ids.
 
     Raises:
         UserError: the file lacks a column given by the user, has none of the columns of a
@@ -59,7 +59,7 @@ def item_texts(text: TextSettings, files: DataFiles, dataset: Any) -> list[str]:
 
 
 def texts_of(text: TextSettings, items: ItemFile) -> dict[str, str]:
-    """Item token -> its text, '' for items without text, in the order of the .item file.
+    """Item token -> text, '' for items without text, in the order of the .item file.
 
     Raises:
         UserError: see `item_texts`.
@@ -73,14 +73,14 @@ def texts_of(text: TextSettings, items: ItemFile) -> dict[str, str]:
 
 
 def columns_of(text: TextSettings, items: ItemFile) -> list[str]:
-    """The text columns of an .item file: see `item_texts`."""
+    """The text columns of an .item file; see `item_texts`."""
     there = list(items.types)
     if text.columns is None:
         columns = text_columns_of(items.frame, items.types, items.key)
         rest = [column for column in there if column not in columns]
         getLogger().info(
-            f"text: the columns {columns} of {items.path.name} hold text, {rest} do not; set "
-            "text_columns to change this."
+            f"text: the columns {columns} of {items.path.name} are used as text, {rest} are not; "
+            "set text_columns to change this."
         )
         return columns
     unknown = [column for column in text.columns if column not in items.types]
@@ -95,8 +95,9 @@ def columns_of(text: TextSettings, items: ItemFile) -> list[str]:
 def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
     """The .item file of the data set; None if there is none.
 
-    The item tokens are in the column named as in the .inter file, or else in the id column with the
-    most tokens of the data set (steam has `product_id` and `id`).
+    The item tokens are in the column with the same name as in the .inter file. If there is none,
+    they are in the id column that shares the most tokens with the data set (steam has `product_id`
+    and `id`).
 
     Raises:
         UserError: the file has no item of the data set.
@@ -111,14 +112,14 @@ def read_items(files: DataFiles, dataset: Any) -> ItemFile | None:
 
 
 def key_column(path: Path, frame: pd.DataFrame, field: str, tokens: Collection[str]) -> str:
-    """The column of an .item file with the item tokens: see `read_items`.
+    """The column of an .item file with the item tokens; see `read_items`.
 
     Args:
         field: the column of the item tokens in the .inter file.
         tokens: the items of the data set.
 
     Raises:
-        UserError: there is none, or it has no item of the data set.
+        UserError: there is no such column, or it has no item of the data set.
     """
     there = list(frame)
     likely = (
@@ -130,7 +131,7 @@ def key_column(path: Path, frame: pd.DataFrame, field: str, tokens: Collection[s
         raise UserError(f"{path} has no column {[field]} (ITEM_ID_FIELD); it has {there}.")
     if not shared[key]:
         raise UserError(
-            f"{path} describes {len(frame)} items and none of them is among the data set's "
+            f"{path} describes {len(frame)} items, but none of them is among the data set's "
             f"{len(tokens)}: its first ids are {frame[key].head(3).tolist()}, the data "
             f"set's are {[str(token) for token in list(tokens)[:3]]}."
         )
@@ -138,8 +139,8 @@ def key_column(path: Path, frame: pd.DataFrame, field: str, tokens: Collection[s
 
 
 def text_vectors(texts: list[str], text: TextSettings, run: RunSettings) -> tuple[Tensor, Tensor]:
-    """Unit-length float32 vectors (N, D) of N texts, and which texts have one: bool (N,). An empty
-    text has none, nor has a text without a word that TF-IDF knows."""
+    """Unit-length float32 vectors (N, D) of N texts, and which texts have one: bool (N,). Empty
+    texts have none and, with TF-IDF, neither have texts without a word of its vocabulary."""
     present = torch.tensor([bool(t) for t in texts])
     rows = present.nonzero().flatten()
     if len(rows) == 0:

@@ -53,8 +53,8 @@ def text_columns_of(frame: pd.DataFrame, types: dict[str, str], key: str) -> lis
 
 
 def clean_text(value: str) -> str:
-    """A value without the syntax of lists and missing values: `'Beauty', 'Face'` becomes Beauty,
-    Face; nan becomes ''."""
+    """A value without the syntax of lists: `'Beauty', 'Face'` becomes `Beauty, Face`. A word for a
+    missing value, such as nan, becomes ''."""
     value = value.strip()
     if value.lower() in _NO_VALUE:
         return ""
@@ -77,7 +77,8 @@ def _is_text(column: str, values: pd.Series) -> bool:
 
 
 def _words(name: str) -> set[str]:
-    """The words of a column name, in the singular; reads movieTitles and sub_categories."""
+    """The words of a column name, such as movieTitles or sub_categories, as they are and in the
+    singular."""
     parts = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     plurals = (("", ""), ("s$", ""), ("es$", ""), ("ies$", "y"))
     return {re.sub(end, singular, part) for part in parts for end, singular in plurals} - {""}

@@ -1,5 +1,5 @@
-"""Vectors of texts by a frozen transformers model: an encoder such as BERT, the encoder of an
-encoder-decoder such as T5, or a decoder, that is a large language model."""
+"""Vectors of texts from a frozen transformers model: an encoder such as BERT, the encoder of an
+encoder-decoder such as T5, or a decoder (a large language model)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Encoder(NamedTuple):
     model: Any
 
     def to(self, *where: Any) -> Encoder:
-        """The same on another device or in another precision."""
+        """The encoder on another device or in another precision; arguments as in `Module.to`."""
         return self._replace(model=self.model.to(*where))
 
 
@@ -49,7 +49,7 @@ def encode(
 ) -> Tensor:
     """Pooled last hidden states of n texts, float32 (n, D), unit length, on the CPU.
 
-    Several processes that call this together make some of the batches each.
+    Several processes that call this together share the batches.
 
     Args:
         max_length: tokens per text; longer texts are truncated.
@@ -71,8 +71,8 @@ def encode(
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """One vector per text, (b, D), of hidden states (b, tokens, D). `mask` (b, tokens) is 1 where
-    a token is; the padding may stand on either side."""
+    """One vector per text, (b, D), from hidden states (b, tokens, D). `mask` (b, tokens) is 1 at
+    tokens and 0 at padding, which may be on either side."""
     if pooling == LAST:
         last = mask.size(1) - 1 - mask.flip(1).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
@@ -87,16 +87,16 @@ def load_encoder(name: str, setting: str) -> Encoder:
         setting: the setting or option that names it, for the error.
 
     Raises:
-        UserError: it cannot be loaded, with the reason and the ways out.
+        UserError: the model cannot be loaded, with the reason and alternatives.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    # The hub is asked several times with pauses, which takes minutes without a network.
+    # Without a network, transformers retries the hub for minutes, so test the connection first.
     local = Path(name).is_dir() or not _hub_answers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
         if tokenizer.pad_token is None:  # decoder-only models such as LLaMA have no padding token
-            # Padding is masked: any token will do.
+            # Padding is masked, so any token will do.
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         model = AutoModel.from_pretrained(name, local_files_only=local)
     except Exception as error:  # hub, network and format errors have many types
@@ -116,7 +116,7 @@ def load_encoder(name: str, setting: str) -> Encoder:
 
 
 def _hub_answers() -> bool:
-    """Whether the model hub can be reached: directly within some seconds, or through a proxy."""
+    """Whether the model hub answers within a few seconds. With a proxy, True without a test."""
     address = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if urllib.request.getproxies():
         return True

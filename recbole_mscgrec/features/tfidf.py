@@ -11,21 +11,21 @@ import torch
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_ALL_WORDS_UP_TO = 100_000  # texts; of more, the most frequent words are kept
+_ALL_WORDS_UP_TO = 100_000  # texts; with more, only the most frequent words are kept
 _MOST_WORDS = 100_000
-_FITTED_TO = 100_000  # texts that the axes of the SVD are fitted to, a sample of more
+_FITTED_TO = 100_000  # texts; with more, the SVD is fitted to a sample of this size
 _ROWS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
 class Tfidf:
-    """A fitted TF-IDF: applied to a text that it was fitted to, it gives the same vector.
+    """A fitted TF-IDF with SVD. For a text of the fit it gives the same vector again.
 
     Attributes:
         words: the vocabulary, in the order of the columns.
         weights: float64 (V,) inverse document frequency of each word.
-        components: float64 (D, V) axes of the SVD; None if there are too few texts or words for
-            it.
+        components: float64 (D, V) axes of the SVD; None if there were too few texts or words for
+            one.
     """
 
     words: list[str]
@@ -39,7 +39,7 @@ class Tfidf:
         return _reduced(vectorizer.transform(texts), self.components)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The plain values for a file of tensors, which `from_tensors` reads."""
+        """All values as named tensors, for a file that `from_tensors` reads."""
         words = np.frombuffer("\n".join(self.words).encode(), dtype=np.uint8)
         plain = {"words": torch.from_numpy(words.copy()), "weights": torch.from_numpy(self.weights)}
         if self.components is not None:
@@ -55,10 +55,11 @@ class Tfidf:
 
 
 def fit_tfidf(texts: list[str], size: int, seed: int) -> tuple[Tfidf, Tensor]:
-    """TF-IDF of words, reduced to width `size` by truncated SVD, and its vectors of the texts.
+    """Fit a TF-IDF of words, reduced to width `size` by truncated SVD. Returns it with the vectors
+    (n, D) of the texts.
 
-    For more than 100,000 texts, the vocabulary is that of the 100,000 most frequent words, and the
-    SVD is fitted to a sample of 100,000 texts: the memory for both does not grow further.
+    With more than 100,000 texts, the vocabulary consists of the 100,000 most frequent words, and
+    the SVD is fitted to a sample of 100,000 texts, which bounds the memory of both.
 
     Raises:
         UserError: the texts have no usable word.
@@ -92,7 +93,7 @@ def _vectorizer(**options: Any) -> Any:
 
 
 def _reduced(matrix: Any, components: np.ndarray | None) -> Tensor:
-    """Vectors float32 (n, D), unit length, of a sparse matrix (n, V) of TF-IDF."""
+    """Vectors float32 (n, D), unit length, from a sparse TF-IDF matrix (n, V)."""
     from sklearn.preprocessing import normalize
 
     if components is None:

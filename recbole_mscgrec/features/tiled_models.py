@@ -1,5 +1,5 @@
-"""SASRec, GRU4Rec and BSARec with a loss at every position of a window: one row replaces a row per
-prefix."""
+"""SASRec, GRU4Rec and BSARec with a loss at every position of a window, so that one row replaces a
+row per prefix."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ else:
 
 
 class TiledRows(_Model):
-    """Trains a model of RecBole on the windows of TiledDataset.
+    """A base class that trains a RecBole model on the windows of TiledDataset.
 
     The model must be causal and its rows left-aligned. Then, for a sequence that fits into one
-    window, the loss equals RecBole's loss over all its prefixes, up to the order of summation.
-    In a large catalogue the softmax is over sampled items (`n_negatives`). The score of an item is
+    window, the loss equals RecBole's loss over all its prefixes, up to the order of summation. With
+    a large catalogue, the softmax is over sampled items (`n_negatives`). The score of an item is
     RecBole's inner product, or a cosine (`similarity`), divided by `temperature`.
 
     Attributes:
-        sparse_gradient: whether the gradient of the item embedding is sparse, with `n_negatives`.
-            Only for an optimizer step that adds it to a dense one.
+        sparse_gradient: with `n_negatives`: whether the gradient of the item embedding is sparse.
+            The embedding must then already have a dense gradient, to which it is added.
     """
 
     sparse_gradient = False
@@ -54,14 +54,14 @@ class TiledRows(_Model):
             self.sampler = NegativeSampler(dataset.target_counts(), n, config["device"])
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """The vectors whose inner products with `item_vectors` are the scores, (B, H) or, during
-        training, (B, P, H): RecBole's method, on as many columns as the longest history has, since
+        """The vectors whose inner products with `item_vectors` are the scores: (B, H) or, during
+        training, (B, P, H). RecBole's method is applied to the columns of the longest history only:
         no position sees later ones."""
         hidden = super().forward(item_seq[:, : int(item_seq_len.max())], item_seq_len)
         return self.similarity.queries(hidden)
 
     def item_vectors(self) -> torch.Tensor:
-        """The vectors of all items as they are compared with histories: (n_items, H)."""
+        """The vectors of all items, for inner products with those of `forward`: (n_items, H)."""
         return self.similarity.items(self.item_embedding.weight)
 
     def predict(self, interaction: Any) -> torch.Tensor:
@@ -104,10 +104,11 @@ class TiledRows(_Model):
     def _looked_up(
         self, sampler: NegativeSampler, item_seq: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Negatives are drawn, and all items of the step get numbers in a table of their own: the
-        rows of the table (U, H), history and targets as these numbers (B, T), and the negatives.
+        """Draw negatives, and renumber the items of the step as rows of a small table. Returns the
+        table (U, H), histories and targets with the new numbers (B, T), and the negatives.
 
-        The gradient of a look-up is as large as the whole item embedding. So there is only one.
+        The gradient of each look-up in the item embedding is as large as the whole embedding, so
+        there is only one look-up.
         """
         drawn, correction = sampler.draw()
         parts = [drawn.new_zeros(1), item_seq.flatten(), targets.flatten(), drawn]  # 0: padding
@@ -127,18 +128,18 @@ class TiledGRU4Rec(TiledRows, GRU4Rec):
 
 
 class TiledBSARec(TiledSASRec):
-    """BSARec (Shin et al., AAAI 2024) on windows: SASRec whose blocks mix self-attention with a
+    """BSARec (Shin et al., AAAI 2024) on windows: SASRec whose blocks combine self-attention with a
     frequency filter over the sequence.
 
     A block computes `alpha` * filter + (1 - `alpha`) * attention, then the feed-forward layer. The
-    original trains one row per prefix and applies an FFT to each,
-    which would show the targets of a window to its filter. Here the filter is causal, see
-    `FrequencyFilter`, and so two things differ from the original:
+    original trains one row per prefix and applies an FFT to each. On a window, the FFT would let
+    positions see their targets. So the filter is causal here (see `FrequencyFilter`), with two
+    differences from the original:
 
-    - In the second block and above, an earlier position of a history has the output of its own
-      prefix. In the original, its output depends on the later items of the history as well.
-    - The positions before a short history are zero; the original filters the position embeddings
-      of its padding, too.
+    - From the second block on, the output at an earlier position depends only on the prefix that
+      ends there. In the original, it also depends on the later items of the history.
+    - The positions before a short history are zero; the original also filters the position
+      embeddings of its padding.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -1,1 +1,1 @@
-"""Images and text vectors of items, made once ahead of training."""
+"""Images and text vectors of items, prepared once before training."""

@@ -1,4 +1,5 @@
-"""Fetches many images at once: threads that work, one loop that decides and keeps account."""
+"""Fetches many images in parallel: threads do the work, and one loop schedules it and records the
+results."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from recbole_mscgrec.storage.files import read_csv, write_csv, written_whole
 
 _MOST_REDIRECTS = 5
 _COLUMNS = ("item", "url", "reason", "tries", "again")
-_YES, _NO = "yes", "no"  # column `again`: whether the next run tries it
+_YES, _NO = "yes", "no"  # column `again`: whether the next run tries the item again
 _SAVE_EVERY = 60.0  # seconds
-_NAP = 0.2  # seconds; Ctrl-C is noticed in between on every system
+_NAP = 0.2  # seconds; waits are short, so that every system notices Ctrl-C
 
 Work = Callable[[Task], Moved | None]  # raises NotFetched
 
@@ -30,11 +31,11 @@ class Failure(NamedTuple):
     url: str
     reason: str
     tries: int
-    lasting: bool
+    lasting: bool  # another try would fail, too
 
 
 class Failures:
-    """The CSV file of items without an image, and why."""
+    """The failures by item, kept in a CSV file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -50,7 +51,7 @@ class Failures:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.file} is not as this command writes it ({one_line(error)}): delete it, and "
-                "what failed is tried again."
+                "the failed images are tried again."
             ) from error
 
     def _read(self) -> dict[str, Failure]:
@@ -60,7 +61,7 @@ class Failures:
         }
 
     def save(self, only_if_old: bool = False) -> None:
-        """Write the file. Raises UserError."""
+        """Write the file; with `only_if_old`, at most once a minute. Raises UserError."""
         if only_if_old and time.monotonic() - self._saved_at < _SAVE_EVERY:
             return
         rows = (
@@ -72,14 +73,14 @@ class Failures:
         self._saved_at = time.monotonic()
 
     def counts(self) -> list[tuple[str, int]]:
-        """Reasons, without their details, and numbers of failures: the most frequent first, then
-        by name, whatever the order in which the downloads ended."""
+        """Reasons, without their details, and their numbers of failures. The most frequent come
+        first, then by name, so the order does not depend on that of the downloads."""
         counts = Counter(failure.reason.partition(":")[0] for failure in self.of.values())
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def from_network(getter: Getter, folder: Path, size: int) -> Work:
-    """Downloads the image of a task and stores it in the folder."""
+    """A function that downloads the image of a task and stores it in the folder."""
 
     def work(task: Task) -> Moved | None:
         answer = getter.get(task.url)
@@ -88,7 +89,7 @@ def from_network(getter: Getter, folder: Path, size: int) -> Work:
         try:
             _store(folder, task.item, as_jpeg(answer.content, size))
         except NoImage as error:
-            # Without a length, the end of a broken connection looks like the end of the file.
+            # If the length is unknown, a broken connection looks like the end of the file.
             broken = not answer.sized and "damaged" in str(error)
             raise NotFetched(str(error), lasting=not broken) from error
         return None
@@ -97,7 +98,7 @@ def from_network(getter: Getter, folder: Path, size: int) -> Work:
 
 
 def from_folder(folder: Path, size: int) -> Work:
-    """Reads the image file of a task and stores it in another folder."""
+    """A function that reads the image file of a task and stores it in the folder."""
 
     def work(task: Task) -> None:
         try:
@@ -127,12 +128,16 @@ def fetch(
     stop: Callable[[], None] = lambda: None,
     host: Callable[[str], str] = host_of,
 ) -> int:
-    """Do the work for all (item, source) pairs; failures are added to `failures`.
+    """Fetch the images of all (item, source) pairs; failures are added to `failures`.
 
     Args:
+        wanted: pairs of an item token and an address or file.
+        work: fetches one image, in a thread; raises NotFetched.
+        schedule: decides which task may begin when.
+        workers: number of threads.
         progress: called with 1 for each finished item.
         stop: called on Ctrl-C or an error, so that the running work ends soon.
-        host: the host of a source; raises NotFetched.
+        host: returns the host of a source; raises NotFetched.
 
     Returns:
         The number of images that were fetched.
@@ -168,7 +173,7 @@ def fetch(
 
 
 class _Account:
-    """What became of the tasks."""
+    """Records the outcome of each task."""
 
     def __init__(
         self, schedule: Schedule, failures: Failures, progress: Callable[[int], object]
@@ -191,7 +196,7 @@ class _Account:
         self.progress(1)
 
     def settle(self, task: Task, future: Future[Moved | None]) -> None:
-        """Take note of a try that has ended. Errors that are not the image's are raised."""
+        """Record the outcome of a try. Errors other than NotFetched are raised."""
         try:
             moved = future.result()
             if moved is not None:

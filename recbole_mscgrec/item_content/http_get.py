@@ -1,4 +1,4 @@
-"""One HTTP request for a file: a single hop, http and https only, bounded in time and in size."""
+"""HTTP requests for files: http and https only, redirects not followed, time and size bounded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from recbole_mscgrec.storage.errors import one_line
 
 _BLOCK = 1 << 16
-_POLL = 0.5  # seconds after which a read that waits looks whether the program is to stop
+_POLL = 0.5  # seconds after which a waiting read checks whether the program should stop
 _REDIRECTS = {301, 302, 303, 307, 308}
-_TRY_AGAIN = {408, 425, 429}  # and all from 500
+_TRY_AGAIN = {408, 425, 429}  # and all statuses from 500
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -31,7 +31,7 @@ class Body(NamedTuple):
 
     content: bytes
     kind: str  # Content-Type
-    sized: bool  # the server told the length, and all of it arrived
+    sized: bool  # the server announced the length, and all of it arrived
 
 
 class Moved(NamedTuple):
@@ -44,9 +44,10 @@ class NotFetched(Exception):
     """Why there is no file.
 
     Attributes:
-        lasting: another try would end in the same way.
-        wait: seconds that the server asks to wait.
-        answered: the server gave an HTTP status.
+        reason: one line for the user.
+        lasting: another try would fail, too.
+        wait: seconds that the server asks to wait, or None.
+        answered: False if the connection failed, so that the host may be unreachable.
     """
 
     def __init__(
@@ -57,16 +58,16 @@ class NotFetched(Exception):
 
 
 class Stopped(Exception):
-    """The program is to end."""
+    """The program is stopping."""
 
 
 class Getter:
-    """Sends requests, from several threads at once.
+    """Sends requests; several threads may use it at the same time.
 
     Args:
         timeout: seconds for connecting, and again for the whole answer.
-        max_bytes: larger files are not read to the end.
-        user_agent: the name that servers see.
+        max_bytes: larger files are refused and not read to the end.
+        user_agent: the User-Agent header.
     """
 
     def __init__(self, timeout: float, max_bytes: int, user_agent: str) -> None:
@@ -75,7 +76,7 @@ class Getter:
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """Reading the certificates takes longer than a request."""
+        """The TLS settings, made once: reading the certificates takes longer than a request."""
         return ssl.create_default_context()
 
     def stop(self) -> None:
@@ -86,10 +87,11 @@ class Getter:
         """The file at an http or https address, or the address to which the server redirects.
 
         Raises:
-            NotFetched: there is none.
+            NotFetched: the file cannot be fetched, with the reason.
+            Stopped: `stop` was called.
         """
         host_of(url)
-        opener = urllib.request.OpenerDirector()  # without handlers of files, FTP and redirects
+        opener = urllib.request.OpenerDirector()  # without handlers for files, FTP and redirects
         clock = _Clock(time.monotonic() + 2 * self.timeout, self.stopping)
         for handler in (urllib.request.ProxyHandler(), _Plain(clock), _Tls(clock, self.tls)):
             opener.add_handler(handler)
@@ -109,7 +111,7 @@ class Getter:
         if status != 200:
             lasting = status < 500 and status not in _TRY_AGAIN
             raise NotFetched(_name_of(status), lasting, seconds_of(headers.get("Retry-After")))
-        length = answer.length  # None where the server does not tell it
+        length = answer.length  # None if the server does not announce it
         too_large = NotFetched(f"larger than {self.max_bytes:,} bytes (--max_bytes)", True)
         if length is not None and length > self.max_bytes:
             raise too_large
@@ -145,7 +147,7 @@ def host_of(url: str) -> str:
     """Host and port of an http or https address.
 
     Raises:
-        NotFetched: it is no such address.
+        NotFetched: it is not such an address.
     """
     try:
         parts = urllib.parse.urlsplit(url)
@@ -158,7 +160,7 @@ def host_of(url: str) -> str:
 
 
 def written(url: str) -> str:
-    """An address as HTTP sends it: spaces and other letters than ASCII are encoded."""
+    """An address as HTTP sends it: spaces and non-ASCII characters are encoded."""
     parts = urllib.parse.urlsplit(url.strip())
     place = parts.netloc
     if not place.isascii():
@@ -170,8 +172,8 @@ def written(url: str) -> str:
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """Seconds from now of a Retry-After header, which holds seconds or a date; None without one
-    that can be read."""
+    """The seconds to wait according to a Retry-After header, which holds seconds or a date; None if
+    there is none that can be read."""
     text = (retry_after or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
@@ -191,19 +193,19 @@ def _name_of(status: int) -> str:
         return f"HTTP {status}"
 
 
-# --- sockets that end in time ---------------------------------------------------------------------
-# The time-out of a socket counts from the last byte: a server that sends one now and then could
-# hold a thread forever.
+# --- sockets with a deadline ----------------------------------------------------------------------
+# The timeout of a socket restarts with each byte, so a server that sends a byte now and then could
+# block a thread forever.
 
 
 class _Clock:
-    """When a request must have ended."""
+    """The deadline of a request."""
 
     def __init__(self, end: float, stopping: threading.Event) -> None:
         self.end, self.stopping = end, stopping
 
     def left(self) -> float:
-        """Seconds, at least a little. Raises TimeoutError or Stopped."""
+        """Seconds until the deadline, above 0. Raises TimeoutError or Stopped."""
         if self.stopping.is_set():
             raise Stopped
         left = self.end - time.monotonic()
@@ -213,7 +215,7 @@ class _Clock:
 
 
 class _Reader(io.RawIOBase):
-    """The bytes that arrive at a socket until the clock has run down."""
+    """The bytes that arrive at a socket until the deadline."""
 
     def __init__(self, sock: socket.socket, clock: _Clock) -> None:
         self._sock, self._clock = sock, clock
@@ -235,7 +237,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Socket:
-    """What http.client asks of a socket."""
+    """The part of the socket interface that http.client uses, with a deadline."""
 
     def __init__(self, sock: socket.socket, clock: _Clock) -> None:
         self._sock, self._clock, self._is_read = sock, clock, False
@@ -249,7 +251,7 @@ class _Socket:
         return io.BufferedReader(_Reader(self._sock, self._clock))
 
     def close(self) -> None:
-        if not self._is_read:  # else the reader closes it, as with a real socket
+        if not self._is_read:  # otherwise the reader closes it, as with a real socket
             self._sock.close()
 
 
@@ -265,7 +267,7 @@ class _HTTPConnection(http.client.HTTPConnection):
 
 
 class _HTTPSConnection(_HTTPConnection, http.client.HTTPSConnection):
-    """Connects as HTTPSConnection does, within the time of the clock."""
+    """Connects as HTTPSConnection does, but with a deadline."""
 
 
 class _Plain(urllib.request.HTTPHandler):

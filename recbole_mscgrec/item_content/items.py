@@ -1,4 +1,4 @@
-"""The items of a data set on disk, read without RecBole; the options that name the data set."""
+"""Reads the items of a data set without RecBole, and defines the options that name the data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Options that name the data set and tell how its files are written."""
+    """Add the options that name the data set and describe the format of its files."""
     data = parser.add_argument_group("data set")
     data.add_argument("--name", required=True, help="name of the data set")
     data.add_argument(
@@ -31,7 +31,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="column of the .item file with the item ids (default: found as in training)",
     )
     data.add_argument("--field_separator", default="\t", help="default: tab")
-    data.add_argument("--encoding", default="utf-8", help="of the files (default: %(default)s)")
+    data.add_argument(
+        "--encoding", default="utf-8", help="encoding of the files (default: %(default)s)"
+    )
 
 
 def files_of(options: argparse.Namespace) -> DataFiles:
@@ -50,15 +52,15 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf) -> 
             raise argparse.ArgumentTypeError(f"{text} must be at least {low:g}{top}")
         return value
 
-    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    parse.__name__ = kind.__name__  # argparse shows it in errors
     return parse
 
 
 def read_item_file(files: DataFiles, column: str | None = None) -> ItemFile:
-    """The .item file of a data set, the first row of each item.
+    """The .item file of a data set, with the first row of each item.
 
-    The item tokens are in `column`, or else in the column that is named as in the .inter file, or
-    else in the id column with the most items of the .inter file, as in training.
+    The item tokens are in `column`. If it is None, the column is found as in training: it has the
+    same name as in the .inter file, or it is the id column that shares the most tokens with it.
 
     Raises:
         UserError: there is no such file or column.
@@ -68,7 +70,7 @@ def read_item_file(files: DataFiles, column: str | None = None) -> ItemFile:
         there = sorted(p.name for p in files.folder.glob("*")) if files.folder.is_dir() else []
         raise UserError(
             f"{path} does not exist; {files.folder} holds {', '.join(there[:9]) or 'nothing'}. "
-            "Check --name and --data_path: the descriptions of the items are read from there."
+            "Check --name and --data_path."
         )
     file = read_atomic_file(path, files.separator, files.encoding)
     if column is not None and column not in file.types:

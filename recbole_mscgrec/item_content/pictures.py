@@ -1,4 +1,4 @@
-"""Image files as they are stored: small RGB JPEGs, named by item token."""
+"""Image files as we store them: small RGB JPEGs, named by item token."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from recbole_mscgrec.features.images import decode, formats
 from recbole_mscgrec.storage.errors import one_line
 
 _QUALITY = 90
-_LONGEST_NAME = 255 - 24  # bytes; the name while a file is written is longer
+_LONGEST_NAME = 255 - 24  # bytes; while a file is written, its temporary name is longer
 _MARKUP = (b"<!doctype", b"<html", b"<head", b"<body", b"<!--")
 
 
 class NoImage(Exception):
-    """Why a file cannot be used as an image."""
+    """A file cannot be used as an image; the text says why."""
 
 
 def as_jpeg(content: bytes, size: int) -> bytes:
-    """An image file of any format as an RGB JPEG, its longer side at most `size` pixels.
-
-    It is told from its content alone: the first frame, upright, on white where it is transparent.
+    """Convert the content of an image file of any format to an RGB JPEG whose longer side is at
+    most `size` pixels: the first frame, upright, transparent parts white.
 
     Raises:
-        NoImage: it is none, or is damaged, or has more pixels than Pillow allows.
+        NoImage: the content is not an image, is damaged, or has more pixels than Pillow allows.
     """
     begin = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not content:
         raise NoImage("empty file")
     if begin.startswith(_MARKUP):
-        raise NoImage("an HTML page in place of an image")
+        raise NoImage("an HTML page instead of an image")
     if begin.startswith((b"<svg", b"<?xml")):
         raise NoImage("SVG or XML, which is not read")
     try:
@@ -50,7 +49,7 @@ def as_jpeg(content: bytes, size: int) -> bytes:
 
 
 def fault_of_name(token: str) -> str:
-    """Why a file cannot be named by an item token, as `image_dir` asks for; '' if it can."""
+    """Why a file cannot have an item token as its name, as in `image_dir`; '' if it can."""
     name = f"{token}.jpg"
     if not token or "\0" in token or Path(name).name != name or Path(name).stem != token:
         return "the item id cannot be a file name"
@@ -60,8 +59,7 @@ def fault_of_name(token: str) -> str:
 
 
 def images_in(folder: Path) -> dict[str, str]:
-    """Item token -> name of its image in a folder of images, the first by name; empty files count
-    as none."""
+    """Item token -> name of its image in a folder, the first by name. Empty files are ignored."""
     found: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for entry in entries:

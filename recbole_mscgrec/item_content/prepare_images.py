@@ -1,4 +1,4 @@
-"""`recbole-mscgrec prepare images`: the images of items, fetched once, ahead of training."""
+"""`recbole-mscgrec prepare images`: fetches the images of items once, before training."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import check_folder
 
 _ABOUT = """
-Downloads the images of items by the addresses in a column of the .item file, or takes them from a
-folder of files named by item id. They are stored as DIR/NAME/images/ITEM.jpg, where training looks
-for them, reduced to --size pixels.
+Downloads the images of items from the addresses in a column of the .item file, or takes them from a
+folder of files named by item id. The images are reduced to --size pixels and stored as
+DIR/NAME/images/ITEM.jpg, where training looks for them.
 
-Images that are there are skipped, so that a stopped run goes on where it ended. What failed stands
-with its reason in DIR/NAME/NAME.images-failed.csv.
+Existing images are skipped, so a stopped run can be resumed. Failures and their reasons are listed
+in DIR/NAME/NAME.images-failed.csv.
 
-The program does not read robots.txt, and it cannot know what a site allows: whether you may
-download these images, and at which rate, is yours to find out and to set (--per_host, --host_pause,
---workers, --user_agent). A server that answers 429 or 503 with Retry-After is obeyed.
+The program does not read robots.txt and cannot know what a site allows. It is up to you to find out
+whether you may download these images, and at which rate, and to set --per_host, --host_pause,
+--workers and --user_agent accordingly. The program waits if a server answers 429 or 503 with
+Retry-After.
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command. Returns 0, or 1 if the data set has no image in the end."""
+    """Run the command. Returns 0, or 1 if the data set has no image afterwards."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     files = files_of(options)
@@ -60,12 +61,12 @@ def main(arguments: list[str]) -> int:
     to_do = to_do[: options.limit]
 
     with warnings.catch_warnings(), tqdm(total=len(to_do), desc="Images", unit="") as bar:
-        warnings.simplefilter("ignore")  # about odd files that Pillow can read
+        warnings.simplefilter("ignore")  # Pillow warns about unusual files that it can read
         n_fetched = _fetch(options, to_do, folder, failures, bar)
     counts = failures.counts()
     print(
-        f"images in {folder}: {n_fetched} fetched, {n_there} were there, {n_without} items name "
-        f"none, {len(failures.of)} failed{' (' if counts else ''}"
+        f"images in {folder}: {n_fetched} fetched, {n_there} already there, {n_without} items "
+        f"without one, {len(failures.of)} failed{' (' if counts else ''}"
         f"{', '.join(f'{reason}: {n}' for reason, n in counts)}{')' if counts else ''}"
         + (f"; see {failures.file}" if counts else "")
     )
@@ -125,14 +126,15 @@ def _from_folder(options: argparse.Namespace, items: ItemFile) -> dict[str, str]
         raise UserError(f"--folder ({source}) is not a folder: check the path.")
     if source.resolve() == target.resolve():
         raise UserError(
-            f"--folder ({source}) is where the images are written: training reads them as they are."
+            f"--folder ({source}) is the folder that the images are written to: name another "
+            "folder, or skip this command, since training reads images in any size."
         )
     names = images_in(source)
     found = {i: str(source / names[i]) for i in items.frame[items.key] if i in names}
     if not found:
         raise UserError(
-            f"{source} (--folder) holds {len(names)} images and none is named like an item: its "
-            f"first are {sorted(names.values())[:3]}, the first items "
+            f"{source} (--folder) holds {len(names)} images, but none is named after an item: its "
+            f"first files are {sorted(names.values())[:3]}, the first items are "
             f"{items.frame[items.key].head(3).tolist()}. Name them ITEM.jpg (or .png, ...)."
         )
     return found
@@ -164,32 +166,35 @@ def parser() -> argparse.ArgumentParser:
         "--size",
         type=number(int, 1, LONGEST_SIDE),
         default=256,
-        help="longer side in pixels at most; smaller images keep theirs (default: %(default)s)",
+        help="maximum length of the longer side in pixels; smaller images keep their size "
+        "(default: %(default)s)",
     )
-    source.add_argument("--limit", type=number(int, 1), help="stop after this many items: a try")
+    source.add_argument(
+        "--limit", type=number(int, 1), help="fetch at most this many images, for a trial run"
+    )
     source.add_argument(
         "--retry_failed",
         action="store_true",
-        help="try those again that cannot be had by the CSV file (404, HTML, damaged, ...)",
+        help="also retry images that the CSV file lists as lasting failures (404, HTML, damaged)",
     )
     net = made.add_argument_group("network")
     ours = f"recbole-mscgrec/{recbole_mscgrec.__version__}"
     for name, kind, default, meaning in (
-        ("workers", number(int, 1, 256), 8, "downloads at the same time"),
-        ("per_host", number(int, 1, 256), 2, "of these, from the same host"),
-        ("host_pause", number(float, 0), 0.1, "seconds between two requests to a host, at least"),
-        ("retries", number(int, 0, 100), 4, "tries after the first, if that may help"),
+        ("workers", number(int, 1, 256), 8, "number of parallel downloads"),
+        ("per_host", number(int, 1, 256), 2, "number of parallel downloads from the same host"),
+        ("host_pause", number(float, 0), 0.1, "minimum seconds between two requests to a host"),
+        ("retries", number(int, 0, 100), 4, "tries after the first one, for temporary failures"),
         ("backoff", number(float, 0), 1.0, "seconds before the second try; doubled each time"),
         (
             "longest_wait",
             number(float, 0),
             300.0,
-            "seconds that a host may ask to wait; if it asks "
-            "for more, it is left alone until the next run",
+            "longest pause in seconds that a host may ask for; a host that asks for more gets no "
+            "requests until the next run",
         ),
         ("timeout", number(float, 0.1), 20.0, "seconds to connect, and again for the whole file"),
-        ("max_bytes", number(int, 1), 20_000_000, "bytes of a file at most"),
-        ("user_agent", str, ours, "name that servers see; add how to reach you"),
+        ("max_bytes", number(int, 1), 20_000_000, "maximum size of a file in bytes"),
+        ("user_agent", str, ours, "User-Agent header; add how to contact you"),
     ):
         net.add_argument(
             f"--{name}", type=kind, default=default, help=f"{meaning} (default: %(default)s)"

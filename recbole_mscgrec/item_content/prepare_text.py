@@ -1,4 +1,4 @@
-"""`recbole-mscgrec prepare text`: text vectors by a transformers model, ahead of training."""
+"""`recbole-mscgrec prepare text`: makes text vectors with a transformers model, before training."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _ABOUT = """
 Makes a vector of each item's text with a transformers model: an encoder (BERT), an encoder-decoder
 (T5) or a decoder (a large language model). The texts are those of the text modality in training.
 
-The result is DIR/NAME/NAME.text.safetensors with the ids beside it in NAME.text.tokens.txt, which
-training reads with --vectors_file="{text: FILE}". Vectors have unit length and are stored as
+The result is DIR/NAME/NAME.text.safetensors, with the item ids beside it in NAME.text.tokens.txt.
+Training reads them with --vectors_file="{text: FILE}". Vectors have unit length and are stored as
 float16.
 
-Finished chunks are kept beside the result, so that a stopped run goes on where it ended. Several
-processes share the work with --shard 0/4 to --shard 3/4 (under torchrun by themselves); the one
-that finishes last joins the chunks.
+Finished chunks are kept beside the result, so a stopped run can be resumed. Several processes share
+the work with --shard 0/4 to --shard 3/4 (not needed with torchrun); the one that finishes last
+joins the chunks.
 """
 
 
@@ -73,13 +73,13 @@ def main(arguments: list[str]) -> int:
     else:
         print(
             f"text: shard {shard}/{n_shards} is finished; {len(chunks.missing())} of {len(chunks)} "
-            "chunks are still to be made by the others, the last of which joins them."
+            "chunks are still missing. The process that finishes last joins them."
         )
     return 0
 
 
 def _texts(options: argparse.Namespace, files: DataFiles) -> Texts:
-    """The items with a text."""
+    """The items that have a text, with --instruction in front of each text."""
     items = read_item_file(files, options.item_column)
     columns = options.text_columns
     if columns is not None:
@@ -88,7 +88,7 @@ def _texts(options: argparse.Namespace, files: DataFiles) -> Texts:
         if unknown or not columns:
             raise UserError(
                 f"{items.path} has no column {unknown} (--text_columns); it has {[*items.types]}. "
-                "Without this option the columns that hold text are found."
+                "Without this option, the text columns are detected."
             )
     text = TextSettings(
         options.encoder, 1, options.batch_size, options.max_length, columns, columns is not None
@@ -104,8 +104,8 @@ def _texts(options: argparse.Namespace, files: DataFiles) -> Texts:
 
 
 def _recipe(options: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
-    """What determines the vectors, beside the texts. A folder is known by its files: it may stand
-    elsewhere on another machine."""
+    """All options that determine the vectors, besides the texts. A model folder is identified by
+    its files, because its path may differ on another machine."""
     digest = model_digest(options.encoder)
     return {
         "encoder": Path(options.encoder).resolve().name if digest else options.encoder,
@@ -135,7 +135,8 @@ def _device(name: str, shard: int) -> torch.device:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where the GPU has it: float16 overflows in some models, such as T5."""
+    """The dtype for --dtype; auto: bfloat16 on GPUs that support it, because float16 overflows in
+    some models, such as T5."""
     if name != "auto":
         return _DTYPES[name]
     if device.type != "cuda":
@@ -150,13 +151,13 @@ def _make(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    """Make those of our chunks that are not on disk."""
+    """Make the chunks `own` of this process that are not on disk yet."""
     to_do = [k for k in own if not chunks.exists(k)]
     if not to_do:
         return
     encoder = load_encoder(options.encoder, "--encoder")
     _check_length(encoder, options.max_length)
-    # Decoders with absolute positions would count the padding on the left.
+    # With padding on the left, decoders with absolute positions would count it.
     encoder.tokenizer.padding_side = "right"
     encoder = encoder.to(device, dtype)
     n_all = sum(len(chunks.texts_of(k)) for k in own)
@@ -167,7 +168,8 @@ def _make(
 
 
 def _vectors(texts: list[str], encoder: Encoder, options: argparse.Namespace, bar: tqdm) -> Tensor:
-    """float16 (n, D). Texts of similar length share a batch, the longest first."""
+    """The vectors of n texts, float16 (n, D). Texts of similar length share a batch, the longest
+    first."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     size, length, pooling = options.batch_size, options.max_length, options.pooling
     try:
@@ -175,7 +177,7 @@ def _vectors(texts: list[str], encoder: Encoder, options: argparse.Namespace, ba
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"The GPU has too little memory for --batch_size {size} and --max_length {length}: "
-            "lower one of them; what is finished is kept."
+            "lower one of them. Finished chunks are kept."
         ) from error
     if not rows.isfinite().all():
         raise UserError(
@@ -200,7 +202,7 @@ def _check_length(encoder: Encoder, max_length: int) -> None:
 def _missing(chunks: Chunks) -> str:
     missing = chunks.missing()
     return (
-        f"--join: {len(missing)} of {len(chunks)} chunks are not in {chunks.folder}, the first is "
+        f"--join: {len(missing)} of {len(chunks)} chunks are not in {chunks.folder}; the first is "
         f"number {missing[0] if missing else 0}. Run the shards to their end; all need the same "
         "texts and the same --encoder, --pooling, --max_length, --instruction and --dtype (auto "
         "depends on the device)."
@@ -230,19 +232,19 @@ def parser() -> argparse.ArgumentParser:
         "--instruction",
         default="",
         metavar="TEXT",
-        help="put before each text as it is, such as 'passage: '; see the model's card",
+        help="text put in front of each item's text, such as 'passage: '; see the model card",
     )
     text.add_argument(
         "--pooling",
         choices=(MEAN, LAST),
         default=MEAN,
-        help="mean over the tokens, or last token, for most decoders (default: %(default)s)",
+        help="mean over the tokens, or the last token, as for most decoders (default: %(default)s)",
     )
     text.add_argument(
         "--max_length",
         type=number(int, 1),
         default=256,
-        help="tokens of a text; longer ones are truncated (default: %(default)s)",
+        help="tokens per text; longer texts are truncated (default: %(default)s)",
     )
     text.add_argument(
         "--out",
@@ -255,17 +257,17 @@ def parser() -> argparse.ArgumentParser:
         "--batch_size",
         type=number(int, 1),
         default=64,
-        help="texts at the same time (default: %(default)s)",
+        help="texts per batch (default: %(default)s)",
     )
     work.add_argument(
         "--dtype",
         choices=("auto", *_DTYPES),
         default="auto",
-        help="of the model; auto: bfloat16 (or float16) on a GPU, float32 on the CPU",
+        help="dtype of the model; auto: bfloat16 (or float16) on a GPU, float32 on the CPU",
     )
     work.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: auto)")
     work.add_argument(
-        "--shard", metavar="I/N", help="do part I of N, from 0 (default: torchrun's rank, or all)"
+        "--shard", metavar="I/N", help="do part I of N, from 0 (default: torchrun's rank, or 0/1)"
     )
     work.add_argument("--join", action="store_true", help="only join chunks that are finished")
     return made

@@ -1,4 +1,4 @@
-"""Vectors of many texts in chunks on disk, shared by processes, and the one file they end in."""
+"""Vectors of many texts as chunks on disk, which several processes make, joined in one file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import write_text, written_whole
 
 Tensor = torch.Tensor
-CHUNK = 1024  # texts
-_SAMPLE = 1 << 20  # bytes that are read of each of _N_SAMPLES places of a large file
-_N_SAMPLES = 16
-_MADE = "made"  # key of the metadata: how the file was made, as JSON
+CHUNK = 1024  # texts per chunk
+_SAMPLE = 1 << 20  # bytes per sample of a large file
+_N_SAMPLES = 16  # samples per large file
+_MADE = "made"  # metadata key: how the file was made, as JSON
 
 
 class Texts(NamedTuple):
-    """The items with a text, in the order of the .item file."""
+    """The items that have a text, in the order of the .item file."""
 
     tokens: list[str]
     texts: list[str]
 
 
 class Chunks:
-    """The chunks of one encoding: chunk k has the texts from k * CHUNK on, whoever makes it.
+    """The chunks of one encoding. Chunk k holds the CHUNK texts from k * CHUNK on, in every
+    process.
 
     Args:
-        out: the file in which all end; chunks are kept in a folder beside it.
-        recipe: everything else that determines the vectors.
+        out: the file that all chunks are joined in; they are kept in a folder beside it.
+        recipe: everything besides the texts that determines the vectors.
     """
 
     def __init__(self, out: Path, texts: Texts, recipe: dict[str, Any]) -> None:
@@ -66,11 +67,11 @@ class Chunks:
         return [k for k in range(len(self)) if not self.exists(k)]
 
     def save(self, k: int, vectors: Tensor) -> None:
-        """Keep the vectors (n, D) of a chunk. Raises UserError."""
+        """Store the vectors (n, D) of a chunk. Raises UserError."""
         cache.save(self.folder, f"chunk-{k:06}", self._keys[k], {"vectors": vectors})
 
     def is_done(self) -> bool:
-        """Whether the file is there, made of these texts in this way."""
+        """Whether the file exists and was made from these texts with this recipe."""
         try:
             with safetensors.safe_open(self.out, framework="pt") as stored:
                 made = json.loads((stored.metadata() or {}).get(_MADE, "{}"))
@@ -79,8 +80,8 @@ class Chunks:
         return made.get("key") == self.key and _tokens_file(self.out).is_file()
 
     def join(self) -> bool:
-        """Make the file of all chunks and remove them, unless chunks are missing. Of processes that
-        call this at the same time, one does the work.
+        """Join all chunks in one file and remove them, unless some are missing. If several
+        processes call this at the same time, one of them does the work.
 
         Returns:
             Whether the file is complete.
@@ -94,7 +95,7 @@ class Chunks:
         table, at = torch.empty(0), 0
         for k in range(len(self)):
             stored = cache.load(self.folder, f"chunk-{k:06}", self._keys[k])
-            if stored is None:  # damaged, which a warning has told
+            if stored is None:  # damaged; a warning was logged
                 return False
             part = stored["vectors"]
             if k == 0:
@@ -106,33 +107,34 @@ class Chunks:
         return True
 
     def _write(self, vectors: Tensor) -> None:
-        """The tokens first and the vectors last: the file of vectors never has other tokens."""
+        """Write the tokens first and the vectors last, so that vectors never have wrong tokens."""
         self.out.unlink(missing_ok=True)
         write_text(_tokens_file(self.out), "\n".join(self.texts.tokens) + "\n")
         made = {**self.recipe, "n_items": len(vectors), "key": self.key}
-        # One entry: safetensors writes several in random order, and equal vectors are equal files.
+        # A single entry: safetensors writes several in random order, so equal files would differ.
         metadata = {_MADE: json.dumps(made, sort_keys=True)}
         with written_whole(self.out, "--out") as temporary:
             safetensors.torch.save_file({"vectors": vectors}, temporary, metadata=metadata)
-            temporary.chmod(_tokens_file(self.out).stat().st_mode)  # safetensors: owner only
+            # safetensors makes files that only their owner can read.
+            temporary.chmod(_tokens_file(self.out).stat().st_mode)
 
     def _file(self, k: int) -> Path:
         return cache.path(self.folder, f"chunk-{k:06}", self._keys[k])
 
 
 def check_tokens(tokens: Sequence[str], source: Path) -> None:
-    """Raises UserError if tokens cannot stand one on a line."""
+    """Raise UserError if a token has a line break, so that a file cannot hold one per line."""
     strange = [token for token in tokens if "\n" in token or "\r" in token]
     if strange:
         raise UserError(
             f"{source}: {len(strange)} item ids hold a line break, such as {strange[0]!r}; the "
-            "file of vectors lists one id on a line."
+            "tokens file lists one id per line."
         )
 
 
 def model_digest(name: str) -> str:
-    """A digest of the files of a model's folder: of large ones their size and samples. '' for the
-    name of a model on the hub."""
+    """A digest of the files in a model's folder; of large files, only of their size and samples. ''
+    if `name` is a model on the hub."""
     folder = Path(name)
     if not folder.is_dir():
         return ""
@@ -151,7 +153,8 @@ def model_digest(name: str) -> str:
 
 
 def shard_of(text: str | None) -> tuple[int, int]:
-    """Number and count of a shard: `text` is I/N, or else torchrun's RANK and WORLD_SIZE count.
+    """The number of a shard and the count of shards, from `text` as I/N. If it is None, they are
+    torchrun's RANK and WORLD_SIZE.
 
     Raises:
         UserError: it is not I/N with 0 <= I < N.
@@ -167,5 +170,5 @@ def shard_of(text: str | None) -> tuple[int, int]:
 
 
 def _tokens_file(out: Path) -> Path:
-    """Where given_files looks for the tokens."""
+    """The file in which `given_files` looks for the tokens."""
     return out.with_suffix(".tokens.txt")

@@ -15,16 +15,16 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 Tensor = torch.Tensor
 
 # step(level, row, nodes, codes, parents) -> logits (P, K_level) for the P beams that still have a
-# choice. All arguments but the level have shape (P,): `row`, ascending, is the row of the batch
-# that a beam belongs to; `nodes` is its node in the tree, negative where it has none; `codes` are
-# the codes just chosen; `parents` are the positions, in the previous step, of the beams that they
-# continue. At level 0 there is one beam per row, and codes and parents are None.
+# choice. All arguments except `level` have shape (P,): `row`, ascending, is the batch row of each
+# beam; `nodes` is its node in the tree, negative where it has none; `codes` are the codes chosen at
+# the previous level; `parents` are the positions, in the previous step, of the beams that these
+# beams continue. At level 0 there is one beam per row, and codes and parents are None.
 Step = Callable[[int, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 class Beams(NamedTuple):
-    """The best items, in descending order. A list with fewer than W items ends in item 0, whose
-    log-probability is -inf."""
+    """The best items, in descending order. Lists with fewer than W items are padded with item 0,
+    whose log-probability is -inf."""
 
     items: Tensor  # (B, W) long
     log_probs: Tensor  # (B, W) exact log-probability under the model
@@ -41,17 +41,19 @@ def beam_search(
 ) -> Beams:
     """The most likely items that a beam of width `beam_size` finds, for each row of a batch.
 
-    At every level the distribution of a beam is the softmax over the children of its node. So every
-    result is a real item, the results are distinct, and a beam as wide as the catalogue makes the
-    search exhaustive. A beam whose node leads to a single item is settled and needs no further
-    steps; on a GPU it is computed as well (see `packs`). A restriction removes the nodes that lead
-    to no allowed item. The log-probabilities are still those over the whole catalogue, so the
-    results are the best of the allowed items.
+    At every level, the distribution of a beam is the softmax over the children of its node. So
+    every result is a real item, the results are distinct, and a beam as wide as the catalogue makes
+    the search exhaustive. A beam whose node leads to a single item is settled: it needs no further
+    steps, although a GPU computes them anyway (see `packs`).
 
-    With `over_children=False` the softmax runs over all codewords of a level, as in a model that
-    was trained without the constraint. Codes that lead to no item are then removed.
-
-    A prior, which needs `over_children`, is mixed into the scores of all children.
+    Args:
+        step: computes the logits of one level.
+        tree: the catalogue.
+        restriction: removes the nodes that lead to no allowed item. The log-probabilities are still
+            those over the whole catalogue, so the results are the best allowed items.
+        over_children: if False, the softmax runs over all codewords of a level, as in a model that
+            was trained without the constraint. Codes that lead to no item are then removed.
+        prior: combined with the scores of all children; needs `over_children`.
     """
     device = tree.leaf_item.device
     nodes = torch.zeros(batch_size, 1, dtype=torch.int32, device=device)
@@ -83,11 +85,11 @@ def beam_search(
 def _unsettled(
     tree: PrefixTree, level: int, nodes: Tensor, scores: Tensor, over_children: bool
 ) -> Tensor:
-    """Which of the beams (B, W) are computed, those that still have a choice: bool (B * W,)."""
+    """Which of the beams (B, W) still have a choice and must be computed: bool (B * W,)."""
     if not packs(nodes):
         return torch.ones_like(nodes, dtype=torch.bool).flatten()
     alive = scores > -torch.inf
-    if over_children:  # a single item below a node has probability one
+    if over_children:  # the only item below a node has probability one
         start, end = tree.leaves(level, nodes)
         alive &= end - start > 1
     return alive.flatten()
@@ -103,10 +105,11 @@ def _child_log_probs(
     over_children: bool,
     prior: ItemPrior | None,
 ) -> tuple[Tensor, bool]:
-    """Log-softmax (P, C) over the children of nodes (P,) from logits (P, K); -inf without a child.
+    """Log-softmax (P, C) over the children of nodes (P,) from logits (P, K), and whether the
+    columns are the children.
 
-    The columns are either the children in order (the second result is then True) or all codewords,
-    masked, which is cheaper where most codewords have a child.
+    If they are not, the columns are all codewords, -inf where there is no child. This is cheaper
+    where most codewords have one.
     """
     if not over_children:
         logits = logits.log_softmax(dim=-1)
@@ -133,15 +136,16 @@ def _child_log_probs(
 def _best_children(
     log_probs: Tensor, place: Tensor, scores: Tensor, beam_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best continuations of the beams of each row: their scores, which beam each continues and
-    which of its children it is, (B, W) each."""
+    """The best continuations of the beams of each row: their scores, the beam that each one
+    continues, and which of its children it is, (B, W) each."""
     grown = _all_beams(log_probs, place, scores.shape) + scores.unsqueeze(-1)  # (B, W, C)
     scores, chosen = grown.flatten(1).topk(min(beam_size, grown[0].numel()), dim=1)
     return scores, chosen // grown.size(-1), chosen % grown.size(-1)
 
 
 def _all_beams(log_probs: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
-    """(P, C) -> (B, W, C): a settled beam has one child, with probability one."""
+    """Log-probabilities of the computed beams (P, C) -> those of all beams (B, W, C). A settled
+    beam has one child, with probability one."""
     if len(place) < shape.numel():
         packed = log_probs
         log_probs = packed.new_full((shape.numel(), packed.size(1)), -torch.inf)

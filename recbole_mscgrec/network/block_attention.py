@@ -1,9 +1,9 @@
-"""Training attention of tiled windows on a CPU, block by block.
+"""Attention over tiled windows for training on a CPU, block by block.
 
-Every position of a window is a query that sees the positions up to its own. If all scores are
-computed at once, half of them are masked, those of short windows are mostly padding, and those of a
-long window do not fit into the cache. Here each block of queries is multiplied only with the keys
-that it may see, as in flash attention. On a GPU torch's own kernel is used.
+Every position of a window is a query that sees the positions up to its own. If all scores were
+computed at once, half of them would be masked, those of short windows would be mostly padding, and
+those of long windows would not fit into the cache. Here each block of queries is multiplied only
+with the keys that it may see, as in flash attention. On a GPU, torch's own kernel is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.amp import custom_bwd, custom_fwd
 from recbole_mscgrec.network.unpad import packs
 
 Tensor = torch.Tensor
-_SHORT = 64
+_SHORT = 64  # tokens of a window; up to this length, blocks are no faster (measured)
 _SCORES = 2**18  # scores per block: 1 MB, the fastest size on a core with 1 MB of L2 cache
 
 
@@ -29,8 +29,8 @@ class Windows(NamedTuple):
 
     @classmethod
     def where_faster(cls, item_seq: Tensor, keys_per_item: int = 1) -> Windows | None:
-        """The windows of left-aligned item ids (B, T), padded with 0. None where blocks are no
-        faster: on a GPU or compiled (see `packs`), and up to 64 tokens (measured)."""
+        """The windows of left-aligned item ids (B, T), padded with 0. None where blocks are not
+        faster: on a GPU, when compiled (see `packs`), and for windows of up to 64 tokens."""
         if not packs(item_seq) or item_seq.size(1) * keys_per_item <= _SHORT:
             return None
         return cls.of(item_seq, keys_per_item)
@@ -50,10 +50,10 @@ class _Block(NamedTuple):
 
 def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows) -> Tensor:
     """Attention of q (B, H, T * S, D/H) over k, v (B, H, T * G, D/H): the S queries of item t see
-    the keys of items up to t.
+    the keys of the items up to t.
 
-    bias (1 or B, 1 or H, T * S or T, T * G) is added to the scores; if it has T queries, the S
-    queries of an item share it. The result at padding is undefined.
+    bias (1 or B, 1 or H, T * S or T, T * G) is added to the scores. If it has T rows of queries,
+    the S queries of an item share a row. The result at padding is undefined.
     """
     return _WindowAttention.apply(q, k, v, bias, *windows)
 
@@ -64,7 +64,7 @@ class _WindowAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, lengths: list[int], group: int
     ) -> Tensor:
-        """The result of `attend_windows`; keeps the attention weights of each block."""
+        """The result of `attend_windows`. The attention weights are kept for the backward pass."""
         out, kept = torch.zeros_like(q, memory_format=torch.contiguous_format), []
         per_item = q.size(2) * group // k.size(2)
         scale = q.size(-1) ** -0.5
@@ -103,8 +103,8 @@ class _WindowAttention(torch.autograd.Function):
 
 
 def _blocks(lengths: list[int], group: int, per_item: int, n_heads: int) -> Iterator[_Block]:
-    """Blocks of about _SCORES scores: all queries of a few rows, or the queries of some items of
-    one row."""
+    """Blocks of about _SCORES scores: all queries of several rows, or those of a few items of one
+    row."""
     first = 0
     while first < len(lengths):
         longest, last = lengths[first], first + 1
@@ -131,7 +131,8 @@ def _bias_of(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> Tens
 def _add_to_bias(
     dbias: Tensor, scores: Tensor, block: _Block, n_queries: int, per_item: int
 ) -> None:
-    """The gradient of `_bias_of`: sum over the scores that share a bias, and add in place."""
+    """The gradient of `_bias_of`, added to `dbias` in place; scores with the same bias are
+    summed."""
     if dbias.size(0) == 1:
         scores = scores.sum(0, keepdim=True)
     if dbias.size(1) == 1:
@@ -142,7 +143,7 @@ def _add_to_bias(
 
 
 def _place_in(bias: Tensor, block: _Block, n_queries: int, per_item: int) -> tuple[slice, ...]:
-    """The slices of a bias for a block. Rows, heads or the queries of an item may share a bias."""
+    """The slices of a bias for a block. Rows, heads, or the queries of an item may share a bias."""
     rows, queries = slice(0, 1) if bias.size(0) == 1 else block.rows, block.queries
     if bias.size(2) != n_queries:
         queries = slice(queries.start // per_item, queries.stop // per_item)

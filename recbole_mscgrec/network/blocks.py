@@ -1,5 +1,5 @@
-"""Transformer blocks as in T5: pre-norm, linear maps and norms without bias, additive attention
-bias. They do not depend on items, codes or trees."""
+"""Transformer blocks as in T5: pre-norm, no bias in linear maps and norms, additive attention bias.
+They do not depend on items, codes or trees."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Tensor = torch.Tensor
 class Dropout(nn.Dropout):
     """Dropout that draws 8 bits per element on a CPU, where torch's generator is the bottleneck.
 
-    The probability is then rounded to a multiple of 1/256 and the scale follows the rounded value,
-    so the expectation is exact.
+    The probability is then rounded to a multiple of 1/256. The scale uses the rounded value, so the
+    expectation is exact.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,8 +33,8 @@ class Dropout(nn.Dropout):
 
 
 class Norm(nn.LayerNorm):
-    """Layer norm without a bias. T5 has RMSNorm, which torch composes of several operations on a
-    CPU: they take five times as long, a sixth of a training step."""
+    """Layer norm without a bias. T5 uses RMSNorm, but on a CPU torch computes it with several
+    operations, which take five times as long, a sixth of a training step."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, eps=1e-6, bias=False)
@@ -57,17 +57,17 @@ class FeedForward(nn.Sequential):
 
 
 class ShortConvolution(nn.Module):
-    """Causal depthwise convolution along a history: each output is a sum of the last few tokens,
-    with a learned weight per token and dimension. It is initialized to zero.
+    """Causal depthwise convolution along a history: each output is a weighted sum of the last few
+    tokens, with a learned weight per offset and dimension. The weights are initialized to zero.
 
     Args:
         size: D.
-        kernel_size: the number of tokens, the current one included.
+        kernel_size: number of tokens in the sum, including the current one.
     """
 
     def __init__(self, size: int, kernel_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(kernel_size, size))  # the last row: current token
+        self.weight = nn.Parameter(torch.zeros(kernel_size, size))  # last row: the current token
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D). Sums of shifted products take half the time of torch's
@@ -81,11 +81,11 @@ class ShortConvolution(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """A short convolution, if there is one, then self-attention with an additive bias, then a
-    feed-forward layer.
+    """An optional short convolution, then self-attention with an additive bias, then a feed-forward
+    layer.
 
-    The convolution is not part of the paper. Most of the order of the last items is easier to learn
-    for it than for attention.
+    The convolution is not part of the paper. It learns the order of the last items more easily than
+    attention does.
     """
 
     def __init__(
@@ -108,8 +108,13 @@ class EncoderBlock(nn.Module):
     def forward(
         self, x: Tensor, slots: Slots, bias: Tensor, windows: Windows | None = None
     ) -> Tensor:
-        """Packed tokens x (P, D), in slots of (B, T) -> (P, D). bias (1 or B, H, T, T). `windows`
-        is given if attention is causal."""
+        """Packed tokens (P, D) -> (P, D).
+
+        Args:
+            slots: positions of the tokens in the grid (B, T).
+            bias: (1 or B, H, T, T).
+            windows: only for causal attention; None: attention uses the bias alone.
+        """
         if self.convolution is not None and self.norm_convolution is not None:
             history = slots.spread_needed(self.norm_convolution(x))
             x = x + self.dropout(slots.pack(self.convolution(history)))
@@ -121,7 +126,8 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention over the levels of one target, cross-attention to the history, FFN."""
+    """Causal self-attention over the levels of a target, then cross-attention to the history, then
+    a feed-forward layer."""
 
     def __init__(self, size: int, inner_size: int, n_heads: int, dropout: float) -> None:
         super().__init__()
@@ -153,8 +159,14 @@ class DecoderBlock(nn.Module):
         bias: Tensor,
         windows: Windows | None = None,
     ) -> Tensor:
-        """Packed tokens x (P, D) -> (P, D). encoded (B, T, D); bias (1 or B, H, Q, T). `windows` is
-        given if query t sees the history up to item t."""
+        """Packed tokens (P, D) -> (P, D).
+
+        Args:
+            slots: positions of the tokens in the grid (B, Q * levels).
+            encoded: (B, T, D).
+            bias: (1 or B, H, Q, T).
+            windows: only if query t sees the history up to item t.
+        """
         q, k, v = self.qkv(self.norm_self(x)).unflatten(-1, (3, self.n_heads, -1)).unbind(1)
         attended = attend_levels(q, k, v, slots.counts)
         x = x + self.dropout(self.out_self(attended.flatten(1)))
@@ -176,8 +188,9 @@ class DecoderBlock(nn.Module):
         """One level of decoding, for the beams that still have a choice: x (P, D) -> (P, D).
 
         `past` holds the keys and values (P_l, 2*D) of the earlier levels; those of this level are
-        appended. They are not moved when beams are reordered: `ancestors`, (P,) for each level,
-        says which token of that level belongs to a beam. bias is (B, H, 1, T).
+        appended. They are not moved when beams are reordered. Instead, `ancestors`, (P,) for each
+        earlier level, names the token of that level that a beam descends from. bias is
+        (B, H, 1, T).
         """
         size, n_heads = x.size(-1), self.n_heads
         q, kv = self.qkv(self.norm_self(x)).split([size, 2 * size], dim=-1)
@@ -192,7 +205,7 @@ class DecoderBlock(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | None = None) -> Tensor:
     """Attention of q (B, H, Q * S, D/H) over k, v (B, H, T, D/H) with an additive bias (1 or B, 1
-    or H, Q or Q * S, T). With Q, the S queries of a position share it.
+    or H, Q or Q * S, T). If the bias has Q rows of queries, the S queries of a position share one.
 
     On a CPU, in training or in bfloat16, plain matrix products are faster than torch's fused kernel
     with a mask, and attention by blocks of `windows` is faster than both.
@@ -200,7 +213,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | Non
     if windows is not None:
         return attend_windows(q, k, v, bias, windows)
     bias = bias.to(q.dtype)
-    if bias.size(2) > 1:  # one for all queries is broadcast
+    if bias.size(2) > 1:  # a single row is broadcast to all queries
         bias = bias.repeat_interleave(q.size(2) // bias.size(2), dim=2)
     plain = torch.is_grad_enabled() or q.dtype == torch.bfloat16
     if q.device.type != "cpu" or not plain:
@@ -210,7 +223,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, windows: Windows | Non
 
 
 def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:
-    """Causal attention among the few levels of each target, packed level by level: (P, H, D/H)."""
+    """Causal attention among the few levels of each target. All tensors are packed level by level:
+    (P, H, D/H), with counts[l] tokens of level l."""
     ks, vs, result = k.split(counts), v.split(counts), [v[: counts[0]]]
     for level, query in list(enumerate(q.split(counts)))[1:]:
         n = counts[level]
@@ -221,7 +235,7 @@ def attend_levels(q: Tensor, k: Tensor, v: Tensor, counts: list[int]) -> Tensor:
 
 
 def attend_few(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of one query each, q (n, H, D/H), over few keys, k and v (n, S, H, D/H).
+    """Attention of single queries q (n, H, D/H), each over a few keys, k and v (n, S, H, D/H).
 
     Such small matrix products are memory-bound, so they are computed as element-wise products and
     sums.
@@ -231,7 +245,8 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def check_heads(size: int, n_heads: int, of: tuple[str, str] = ("hidden_size", "n_heads")) -> None:
-    """Raise UserError for a width that cannot be split into this many heads; `of` names both."""
+    """Raise UserError for a width that cannot be split into this number of heads; `of` holds the
+    names of both settings."""
     if size % n_heads:
         raise UserError(f"{of[0]} ({size}) must be a multiple of {of[1]} ({n_heads}).")
 

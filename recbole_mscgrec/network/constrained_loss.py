@@ -1,5 +1,5 @@
-"""The constrained softmax (paper: constrained sequence learning), taken only over the codewords
-that lead to real items. It depends on the prefix tree, not on the network."""
+"""The constrained softmax (paper: constrained sequence learning), which runs only over the
+codewords that lead to real items. It depends on the prefix tree, not on the network."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Tensor = torch.Tensor
 
 class TargetPaths:
     """n target items as paths through the prefix tree, sorted by the number of levels they need,
-    descending.
+    in descending order.
 
     With the constraint, a level whose node has a single child adds exactly zero to the
     log-probability, so the levels after the last choice are not needed. Where tokens are not packed
-    (see `packs`), all levels are computed for all targets, in their order.
+    (see `packs`), all levels are computed for all targets, and the targets are not sorted.
 
     Args:
         tree: the prefix tree.
         items: (n,) item ids; 0 stands for no target, and its log-probabilities are 0.
-        constrained: softmax over the children of the target's prefix, or over all codewords.
+        constrained: softmax over the children of the target's prefix; if False, over all codewords.
 
     Attributes:
         order: (n,) the positions of the sorted targets in `items`.
-        counts: level l is needed by the first `counts[l]` targets; levels that no target needs are
-            left out.
+        counts: level l is needed by the first `counts[l]` targets. The list ends before the first
+            level that no target needs.
         codes: for each level, the codes (n,) of the sorted targets.
     """
 
     def __init__(self, tree: PrefixTree, items: Tensor, constrained: bool = True) -> None:
         self.tree, self.constrained = tree, constrained
         self.real, self.packed = items != 0, packs(items)
-        path = torch.stack(tree.path(items)).clamp(min=0)  # (L+1, n); of 0: that of the first leaf
+        path = torch.stack(tree.path(items)).clamp(min=0)  # (L+1, n); id 0 gets the first leaf
         if self.packed:
             self._sort(path)
         else:
@@ -67,8 +67,8 @@ class TargetPaths:
 
     def log_probs(self, level: int, logits: Tensor, prior: ItemPrior | None = None) -> Tensor:
         """The log-probability of a level for the targets that need it, (counts[level],), from the
-        scores of its codewords, (counts[level], K). A prior, with a row for each of these targets,
-        is mixed in; it needs the constraint."""
+        scores of its codewords, (counts[level], K). An optional prior, with one row for each of
+        these targets, is combined with the scores; it needs the constraint."""
         nodes = self.prefixes(level)
         gold = self.codes[level][: len(nodes)]
         if self.constrained:

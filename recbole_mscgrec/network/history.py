@@ -28,7 +28,7 @@ class Encoded(NamedTuple):
     """Encoded histories: G tokens for each of T items, item by item."""
 
     states: Tensor  # (B, T * G, D)
-    keep: Tensor | None  # bool (B, T * G): tokens in use; None: all up to the limit
+    keep: Tensor | None  # bool (B, T * G): tokens in use; None: all that a query may see
     windows: Windows | None = None  # in training on a CPU, for attention by blocks
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Encoded(NamedTuple):
 
 
 def check_dropped(modality: str, modalities: list[str]) -> None:
-    """Raise UserError if this is not one of several modalities."""
+    """Raise UserError unless the modality is one of at least two."""
     if modality not in modalities or len(modalities) == 1:
         raise UserError(
             f"eval_drop_modality ({modality}) must be one of several modalities that the model "
@@ -52,20 +52,20 @@ class HistoryTokens(nn.Module):
     """Embeds item ids (B, T) as tokens (B, T * G, D); masks modalities at random in training.
 
     Row 0 of `code_embedding` is zero. Every modality has one row for 'masked or missing' and one
-    per codeword. An item without the modality uses the mask row once, and row 0 for the remaining
-    levels; if these are separate tokens, attention skips them.
+    per codeword. An item without the modality uses the mask row for the first level and row 0 for
+    the others; if these are separate tokens, attention skips them.
 
     Args:
         table: the codes.
         size: D.
-        vectors: modality -> vectors (N, D_m). A linear map of them is added to the token of an
-            item. Needs tokens='item'.
         tokens: 'item' (one token per item) or 'code' (one per code; the paper's form).
         code_positions: add a learned vector per position inside an item, instead of a relative
             bias.
         mask_prob: probability of masking a modality of an item in training; never all of them.
+        vectors: modality -> vectors (N, D_m). A linear map of them is added to the token of an
+            item. Needs tokens='item'.
         learned: add a learned vector per item, initialized to zero. Needs tokens='item'.
-        learned_items: (n,) ascending ids of the items that have one; None: all.
+        learned_items: (n,) ascending ids of the items with a learned vector; None: all.
     """
 
     item_index: Tensor
@@ -100,7 +100,7 @@ class HistoryTokens(nn.Module):
         self.code_position = nn.Embedding(self.per_item, size) if code_positions else None
 
     def _lay_out(self, table: CodeTable) -> None:
-        """For each item, the rows of `code_embedding` that represent it."""
+        """Store, for each item, the rows of `code_embedding` that represent it."""
         index, mask_layout, row = [], [], 1
         self.n_rows = 1 + sum(1 + sum(table.sizes[name]) for name in table.history)
         kind = torch.int16 if self.n_rows < 2**15 else torch.int32
@@ -119,7 +119,7 @@ class HistoryTokens(nn.Module):
         # Not saved: they follow from the code table, which is in the checkpoint.
         for name, tensor in (
             ("item_index", item_index),  # (N, C), C = sum of L_m
-            ("mask_layout", torch.cat(mask_layout, dim=1)[0]),  # (C,) an item with masks only
+            ("mask_layout", torch.cat(mask_layout, dim=1)[0]),  # (C,) an item with all masked
             ("first", torch.tensor([0, *self.columns[:-1]]).cumsum(0)),  # (M,) first columns
             ("modality_of", torch.arange(len(index)).repeat_interleave(torch.tensor(self.columns))),
         ):
@@ -153,11 +153,11 @@ class HistoryTokens(nn.Module):
 
     def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens (B, T * G, D) of item ids (B, T), and which of them are in use: bool (B, T * G),
-        or None with one token per item."""
+        or None if G is 1."""
         if self.per_item > 1:
             rows = self._rows(item_seq, self._masked(item_seq))
             x, keep = self.code_embedding(rows).flatten(1, 2), rows.flatten(1) != 0
-            keep[:, 0] = True  # attention needs a key even in an empty row
+            keep[:, 0] = True  # attention needs at least one key, even in an empty row
         else:
             sum_of_codes = self._sum_of_distinct if packs(item_seq) else self._sum_of_all
             x, keep = sum_of_codes(item_seq), None
@@ -176,7 +176,7 @@ class HistoryTokens(nn.Module):
         return rows.long()
 
     def _sum_of_all(self, item_seq: Tensor) -> Tensor:
-        """(B, T) -> (B, T, D), at shapes that do not depend on the items."""
+        """(B, T) -> (B, T, D), with tensor shapes that do not depend on the items."""
         masked = self._masked(item_seq)
         x = self.code_embedding(self._rows(item_seq, masked)).sum(-2)
         for column, name in enumerate(self.modalities):
@@ -186,8 +186,8 @@ class HistoryTokens(nn.Module):
         return x
 
     def _sum_of_distinct(self, item_seq: Tensor) -> Tensor:
-        """(B, T) -> (B, T, D). The codes of each item in the batch are summed once per modality and
-        then looked up, which is cheaper than summing them wherever the item occurs."""
+        """(B, T) -> (B, T, D). The codes of each distinct item are summed once per modality and
+        then looked up, which is cheaper than summing them at every occurrence of the item."""
         items, place = item_seq.unique(return_inverse=True)  # (U,), (B, T)
         weight = self.code_embedding.weight
         rows = [
@@ -214,8 +214,8 @@ class HistoryTokens(nn.Module):
         """Which modalities (B, T, M) to mask: each at random, but never all of an item."""
         draw = torch.rand(*item_seq.shape, len(self.columns), device=item_seq.device)
         masked = draw < self.mask_prob
-        # Keep the modality with the largest draw among those that the item has. If any would be
-        # kept anyway, this one is among them.
+        # Of the modalities that an item has, keep the one with the largest draw. If any modality
+        # is kept anyway, this one is.
         lacking = self.item_index[item_seq][..., self.first] == self.mask_layout[self.first]
         kept = draw.masked_fill(lacking, -1).argmax(dim=-1, keepdim=True)
         masked.scatter_(-1, kept, False)
@@ -223,15 +223,15 @@ class HistoryTokens(nn.Module):
 
 
 class VectorPart(nn.Module):
-    """The part of an item's token that comes from the vector of one modality, by a linear map."""
+    """The contribution of one modality's vector to the token of an item: a linear map."""
 
     vectors: Tensor
 
     def __init__(self, vectors: Tensor, size: int) -> None:
         super().__init__()
-        # Not saved here: the checkpoint holds the vectors beside the code table. Half precision,
-        # because for a large catalogue they take more memory than the weights, and three digits are
-        # enough.
+        # Not saved here: the checkpoint holds the vectors with the code table. Half precision,
+        # because for a large catalogue they take more memory than the weights, and three digits
+        # suffice.
         self.register_buffer("vectors", vectors.half(), persistent=False)  # (N, D_m)
         self.map = nn.Linear(vectors.size(1), size, bias=False)
 

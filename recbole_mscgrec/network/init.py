@@ -19,9 +19,9 @@ def initialize(network: Any, codes: Tensor) -> None:
 
 @torch.no_grad()
 def draw_weights(network: Any) -> None:
-    """Draw the weights of a CodeNetwork: item vectors of unit size, and sublayers whose outputs
-    together are about as large. With other proportions the layers drown the codes, and training is
-    slower."""
+    """Draw the weights of a CodeNetwork: the elements of item tokens have variance 1, and the
+    outputs of all sublayers together are about as large. If the layers are larger, they drown out
+    the codes, and training is slower."""
     for module in network.modules():
         if isinstance(module, (nn.Embedding, nn.Linear)):
             nn.init.normal_(module.weight, std=module.weight.size(1) ** -0.5)
@@ -30,7 +30,7 @@ def draw_weights(network: Any) -> None:
     blocks = [*network.encoder, *network.decoder]
     n_sublayers = sum(len(block.output_layers()) for block in blocks)
     codes[0].zero_()
-    for learned in learned_vectors(network):  # so items not in training have their codes only
+    for learned in learned_vectors(network):  # zero: items that training never sees keep codes only
         learned.weight.zero_()
     for layer in [layer for block in blocks for layer in block.output_layers()]:
         layer.weight.mul_(n_sublayers**-0.5)
@@ -44,13 +44,12 @@ def learned_vectors(network: Any) -> list[nn.Embedding]:
 
 @torch.no_grad()
 def begin_at_vectors(network: Any, codes: Tensor) -> None:
-    """Initialize a CodeNetwork whose tokens include vectors so that it performs a nearest-neighbour
-    search.
+    """Initialize a CodeNetwork whose tokens include vectors so that, before training, it ranks
+    items by their similarity to the last item of the history.
 
-    Tokens consist half of the mapped vectors and half of code embeddings. The codewords of the
-    target codes (N-1, L) are set to the means of the mapped vectors of their items, and the first
-    decoder token is the last item. So before training the network ranks items by their similarity
-    to the last one.
+    Tokens are half mapped vectors and half code embeddings. The codewords of the target codes
+    (N-1, L) are the means of the mapped vectors of their items, and the first decoder token is the
+    token of the last item.
     """
     parts, items = network.history.vector_parts, torch.arange(1, len(codes) + 1)
     size = network.target_embedding.embedding_dim
@@ -67,9 +66,9 @@ def begin_at_vectors(network: Any, codes: Tensor) -> None:
 
 
 def principal_maps(vectors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Linear maps (size, D_m) of the modalities. Summed over the modalities of an item, their
-    outputs are the first `size` principal components of the concatenated vectors, with a root mean
-    square of 1 about the mean. Rows after the last component are zero."""
+    """A linear map (size, D_m) for each modality. Summed over the modalities of an item, their
+    outputs are the first `size` principal components of the concatenated vectors, scaled to a root
+    mean square of 1 about the mean. If there are fewer components, the other rows are zero."""
     joint = torch.cat(list(vectors.values()), dim=1)[1:].double()
     joint = joint - joint.mean(dim=0)
     values, axes = torch.linalg.eigh(joint.T @ joint)  # ascending
@@ -84,8 +83,8 @@ def principal_maps(vectors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
 def codeword_means(vectors: Tensor, codes: Tensor, level_sizes: list[int]) -> Tensor:
     """Initial codewords for codes (n, L): (sum of K_l, D), level by level.
 
-    As in residual quantization, a codeword is the mean of the residuals of its items' vectors (n,
-    D) after the earlier levels; zero if no item has it.
+    As in residual quantization, a codeword is the mean, over its items, of the residuals of their
+    vectors (n, D) after the earlier levels. It is zero if no item has it.
     """
     left, means = vectors.clone(), []
     for code, size in zip(codes.T, level_sizes, strict=True):

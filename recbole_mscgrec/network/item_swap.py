@@ -1,5 +1,5 @@
-"""Data augmentation: history items are replaced by items with similar codes in training. This keeps
-the model from memorizing sparse data, as such a history means nearly the same."""
+"""Data augmentation: in training, history items are replaced by items with similar codes. The
+history still means nearly the same, and the model memorizes sparse data less."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _REACH = 5  # neighbours on each side
 
 
 class Neighbours(nn.Module):
-    """Replaces items (B, T) by neighbours at random; padding is kept.
+    """Replaces random items in histories (B, T) by neighbours; padding is kept.
 
-    In every modality the items are sorted by code. A neighbour is at most five positions away and
-    shares the first codeword. Items that share more codewords are closer to each other.
+    In every modality, the items are sorted by code, so items that share more codewords are closer
+    to each other. A neighbour is at most five positions away and shares the first codeword.
 
     Args:
         table: the codes.
-        prob: probability of replacing an item by a neighbour in a random modality. It is kept if it
-            lacks that modality, or if no item on the drawn side shares its first codeword.
+        prob: probability of replacing an item by a neighbour in a random modality. The item is kept
+            if it lacks that modality, or if no item on the drawn side shares its first codeword.
     """
 
     order: Tensor
@@ -57,7 +57,7 @@ class Neighbours(nn.Module):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def forward(self, item_seq: Tensor) -> Tensor:
-        """(B, T) -> (B, T)."""
+        """Item ids (B, T) -> item ids (B, T)."""
         shape, device = item_seq.shape, item_seq.device
         swapped = torch.rand(shape, device=device) < self.prob
         modality = torch.randint(self.place.size(1), shape, device=device)

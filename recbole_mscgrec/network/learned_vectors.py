@@ -1,4 +1,4 @@
-"""Tables of learned vectors that some ids have and others lack (`learned_items`; not part of the
+"""Embedding tables in which only some ids have a learned vector (`learned_items`; not part of the
 paper)."""
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ Tensor = torch.Tensor
 
 
 class LearnedVectors(nn.Embedding):
-    """Vectors of size D for the ids 0..n-1, or for some of them, so that the memory is bounded.
+    """Vectors of size D for the ids 0..n-1, or for only some of them, which bounds the memory.
 
-    If only some ids have a vector, `weight` is (m + 1, D) for m of them, in the order of the ids.
-    Row 0 is zero and stands for all others. The optimizer leaves it as it is.
+    If m ids have a vector, `weight` is (m + 1, D), in the order of the ids. Row 0 stands for all
+    other ids. It is zero and is not trained.
 
     Args:
         n: number of ids.
         size: D.
-        some: (m,) ascending ids that have a vector; None: all n have.
-        padding_idx: an id whose vector stays zero, if all have one.
+        some: (m,) ascending ids that have a vector; None: all ids.
+        padding_idx: an id whose vector stays zero, if all ids have one.
 
     Attributes:
-        row: int32 (n,) the row of `weight` for each id, which follows from `some`, so it is not
-            saved; None if all have a vector, in the row of their id.
+        row: int32 (n,) the row of `weight` for each id. It follows from `some`, so it is not saved.
+            None if all ids have a vector: the row is then the id.
     """
 
     row: Tensor | None
@@ -42,8 +42,8 @@ class LearnedVectors(nn.Embedding):
         self.register_buffer("row", row, persistent=False)
 
     def rows(self, ids: Tensor) -> Tensor:
-        """The rows (...) of `weight` for ids (...); 0 for those without a vector, if only some have
-        one."""
+        """The rows (...) of `weight` for ids (...). If only some ids have a vector, the others get
+        row 0."""
         return ids if self.row is None else self.row[ids]
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -52,15 +52,15 @@ class LearnedVectors(nn.Embedding):
 
 
 def checked_items(items: Tensor | None, n_items: int, source: object) -> Tensor | None:
-    """The ids (m,) of the items with a learned vector, as a file has them, on the CPU; None if it
-    has none.
+    """The ids (m,) of the items with a learned vector, as read from a file, checked and on the CPU;
+    None if the file has none.
 
     Args:
-        n_items: N, with the padding item 0.
-        source: the file in the message.
+        n_items: N, including the padding item 0.
+        source: the file, for the error.
 
     Raises:
-        UserError: they are no ascending ids from 1 to N - 1.
+        UserError: they are not ascending ids from 1 to N - 1.
     """
     if items is None:
         return None
@@ -68,7 +68,7 @@ def checked_items(items: Tensor | None, n_items: int, source: object) -> Tensor 
     ascending = len(items) > 0 and bool((items.diff() > 0).all())
     if not ascending or not 0 < int(items[0]) <= int(items[-1]) < n_items:
         raise UserError(
-            f"{source} is damaged: its items with a learned vector are no ascending ids from 1 to "
+            f"{source} is damaged: its items with a learned vector are not ascending ids from 1 to "
             f"{n_items - 1}."
         )
     return items.int()

@@ -33,7 +33,7 @@ from recbole_mscgrec.semantic_ids.item_prior import ItemPrior
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
-ITEM_AWARE, T5 = "item_aware", "t5"  # decoders: with the last item and distances, or without both
+ITEM_AWARE, T5 = "item_aware", "t5"  # decoder with the last item and distances, or without both
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ class CodeNetwork(nn.Module):
     Args:
         table: the codes.
         sizes: hyper-parameters.
-        vectors: modality -> (N, D_m), the vectors behind the codes. They become part of an item's
-            token and initialize the codewords.
+        vectors: modality -> (N, D_m), the vectors that were quantized. They become part of an
+            item's token and initialize the codewords.
         learned: ids (n,) of the items with a learned vector; None: all, if `learned_items` > 0.
         initial: initialize the weights; False if they are loaded afterwards.
 
@@ -132,8 +132,8 @@ class CodeNetwork(nn.Module):
     # --- encoder ----------------------------------------------------------------------------------
 
     def encode(self, item_seq: Tensor) -> Encoded:
-        """Encode histories (B, T) of item ids. The tokens of position t see the items up to t, or
-        all items if the encoder is bidirectional."""
+        """Encode histories (B, T) of item ids, left-aligned and padded with 0. The tokens of
+        position t see the items up to t, or all items if the encoder is bidirectional."""
         if self.training and self.neighbours is not None:
             item_seq = self.neighbours(item_seq)
         x, keep = self.history(item_seq)
@@ -158,7 +158,7 @@ class CodeNetwork(nn.Module):
 
         Args:
             encoded: the histories.
-            limit: (1 or B, Q) last history position that each of Q targets per row may see.
+            limit: (1 or B, Q) last history position that each of the Q targets of a row may see.
             codes: for each level, the codes (n,) of the targets.
             place: (n,) positions of the targets in the flattened (B, Q).
             counts: number of targets per level: level l is computed for the first counts[l]
@@ -170,11 +170,11 @@ class CodeNetwork(nn.Module):
         slots = LevelSlots(counts, place, (encoded.states.size(0), limit.size(1)))
         bias = self._cross_bias(encoded, limit)
         windows = encoded.windows
-        if windows is not None:  # they apply only if query t of every row is limited to item t
+        if windows is not None:  # valid only if query t of every row sees the items up to t
             items = torch.arange(encoded.states.size(1) // self.per_item)
             windows = windows if torch.equal(limit, items[None]) else None
         start = self._start(encoded, limit, place[: counts[0]])
-        before = zip(codes, counts[1:], self.level_offset, strict=False)  # code before each level
+        before = zip(codes, counts[1:], self.level_offset, strict=False)  # input of later levels
         later = torch.cat([place[:0], *(code[:n] + offset for code, n, offset in before)])
         x = torch.cat([start, self.target_embedding(later).to(start.dtype)])
         levels = zip(self.level_embedding.weight, counts, strict=False)
@@ -191,9 +191,9 @@ class CodeNetwork(nn.Module):
         return hide(self.decoder_bias(distance), encoded.keep)
 
     def _start(self, encoded: Encoded, limit: Tensor, place: Tensor) -> Tensor:
-        """First decoder token (n, D) of the targets at these positions of the flattened (B, Q). It
-        is learned; the item-aware decoder adds a map of the last item that the target may see (the
-        mean of its tokens)."""
+        """First decoder token (n, D) of the targets at positions `place` (n,) of the flattened
+        (B, Q). It is learned; the item-aware decoder adds a linear map of the last item that the
+        target may see (the mean of its tokens)."""
         states, size = encoded.states, encoded.states.size(-1)
         if self.start_from_history is None:
             return self.start.expand(place.size(0), size)
@@ -206,9 +206,10 @@ class CodeNetwork(nn.Module):
         return self.start + self.start_from_history(last_items)
 
     def level_logits(self, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
-        """Scores (P, K) of all codewords of a level after nodes (P,); the embeddings are tied.
+        """Scores (P, K) of all codewords of a level after nodes (P,), from hidden states (P, D).
+        The output weights are the codeword embeddings.
 
-        Always in the precision of the weights: bfloat16 would make scores that are close equal.
+        Always in the precision of the weights: in bfloat16, close scores would become equal.
         """
         offset = sum(self.level_sizes[:level])
         weight = self.target_embedding.weight[offset : offset + self.level_sizes[level]]
@@ -228,10 +229,16 @@ class CodeNetwork(nn.Module):
         constrained: bool = True,
         prior: ItemPrior | None = None,
     ) -> Tensor:
-        """The log-probability of each level for n items, (L, n); their sum is the exact log p(item
-        | history). The softmax runs over the children of the item's prefix, or, without
-        `constrained`, over all codewords of a level. A prior needs `constrained`. For the other
-        arguments see `decode`."""
+        """The log-probability of each level for n items, (L, n). Their sum is the exact
+        log p(item | history).
+
+        Args:
+            items: (n,) item ids.
+            constrained: softmax over the children of the item's prefix; if False, over all
+                codewords of a level.
+            prior: combined with the scores, one row per history; needs `constrained`.
+
+        For the other arguments see `decode`."""
         targets = TargetPaths(self.tree, items, constrained)
         log_probs = [torch.zeros(len(items), device=items.device) for _ in range(self.n_levels)]
         if not targets.counts:  # a catalogue with a single item
@@ -256,7 +263,7 @@ class CodeNetwork(nn.Module):
     ) -> Beams:
         """The best items per row by constrained beam search with cached decoder state: (B, W).
 
-        limit (B, 1) is the last position that counts; for `constrained` and `prior` see
+        limit (B, 1) is the last history position to use; for `constrained` and `prior` see
         `level_log_probs`.
         """
         step = self.decoder_step(encoded, limit)

@@ -1,8 +1,9 @@
-"""A learned vector per node of the prefix tree, in addition to the codeword that scores the node.
+"""A learned vector per node of the prefix tree, in addition to the codeword that scores the node
+(not part of the paper).
 
-A codeword is shared by all nodes of its level with that code, and by their items. If items occur
-often in the train split, a vector per node can learn more than the shared codeword. Nodes on the
-path to one of the `learned_items` have one (not part of the paper).
+All nodes of a level with the same code share a codeword. For items that are frequent in the train
+split, a vector per node can learn more than the shared codeword. Only nodes on the path to one of
+the `learned_items` have a vector.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from recbole_mscgrec.network.unpad import packs
 from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 
 Tensor = torch.Tensor
-_DENSE = 64  # up to this many nodes of a level per child, one product with all of them is faster
+_DENSE = 64  # up to this number of nodes per child, one product with all nodes is faster
 
 
 class NodeVectors(nn.Module):
-    """Vectors of the nodes of depth 2 and more: those of depth 1 are the first codewords.
+    """Vectors of the nodes of depth 2 and more. Nodes of depth 1 need none, because each has a
+    codeword of its own.
 
-    They are initialized to zero, so a node that training never sees is scored by its codeword
-    alone.
+    The vectors are initialized to zero, so a node that training never sees is scored by its
+    codeword alone.
 
     The nodes of a depth keep their order when codes are added to the tree. So the rows of the nodes
     on the paths to given items follow from the tree and need not be saved.
@@ -46,8 +48,8 @@ class NodeVectors(nn.Module):
         )
 
     def add_to(self, logits: Tensor, level: int, hidden: Tensor, nodes: Tensor) -> Tensor:
-        """Add to the scores (P, K) of a level's codewords after nodes (P,) the products of the
-        children's vectors with hidden (P, D). A negative number stands for no node.
+        """The scores (P, K) of a level's codewords after nodes (P,), to which the products of the
+        children's vectors with hidden states (P, D) are added. A negative number is no node.
         """
         if level == 0:
             return logits
@@ -61,6 +63,6 @@ class NodeVectors(nn.Module):
         else:
             scores = torch.einsum("pd,pcd->pc", hidden, embedding(where, weight))
         real = children.valid & (nodes >= 0).unsqueeze(1)
-        if vectors.row is not None:  # row 0 stays zero: no gradient from the product with all rows
+        if vectors.row is not None:  # row 0 must stay zero: mask it, so that it gets no gradient
             real = real & (where != 0)
         return logits.scatter_add(1, children.codes, scores.masked_fill(~real, 0))

@@ -13,21 +13,21 @@ Tensor = torch.Tensor
 
 
 def check_buckets(n_buckets: int, max_distance: int) -> None:
-    """Raise UserError for buckets that the distances cannot be spread over (see DistanceBias)."""
+    """Raise UserError if DistanceBias cannot spread the distances over these buckets."""
     if n_buckets < 2 or max_distance <= n_buckets // 2:
         raise UserError(
             f"n_distance_buckets ({n_buckets}) must be at least 2, and max_distance "
-            f"({max_distance}) above half of it: that half holds one distance each, from 0 to "
-            f"{n_buckets // 2 - 1}, and the others the distances up to max_distance."
+            f"({max_distance}) above half of it: half of the buckets hold one distance each, from "
+            f"0 to {n_buckets // 2 - 1}, and the others hold the distances up to max_distance."
         )
 
 
 class DistanceBias(nn.Module):
     """Learned relative position bias per head and log-spaced bucket of distance, as in T5.
 
-    Half of the buckets hold one distance each; the others grow logarithmically, and the last one
-    holds all distances from `max_distance` on. Keys at negative distances, in the future, are
-    masked. With `bidirectional`, negative distances have as many buckets of their own.
+    Half of the buckets hold one distance each; the widths of the others grow exponentially, and the
+    last one holds all distances from `max_distance` on. Keys at negative distances, in the future,
+    are masked. With `bidirectional`, negative distances have an equal number of own buckets.
 
     Raises:
         UserError: fewer than 2 buckets, or `max_distance` at or below half their number.
@@ -43,7 +43,7 @@ class DistanceBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(n_buckets * (1 + bidirectional), n_heads))
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Bucket of each distance."""
+        """Bucket of each distance, in the same shape."""
         exact, size = self.n_buckets // 2, distance.abs()
         ratio = (size.clamp(min=1) / exact).log() / math.log(self.max_distance / exact)
         far = exact + (ratio * (self.n_buckets - exact)).long()
@@ -61,8 +61,8 @@ class DistanceBias(nn.Module):
 
 
 class NoBias(nn.Module):
-    """Replaces DistanceBias in the decoder's cross-attention, as in T5: it only masks the
-    future."""
+    """Replaces DistanceBias in the decoder's cross-attention, as in T5: there is no bias, only the
+    future is masked."""
 
     def forward(self, distance: Tensor) -> Tensor:
         """Bias (B, 1, Q, T) of distances (B, Q, T): 0, or -inf where a key is masked."""
@@ -75,14 +75,14 @@ def _future(distance: Tensor) -> Tensor:
 
 
 class HistoryBias(nn.Module):
-    """Bias of the encoder: over the distance between items and, for G > 1 tokens per item, over the
-    pair of positions inside the items (which modality and level attends to which).
+    """Bias of the encoder: it depends on the distance between items and, for G > 1 tokens per item,
+    on the positions of both tokens inside their items (which modality and level attends to which).
 
     Args:
-        item: the bias over distances.
+        item: the bias for distances.
         n_heads: H.
         per_item: G.
-        code_bias: whether the second part is there.
+        code_bias: whether to add the bias for positions inside items.
     """
 
     def __init__(self, item: DistanceBias, n_heads: int, per_item: int, code_bias: bool) -> None:

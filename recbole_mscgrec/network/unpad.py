@@ -1,9 +1,9 @@
-"""Packed tokens: the P tokens that are needed, (P, D), each with a position in a grid of B rows and
-S columns. Linear maps work on packed tokens, so they skip the padding. Attention works row by row,
-on the grid.
+"""Packed tokens: only the P tokens that are needed, (P, D), each with a position in a grid of B
+rows and S columns. Linear maps work on packed tokens, so they skip the padding. Attention works row
+by row, on the grid.
 
-How many tokens are needed depends on values. Where that is a burden, `packs` says no, and all
-positions are computed.
+The number of packed tokens depends on the data. Where shapes must not depend on data, `packs`
+returns False, and all positions are computed.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ Tensor = torch.Tensor
 
 
 def packs(tensor: Tensor) -> bool:
-    """Whether to compute only what is needed, for the values of this tensor.
+    """Whether to compute only the needed positions, on the device of this tensor.
 
-    On a CPU that is fastest. A GPU would wait for the host, which needs to know the new shapes, and
-    torch.compile would make no single graph. There all positions are computed, at shapes that do
-    not depend on values, and those that are not needed are masked.
+    On a CPU this is fastest. On a GPU, the host would have to wait for the data to learn the
+    shapes, and torch.compile could not make a single graph. There all positions are computed, with
+    shapes that do not depend on the data, and those that are not needed are masked.
     """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def positions(needed: Tensor) -> Tensor:
-    """Where a mask (P,) is True; where tokens are not packed, all positions: (P,)."""
+    """The positions at which a mask (n,) is True; all n positions if tokens are not packed."""
     if packs(needed):
         return needed.nonzero().flatten()
     return torch.arange(len(needed), device=needed.device)
 
 
 class Slots:
-    """Positions of packed tokens: `index` (P,) in the flattened (B, S), or None if they fill the
-    grid in order. Then `needed` (B, S) says which of them are needed, if not all are."""
+    """Positions of packed tokens: `index` (P,) in the flattened (B, S), or None if the tokens fill
+    the grid in order. In that case `needed` (B, S) says which of them are needed; None: all."""
 
     def __init__(
         self, index: Tensor | None, n_rows: int, width: int, needed: Tensor | None = None
@@ -51,7 +51,7 @@ class Slots:
     @classmethod
     def by_row(cls, row: Tensor, n_rows: int) -> Slots:
         """Token i is in row `row[i]`, (P,) ascending, after the earlier tokens of that row. S is
-        the length of the longest row. Where tokens are not packed, all rows are equally long."""
+        the length of the longest row. If tokens are not packed, all rows have the same length."""
         if not packs(row):
             return cls(None, n_rows, len(row) // n_rows)
         count = torch.bincount(row, minlength=n_rows)
@@ -68,13 +68,13 @@ class Slots:
         return tokens.view(self.n_rows, self.width, -1)
 
     def spread_needed(self, tokens: Tensor) -> Tensor:
-        """As `spread`, with zeros also where a token is not needed. Attention hides such tokens;
-        whatever else reads other tokens of a row has to see the same on all devices."""
+        """As `spread`, with zeros also where a token is not needed. Attention masks such tokens,
+        but other operations along a row read them, and must read the same on all devices."""
         grid = self.spread(tokens)
         return grid if self.needed is None else grid * self.needed.unsqueeze(-1).to(grid.dtype)
 
     def pack(self, grid: Tensor) -> Tensor:
-        """Undo `spread`."""
+        """The inverse of `spread`: (B, S, X) -> (P, X)."""
         tokens = grid.flatten(0, 1)
         return tokens if self.index is None else tokens.index_select(0, self.index)
 
@@ -83,8 +83,8 @@ class LevelSlots(Slots):
     """Positions of the levels of targets, packed level by level: a row has S = Q * levels
     positions.
 
-    Targets are sorted by how many levels they need, so level l holds the first `counts[l]` of them.
-    Levels after a target's last choice are not packed.
+    Targets are sorted by the number of levels they need, descending, so level l holds the first
+    `counts[l]` of them. Levels after a target's last choice are left out.
 
     Args:
         counts: number of targets per level, descending; levels that no target needs are left out.

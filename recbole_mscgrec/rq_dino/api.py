@@ -3,9 +3,8 @@ tokenization).
 
 DINO trains a student to predict, from any crop of an image, the output of an EMA teacher for
 another crop. In RQ-DINO the student's representation is residual-quantized before its projection
-head, with straight-through gradients; the teacher's is not. So the codes carry what
-self-distillation needs, the content of an image, rather than what is needed to reconstruct its
-pixels.
+head, with straight-through gradients; the teacher's is not. So the codes carry the content of an
+image, which self-distillation needs, rather than the details needed to reconstruct its pixels.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ Tensor = torch.Tensor
 class RQDinoResult(NamedTuple):
     """Codes of n images, and the record of their training.
 
-    history: `epochs` (for each epoch loss, dino_loss, commitment, perplexity per level over the
-    global crops, number of restarted codewords, whether it began with k-means), `seconds`,
-    `images_per_second`, and `log_out_dim`, the loss of a collapsed student.
+    history: `epochs` (for each epoch: loss, dino_loss, commitment, spread, perplexity per level
+    over the global crops, number of restarted codewords, whether the epoch began with k-means),
+    `seconds`, `images_per_second`, and `log_out_dim`, the loss of a collapsed student.
     """
 
     codes: Tensor  # long (n, L)
     vectors: Tensor  # float32 (n, D), continuous
     quantized: Tensor  # float32 (n, D), sums of codewords
     history: dict[str, Any]
-    encoder: dict[str, Tensor]  # what `ImageEncoder.from_tensors` reads, to encode further images
+    encoder: dict[str, Tensor]  # for `ImageEncoder.from_tensors`, to encode images of new items
 
 
 def rq_dino(
@@ -62,11 +61,12 @@ def rq_dino(
     """Train RQ-DINO on `images` and return the codes of the images without augmentation.
 
     The vectors are those of the student, and the codes are their nearest codewords in the codebooks
-    at the end of training. With `quantize` off the student is trained as in DINO, and k-means on
+    at the end of training. With `quantize` off, the student is trained as in DINO, and k-means on
     its vectors gives the codebooks. The result depends only on images, settings, sizes and seed. An
-    interrupted run resumes from the file `partial`, which is removed at the end. Several processes
-    that call this together share the work, and get the same result as one process up to rounding
-    and stochastic depth; `partial` and `log_dir` are written by the first of them.
+    interrupted run resumes from the file `partial`, which is removed at the end.
+
+    Several processes that call this together share the work. They get the result of a single
+    process, except for rounding and stochastic depth. The first one writes `partial` and `log_dir`.
 
     Raises:
         UserError: a setting is outside its range, there are more codewords than images, the
@@ -110,7 +110,7 @@ def _check(settings: RQDinoSettings, codebook_sizes: list[int], n_images: int) -
 def _quantizer(
     vectors: Tensor, training: DinoTraining, codebook_sizes: list[int], seed: int
 ) -> ResidualQuantizer:
-    """The codebooks of the student or, if it has none, those of k-means on its vectors."""
+    """The codebooks of the student or, if it has none, codebooks by k-means on its vectors."""
     quantizer = ResidualQuantizer(codebook_sizes, seed=seed)
     learned = training.student.quantizer
     if learned.ready:
@@ -137,11 +137,11 @@ def backbone_features(
     show_progress: bool,
     seed: int,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Vectors of the images from the backbone, without training it: float32 (n, D); and what
-    `ImageEncoder.from_tensors` reads, to encode further images.
+    """Vectors of the images from the backbone, without training it: float32 (n, D); and the tensors
+    that `ImageEncoder.from_tensors` reads, to encode images of new items.
 
-    Its weights are those of `image_weights`, or random ones drawn with `seed`. Several processes
-    that call this together share the work.
+    The backbone has the weights of `image_weights`, or random ones drawn with `seed`. Several
+    processes that call this together share the work.
 
     Raises:
         UserError: see `rq_dino`.
@@ -153,13 +153,13 @@ def backbone_features(
         with processes.one_after_the_other():  # the weights may be downloaded
             torch.manual_seed(seed)
             backbone = make_backbone(settings).to(device)
-        once = replace(settings, cache_gb=0.0)  # each image is read once, so keep none
+        once = replace(settings, cache_gb=0.0)  # each image is read only once, so cache none
         pixels = Pixels(images, once, n_workers)
         return encode(backbone, pixels, settings, device, show_progress), to_tensors(backbone)
 
 
 def _own_random(device: torch.device | str) -> Any:
-    """Within this block random draws do not change the global random state."""
+    """Within this block, random draws do not affect the global random state."""
     kind = torch.device(device).type
     devices = range(torch.cuda.device_count()) if kind == "cuda" else []
     return torch.random.fork_rng(devices=list(devices))

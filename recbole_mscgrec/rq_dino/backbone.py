@@ -1,5 +1,5 @@
-"""The image encoder: any timm model, from scratch, from the hub or from a weight file; and the
-linear map that is trained instead if the backbone is frozen."""
+"""The image encoder: any timm model, from scratch, from the hub or from a weight file. If this
+backbone is frozen, a linear map on top of it is trained instead."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
 
 class Projection(nn.Module):
     """The trained part of an encoder with a frozen backbone: a linear map (B, F) -> (B, D) of the
-    backbone's vectors. They are scaled to one length first, because lengths carry little
+    backbone's vectors. These are scaled to the same length first, because lengths carry little
     information and would dominate the codes.
 
     Attributes:
@@ -75,7 +75,7 @@ class Projection(nn.Module):
 
 
 def _one_length(x: Tensor) -> Tensor:
-    """Rows (B, F) with a mean square of 1."""
+    """Scale rows (B, F) to a mean square of 1."""
     return nn.functional.normalize(x, dim=-1) * x.size(-1) ** 0.5
 
 
@@ -84,6 +84,9 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
 
     The weights are random (`image_weights` unset), timm's pretrained ones (`hub`), or from a
     .safetensors or .pth file, which is read without running code from it.
+
+    Args:
+        drop_path: rate of stochastic depth.
 
     Raises:
         UserError: the name is unknown, the model does not accept the arguments or sizes, or the
@@ -106,8 +109,8 @@ def make_backbone(settings: RQDinoSettings, drop_path: float = 0.0) -> Backbone:
 
 
 def _create(settings: RQDinoSettings, options: dict[str, Any]) -> Any:
-    """Create the model. Transformers need the image size as an argument, and that it varies;
-    convolutions have no such argument."""
+    """Create the model. Transformers must be told the image size, and that it varies; convolutional
+    networks do not accept these arguments."""
     options = {"num_classes": 0, **options, **settings.backbone_args}
     sized = {"img_size": settings.size, "dynamic_img_size": True}
     try:
@@ -143,7 +146,7 @@ def _explain(settings: RQDinoSettings, error: Exception) -> str:
 
 
 def _check_sizes(settings: RQDinoSettings, backbone: nn.Module) -> None:
-    """Check both image sizes by a forward pass, before anything slow."""
+    """Check both image sizes by a forward pass, before any slow work."""
     backbone.eval()
     sizes = {"image_size": settings.size}
     if settings.n_local_crops:
@@ -210,12 +213,12 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _check_match(settings: RQDinoSettings, wanted: set[str], given: set[str]) -> None:
-    """Raise UserError if weights are missing: timm would leave these layers random without a
-    warning."""
+    """Raise UserError if more than a tenth of the weights are missing: timm would leave these
+    layers random without a warning."""
     lacking = sorted(wanted - given)
     if len(lacking) > len(wanted) // 10:
         raise UserError(
             f"image_weights ({settings.weights}) lacks {len(lacking)} of the {len(wanted)} tensors "
-            f"of {settings.backbone}, such as {lacking[:3]}; it holds {sorted(given)[:3]}: is "
-            "it for this backbone?"
+            f"of {settings.backbone}, such as {lacking[:3]}; it holds {sorted(given)[:3]}: use a "
+            "file made for this backbone."
         )

@@ -1,4 +1,4 @@
-"""Vectors of images, from a backbone or a trained encoder."""
+"""Computes vectors of images with a backbone or a trained encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encode(
     show_progress: bool = False,
 ) -> Tensor:
     """The vectors of the images without augmentation: float32 (n, D), on the CPU. Leaves the
-    backbone in eval mode. Several processes that call this together make some of the batches each.
+    backbone in eval mode. Several processes that call this together share the batches.
     """
     backbone.eval()
     mine = processes.part(len(pixels), settings.batch_size)

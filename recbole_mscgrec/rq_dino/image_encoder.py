@@ -1,4 +1,4 @@
-"""The trained image encoder as plain tensors, which later gives codes to images of new items."""
+"""The trained image encoder as plain tensors, to encode the images of new items later."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _WEIGHT, _CODEBOOK = "encoder.", "codebook."
 
 
 def to_tensors(encoder: nn.Module, codebooks: Iterable[Tensor] = ()) -> dict[str, Tensor]:
-    """The weights of an encoder and the codebooks (K_l, D) that were learned with it, if any."""
+    """The weights of an encoder, and the codebooks (K_l, D) that were learned with it, if any, as
+    named tensors."""
     tensors = {f"{_WEIGHT}{name}": weight for name, weight in encoder.state_dict().items()}
     tensors |= {f"{_CODEBOOK}{level}": book for level, book in enumerate(codebooks)}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -36,8 +37,8 @@ class ImageEncoder(NamedTuple):
 
     @classmethod
     def from_tensors(cls, plain: dict[str, Tensor], settings: RQDinoSettings) -> ImageEncoder:
-        """The encoder whose `to_tensors` is `plain`, trained with these settings. Raises
-        UserError if the tensors do not fit them."""
+        """The encoder that `to_tensors` turned into `plain`, trained with these settings. Raises
+        UserError if the tensors do not fit the settings."""
         fresh = replace(settings, weights=None, cache_gb=0.0)
         n_levels = sum(name.startswith(_CODEBOOK) for name in plain)
         codebooks = [plain[f"{_CODEBOOK}{level}"] for level in range(n_levels)]
@@ -49,7 +50,7 @@ class ImageEncoder(NamedTuple):
             network = nn.Sequential(nn.Identity(), backbone)
         weights = {k.removeprefix(_WEIGHT): w for k, w in plain.items() if k.startswith(_WEIGHT)}
         if wrong := matching.unlike(weights, network.state_dict(), "image encoder"):
-            raise UserError(f"The kept image encoder does not fit its settings: {wrong}.")
+            raise UserError(f"The stored image encoder does not fit its settings: {wrong}.")
         network.load_state_dict(weights)
         return cls(network.eval(), fresh, codebooks)
 

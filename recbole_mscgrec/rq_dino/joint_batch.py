@@ -1,5 +1,5 @@
-"""RQ-DINO in several processes: each computes a part of the images of every batch, and all losses,
-targets and codebooks are those of the whole batch, so that the training is that of one process."""
+"""RQ-DINO in several processes. Each one computes a part of the images of every batch; losses,
+targets and codebooks are those of the whole batch, so the training equals that of one process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 Network = TypeVar("Network", bound=nn.Module)
-_RANK_SEEDS = 1_000_000_000_039  # between the seeds of two processes
+_RANK_SEEDS = 1_000_000_000_039  # difference between the seeds of two processes
 
 
 class Part:
-    """The images of a batch of n that this process computes. In a single process, all of them.
+    """The images, in a batch of n, that this process computes. In a single process, all of them.
 
     Attributes:
-        share: their share of the batch.
+        n: number of images in the batch.
+        rows: slice of the images of this process.
+        share: their share of the batch, from 0 to 1.
     """
 
     def __init__(self, n: int) -> None:
@@ -30,12 +32,13 @@ class Part:
         self.n, self.rows, self.share = n, slice(rows.start, rows.stop), len(rows) / n
 
     def draw(self, n: int) -> Tensor:
-        """Uniform random numbers (b,) for these images: those that one process would draw."""
+        """Uniform random numbers (b,) for these images, equal to those that a single process would
+        draw for them."""
         return torch.rand(self.n)[self.rows]
 
     def joint(self, views: Tensor) -> Tensor:
-        """The rows (V B, ...) of the whole batch, view by view. `views` (V b, ...) are those of
-        this process, to which gradients flow."""
+        """The rows (V n, ...) of the whole batch, view by view. `views` (V b, ...) are the rows of
+        this process; gradients flow to these only."""
         if processes.count() == 1:
             return views
         n_own = self.rows.stop - self.rows.start
@@ -59,16 +62,18 @@ def check_parts(n_images: int, n_batches: int) -> None:
 
 
 def draw_apart() -> None:
-    """From here on, random numbers differ by process, for example those of stochastic depth."""
+    """Make random numbers differ between processes from here on, such as those of stochastic
+    depth."""
     if processes.rank():
         torch.manual_seed(torch.initial_seed() + _RANK_SEEDS * processes.rank())
 
 
 def with_batch_norm(network: Network, name: str, device: torch.device) -> Network:
-    """The network with BatchNorm over all processes. `name` is that of its backbone.
+    """The network, with BatchNorm statistics taken over all processes. `name` is the backbone's
+    name, for the error.
 
     Raises:
-        UserError: several processes train it on CPUs.
+        UserError: the network has BatchNorm, and several processes train it on CPUs.
     """
     kinds = torch.nn.modules.batchnorm._BatchNorm
     if processes.count() == 1 or not any(isinstance(m, kinds) for m in network.modules()):
@@ -84,8 +89,8 @@ def with_batch_norm(network: Network, name: str, device: torch.device) -> Networ
 
 
 def with_gradients(network: nn.Module, example: Tensor) -> nn.Module:
-    """The network whose gradients are averaged over all processes (DistributedDataParallel).
-    `example` is what it is called with."""
+    """The network, with gradients averaged over all processes (DistributedDataParallel). `example`
+    is an example input."""
     if processes.count() == 1:
         return network
     device, kind = example.device, cast(Any, DistributedDataParallel)
@@ -99,7 +104,7 @@ def with_gradients(network: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _unused(network: nn.Module, example: Tensor) -> list[str]:
-    """The parameters without a gradient, such as a class token that is not read."""
+    """The names of the parameters that get no gradient, such as a class token that is not used."""
     network.eval()(example)[0].sum().backward()
     names = [name for name, weight in network.named_parameters() if weight.grad is None]
     network.zero_grad()

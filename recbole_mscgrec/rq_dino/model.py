@@ -18,13 +18,13 @@ _CENTRE_DECAY = 0.9
 
 
 def _full_precision(x: Tensor) -> Any:
-    """Full precision: bfloat16 is too coarse for distances to codewords and for cosines divided by
-    a temperature."""
+    """A context without autocast: bfloat16 is too coarse for distances to codewords and for cosines
+    divided by a temperature."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 class DinoHead(nn.Module):
-    """D -> out_dim logits: an MLP, a unit vector, cosines to `out_dim` prototypes."""
+    """The projection head: an MLP, then cosines of its output to `out_dim` prototypes."""
 
     def __init__(self, width: int, settings: RQDinoSettings) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class DinoNetwork(nn.Module):
     """Backbone, residual quantizer (only in the student) and head.
 
     Args:
-        backbone: maps crops to vectors, or the vectors of a frozen backbone to others.
+        backbone: maps crops to vectors, or is the projection on top of a frozen backbone.
         codebook_sizes: K of each level, or None for a network without quantizer.
     """
 
@@ -71,9 +71,9 @@ class DinoNetwork(nn.Module):
         self.head = DinoHead(width, settings)
 
     def forward(self, *crops: Tensor | None) -> tuple[Tensor, Tensor, Quantized | None]:
-        """Crops (b_i, 3, s_i, s_i) of several sizes, or their vectors from a frozen backbone ->
-        logits (B, out_dim), representations (B, D) of all B rows, and their quantization, if it is
-        on."""
+        """Apply the network to crops (b_i, 3, s_i, s_i) of several sizes, or to their vectors from
+        a frozen backbone. Returns logits (B, out_dim), representations (B, D), where B is the sum
+        of all b_i, and their quantization, or None if there is none yet."""
         features = torch.cat([self.backbone(c) for c in crops if c is not None]).float()
         if self.quantizer is None or not self.quantizer.ready:
             return self.head(features), features, None
@@ -83,7 +83,7 @@ class DinoNetwork(nn.Module):
 
 
 class Student(DinoNetwork):
-    """The trained network, with a quantizer."""
+    """The network that is trained by gradients; it has a quantizer."""
 
     quantizer: ResidualVQ
 
@@ -105,9 +105,9 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS) -> Tensor:
-    """Probabilities (B, O) that use the O prototypes evenly: columns are scaled to sum to B / O and
-    rows to 1, alternately (SwAV, DINOv2). This prevents collapse in batches too small for a running
-    mean."""
+    """Probabilities (B, O) that use the O prototypes evenly (Sinkhorn-Knopp, as in SwAV and
+    DINOv2): alternately, columns are scaled to sum to B / O and rows to 1. This prevents collapse
+    even in batches that are too small for a running mean."""
     log_plan = logits.float() / temperature
     share = torch.tensor(log_plan.size(0) / log_plan.size(1)).log()
     for _ in range(n_steps):
@@ -117,7 +117,7 @@ def sinkhorn(logits: Tensor, temperature: float, n_steps: int = _SINKHORN_STEPS)
 
 
 class TeacherTargets(nn.Module):
-    """The teacher's sharpened and balanced probabilities."""
+    """Turns the teacher's logits into sharpened and balanced probabilities."""
 
     centre: Tensor
 
@@ -128,8 +128,8 @@ class TeacherTargets(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor) -> Tensor:
-        """(2B, O) -> (2B, O), by Sinkhorn-Knopp or by subtracting the running mean (DINO's
-        centering)."""
+        """Logits (2B, O) -> probabilities (2B, O), balanced by Sinkhorn-Knopp or by subtracting the
+        running mean (DINO's centering)."""
         if self.balance == SINKHORN:
             return sinkhorn(logits, self.temperature)
         probabilities = ((logits - self.centre) / self.temperature).softmax(dim=1)
@@ -138,9 +138,14 @@ class TeacherTargets(nn.Module):
 
 
 def dino_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy between every student view and both teacher views of the same image,
-    except itself. student: logits (V, B, O), where the first two views are those of the teacher;
-    teacher: probabilities (2, B, O)."""
+    """Mean cross-entropy between every student view and both teacher views of the same image; a
+    view is not compared with itself.
+
+    Args:
+        student: logits (V, B, O); the first two views are those of the teacher.
+        teacher: probabilities (2, B, O).
+        temperature: of the student.
+    """
     log_p = (student / temperature).log_softmax(dim=-1)
     total, pairs = student.new_zeros(()), 0
     for t, target in enumerate(teacher):
@@ -151,9 +156,9 @@ def dino_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def koleo(features: Tensor) -> Tensor:
-    """Mean negative log distance of each unit-length vector (B, D) to its nearest neighbour, the
-    regularizer of DINOv2. It is lower if the vectors are spread out; without it only a few
-    dimensions are used."""
+    """The KoLeo regularizer of DINOv2: the mean negative log distance of each vector (B, D), scaled
+    to unit length, to its nearest neighbour. It is lower if the vectors are spread out. Without it,
+    only a few dimensions are used."""
     unit = F.normalize(features, dim=-1)
     with torch.no_grad():
         near = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)

@@ -16,18 +16,18 @@ Tensor = torch.Tensor
 class Quantized(NamedTuple):
     """The quantization of B vectors."""
 
-    straight_through: Tensor  # (B, D) values of `vectors`, gradients go to the input
+    straight_through: Tensor  # (B, D) equal to `vectors`, but gradients go to the input
     vectors: Tensor  # (B, D) sums of codewords
     codes: Tensor  # long (B, L)
-    commitment: Tensor  # () mean squared distance from the input to the sums up to each level
+    commitment: Tensor  # () mean squared distance of the input from the partial sum at each level
 
 
 class ResidualVQ(nn.Module):
     """L codebooks for vectors of width D; each quantizes the residuals of the earlier levels.
 
-    Codebooks are not parameters, but running means (decay `codebook_decay`) of the residuals
-    assigned to each codeword. They are initialized by k-means on the whole catalogue; until then
-    `ready` is False.
+    Codewords are not parameters, but running means (decay `codebook_decay`) of the residuals
+    assigned to them. They are initialized by k-means on the whole catalogue; until then `ready` is
+    False.
     """
 
     started: Tensor
@@ -44,6 +44,7 @@ class ResidualVQ(nn.Module):
 
     @property
     def ready(self) -> bool:
+        """Whether the codebooks are initialized."""
         return bool(self.started)
 
     @property
@@ -57,11 +58,12 @@ class ResidualVQ(nn.Module):
 
     @torch.no_grad()
     def start(self, features: Tensor, seed: int, batch_size: int) -> None:
-        """Initialize the codebooks by k-means on the features (N, D) of the catalogue, as if
-        `batch_size` of them had been seen in every step so far.
+        """Initialize the codebooks by k-means on the features (N, D) of the catalogue. The running
+        means start as if every step so far had seen `batch_size` features.
 
         Raises:
-            UserError: there are more codewords than items, or features are all equal or not finite.
+            UserError: there are more codewords than items, all features are equal, or one is not
+                finite.
         """
         quantizer = ResidualQuantizer(self.sizes, seed=seed)
         codes = quantizer.fit(features.cpu())
@@ -91,9 +93,9 @@ class ResidualVQ(nn.Module):
         """Update the codebooks with vectors z (B, D) and their codes (B, L), and restart dead
         codewords. Returns the number of restarts.
 
-        A codeword is dead if it is used less than `restart_below` times as often as the average
-        codeword. It moves to the residual of a random vector of the batch, and its running sum and
-        count are reset, or they would pull it back.
+        A codeword is dead if its use is below `restart_below` times the average use of a codeword.
+        It moves to the residual of a random vector of the batch. Its running sum and count are
+        reset, because they would pull it back.
         """
         residual, n_restarted = z, 0
         for level, size in enumerate(self.sizes):
@@ -116,6 +118,6 @@ class ResidualVQ(nn.Module):
 
 
 def perplexities(counts: list[Tensor]) -> list[float]:
-    """exp(entropy) of the code frequencies of each level."""
+    """The perplexity, exp(entropy), of the code frequencies (K_l,) of each level."""
     shares = [c[c > 0].double() / c.sum() for c in counts]
     return [float((-(share * share.log()).sum()).exp()) for share in shares]

@@ -1,4 +1,4 @@
-"""Schedules and parameter groups of RQ-DINO's optimizer."""
+"""Schedules and parameter groups for the optimizer of RQ-DINO."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 
 
 def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> float:
-    """A schedule: linear warm-up from 0 to `start` in `warmup` steps, then half a cosine to
-    `end`."""
+    """The value at a step: linear warm-up from 0 to `start` in `warmup` steps, then half a cosine
+    down or up to `end` at step `total`."""
     if step < warmup:
         return start * (step + 1) / warmup
     share = (step - warmup) / max(total - warmup, 1)
@@ -18,7 +18,7 @@ def cosine(step: int, total: int, start: float, end: float, warmup: int = 0) -> 
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups with weight decay for matrices only, not for biases and norms."""
+    """Two parameter groups: matrices, with weight decay, and biases and norms, without."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.dim() > 1], "decays": True},

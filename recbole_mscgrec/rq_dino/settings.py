@@ -1,4 +1,4 @@
-"""Settings of RQ-DINO and their rules."""
+"""Settings of RQ-DINO and their valid ranges."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RQDinoSettings:
     epochs: int
     batch_size: int  # images per step
     learning_rate: float  # AdamW's, after warm-up
-    cache_gb: float  # decoded images are kept in memory up to this size
+    cache_gb: float  # decoded images are kept in memory if they fit into this size
     # Views. The scales are shares of the area, as in DINO. Colours carry information about the
     # item, so they are not jittered.
     global_scale: tuple[float, float] = (0.4, 1.0)
@@ -49,7 +49,7 @@ class RQDinoSettings:
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04  # above 0.07 is unstable
     teacher_balance: str = SINKHORN  # or CENTRE, DINO's running mean
-    teacher_momentum: float = 0.99  # initial value, rises to 1; DINO: 0.996, for long trainings
+    teacher_momentum: float = 0.99  # initial value, rises to 1; DINO: 0.996, for longer training
     spread: float = 0.1  # weight of DINOv2's KoLeo loss; without it few dimensions are used
     # Residual quantization of the student, with straight-through gradients as in VQ-VAE.
     quantize: bool = True  # False: DINO alone, codes by k-means after training
@@ -103,7 +103,7 @@ def _require(settings: RQDinoSettings, name: str, rule: Any, wanted: str) -> Non
     finite = all(math.isfinite(v) for v in numbers if isinstance(v, (int, float)))
     try:
         fits = finite and rule(value)
-    except TypeError:  # a list where a number is wanted, or the other way round
+    except TypeError:  # a list instead of a number, or vice versa
         fits = False
     if not fits:
         shown = f"image_{name}" if name in CONFIGURABLE else f"RQDinoSettings.{name}"

@@ -34,19 +34,19 @@ from recbole_mscgrec.storage.errors import UserError
 Tensor = torch.Tensor
 History = dict[str, Any]
 _EVEN = 0.5  # minimum perplexity of a level, as a share of its codewords
-_EPOCH_SEEDS = 1_000_003  # between the seeds of two epochs; exceeds the steps of one
+_EPOCH_SEEDS = 1_000_003  # difference between the seeds of two epochs; above the steps per epoch
 
 
 class DinoTraining:
-    """Student, EMA teacher and optimizer, trained epoch by epoch on n images. Several processes
-    that do this together share every batch; the first one writes the files.
+    """Student, EMA teacher and optimizer, trained epoch by epoch on n images. If several processes
+    train together, they share every batch, and the first one writes the files.
 
     Args:
         pixels: the images.
         codebook_sizes: K of each level.
-        seed: each epoch and step seeds a generator with it and its own number, so that a resumed
-            run gives the same result as an uninterrupted one.
-        partial: file for the state after the last epoch; the caller removes it at the end.
+        seed: each epoch and step seeds the generator with this seed and its own number, so that a
+            resumed run gives the same result as an uninterrupted one.
+        partial: file for the state after the last finished epoch; the caller removes it at the end.
         log_dir: folder for TensorBoard, or None.
     """
 
@@ -169,8 +169,8 @@ class DinoTraining:
     def _unfit(self) -> bool:
         """Whether the codebooks need k-means on the whole catalogue: they are not initialized, or
         the last epoch used the codewords of a level unevenly. Features can drift away from their
-        codebooks, as in a pretrained network whose batch norm adapts to the crops. Restarting
-        single codewords does not help then, since the vector of a single image attracts no others.
+        codebooks, for example while the batch norm of a pretrained network adapts to the crops.
+        Restarting single codewords does not help then: one image's vector attracts no others.
         """
         quantizer = self.student.quantizer
         if not quantizer.ready:
@@ -179,8 +179,8 @@ class DinoTraining:
         return any(p < _EVEN * size for p, size in zip(last, quantizer.sizes, strict=True))
 
     def _step(self, batch: Tensor, part: Part) -> tuple[dict[str, float], Tensor | None]:
-        """One update of student, teacher and codebooks by the images of this part. Returns its
-        summands of the losses, and the codes of the global crops of all images."""
+        """Update student, teacher and codebooks with the images of this part. Returns the part's
+        contributions to the losses, and the codes of the global crops of the whole batch."""
         settings, student = self.settings, self.student
         globals_, locals_ = multi_crop(batch.to(self.device), settings, part.draw)
         joint_batch.draw_apart()
@@ -196,9 +196,9 @@ class DinoTraining:
         dino = dino_loss(views, target, settings.student_temperature)
         commitment = quantized.commitment if quantized else logits.new_zeros(())
         whole = part.joint(features[: len(globals_)])
-        # Separately for the two views: the other view of an image must not be pushed away.
+        # Separately for the two views: they must not push the two views of an image apart.
         spread = (koleo(whole[: part.n]) + koleo(whole[part.n :])) / 2
-        # The mean over the images of this part counts by its share; the spread is that of all.
+        # The means are over this part and count by its share; the spread is that of the batch.
         own = part.share * (dino + settings.commitment * commitment)
         self._check(loss := own + settings.spread * spread)
         self.optimizer.zero_grad(set_to_none=True)
@@ -213,7 +213,7 @@ class DinoTraining:
         parts["loss"] = own.item() + settings.spread * parts["spread"]
         if quantized is None:
             return parts, None
-        # Local crops are quantized but do not update the codebooks: codes are for whole images.
+        # Local crops are quantized but do not update the codebooks, which are for whole images.
         codes = part.joint(quantized.codes[: len(globals_)])
         if processes.is_first():
             parts["restarted"] = student.quantizer.update(whole.detach(), codes)
@@ -265,7 +265,7 @@ class DinoTraining:
         checkpoint.save(self.partial, state, "cache_dir")
 
     def _fault(self, state: dict[str, Any]) -> str:
-        """Why the state of a file does not fit this training; '' if it does."""
+        """Why the state in a file does not fit this training; '' if it does."""
         for name in ("student", "teacher", "targets"):
             if wrong := matching.unlike(state[name], getattr(self, name).state_dict(), name):
                 return wrong

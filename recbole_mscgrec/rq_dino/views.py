@@ -1,4 +1,4 @@
-"""Images as small square tensors, decoded once, and their multi-crop views for DINO.
+"""Images as small square tensors, and their multi-crop views for DINO.
 
 Views are made for a whole batch at once, on the training device. All random numbers come from
 torch's global CPU generator, which the training loop seeds in each step.
@@ -22,20 +22,20 @@ from recbole_mscgrec.storage import processes
 
 Tensor = torch.Tensor
 Draw = Callable[[int], Tensor]  # n -> uniform random numbers (n,)
-_ASPECT = 4 / 3  # crops are at most this much wider or higher than the image
+_ASPECT = 4 / 3  # largest ratio of a crop's width to its height, and vice versa
 _GREY_CHANCE, _BLUR_CHANCE = 0.1, 0.3
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
 _DECODED_AT_ONCE = 64
 
 
 class Pixels(Dataset):
-    """n images as uint8 (3, 2S, 2S), where S is `image_size`, so that a crop of a quarter has full
-    resolution.
+    """n images as uint8 (3, 2S, 2S), where S is `image_size`. So a crop of a quarter of the area
+    still has full resolution.
 
     Images are stretched to a square, because cropping a poster would lose more than changing its
-    aspect ratio. All of them are kept in memory if they fit into `image_cache_gb`; otherwise the
-    workers of the loader decode them again in every epoch. Several processes that do this together
-    decode a part each.
+    aspect ratio. If all of them fit into `image_cache_gb`, they are decoded once and kept in
+    memory; otherwise the loader's workers decode them again in every epoch. If several processes
+    create this together, each decodes a part.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Pixels(Dataset):
                 self,
                 batch_sampler=[index.tolist() for index in rows],
                 num_workers=self.n_workers,
-                generator=torch.Generator(),  # not the global generator, which the views use
+                generator=torch.Generator(),  # leaves the global generator to the views
             )
 
     def _decode(self, show_progress: bool) -> Tensor:
@@ -87,8 +87,13 @@ def multi_crop(
 ) -> tuple[Tensor, Tensor | None]:
     """Two global crops of every image, and its local crops, each with its own colour jitter.
 
-    Returns floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; the second is None
-    without local crops. `draw` gives one random number for each image.
+    Args:
+        batch: uint8 (B, 3, H, W).
+        draw: gives one random number for each image.
+
+    Returns:
+        Floats in 0..1, (2B, 3, S, S) and (n_local B, 3, s, s), view by view; the second is None
+        without local crops.
     """
     images = batch.float() / 255
     globals_ = [
@@ -113,8 +118,8 @@ def _view(
 def random_crop(
     images: Tensor, size: int, scale: tuple[float, float], draw: Draw = torch.rand
 ) -> Tensor:
-    """A crop with a random share, within `scale`, of the area of each image, mirrored at random:
-    (B, 3, size, size)."""
+    """A random crop of each image, (B, 3, size, size), mirrored at random. `scale` bounds its share
+    of the image's area."""
     n = len(images)
     area = _uniform(draw, n, *scale)
     ratio = _uniform(draw, n, -math.log(_ASPECT), math.log(_ASPECT)).exp().sqrt()
@@ -131,8 +136,9 @@ def random_crop(
 
 
 def recolour(images: Tensor, strength: float, draw: Draw = torch.rand) -> Tensor:
-    """Random brightness, contrast, saturation (each a factor of 1 +- strength) and hue (a rotation
-    of up to a quarter of `strength`); sometimes grey. All is one affine map per image."""
+    """Change brightness, contrast, saturation (each by a random factor of 1 +- strength) and hue
+    (by a random rotation of up to strength / 4 half-turns); some images become grey. Together this
+    is one affine map of the colours per image."""
     n = len(images)
     low = max(0.0, 1 - strength)
     brightness, contrast, saturation = (_uniform(draw, n, low, 1 + strength) for _ in range(3))
@@ -156,7 +162,7 @@ def colour_turn(angle: Tensor, saturation: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, draw: Draw) -> Tensor:
-    """Mix some images with their mean over 3 x 3 pixels."""
+    """Blend some images with their 3 x 3 box blur."""
     share = _uniform(draw, len(images), 0, 1) * (draw(len(images)) < _BLUR_CHANCE)
     smooth = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     return torch.lerp(images, smooth, share.view(-1, 1, 1, 1).to(images))

@@ -1,4 +1,4 @@
-"""The code table: the codes of all items in all modalities; free leaves; health report."""
+"""The code table: the codes of all items in all modalities; unused codes; codebook statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CodeTable:
     """Codes of N items (row 0 is padding) in several modalities.
 
     Attributes:
-        codes: modality -> long (N, L_m); MISSING (-1) in all levels for items that lack it.
+        codes: modality -> long (N, L_m); MISSING (-1) in all levels for items without it.
         sizes: modality -> number of codewords of each level.
         target: the modality whose codes are the semantic IDs: unique, and present for every item.
     """
@@ -33,8 +33,8 @@ class CodeTable:
         validate(self)
 
     def to_plain(self) -> dict[str, Any]:
-        """The table as tensors, lists and strings, for a checkpoint; the codes in the smallest type
-        that holds them."""
+        """The table as tensors, lists and strings, for a checkpoint. The codes have the smallest
+        integer type that holds them."""
         codes = {name: table.to(_type_of(self.sizes[name])) for name, table in self.codes.items()}
         return {"codes": codes, "sizes": dict(self.sizes), "target": self.target}
 
@@ -50,8 +50,8 @@ class CodeTable:
 
     @property
     def history(self) -> dict[str, Tensor]:
-        """The codes that history tokens are made of: all but the fused ones, which repeat the
-        others."""
+        """The codes that history tokens are made of: all except the fused ones, which repeat the
+        information of the others."""
         return {name: codes for name, codes in self.codes.items() if name != FUSED}
 
     @property
@@ -72,11 +72,12 @@ def _type_of(sizes: list[int]) -> torch.dtype:
 
 
 def validate(table: CodeTable) -> None:
-    """Raise UserError if the table is not as described above, with the first offender."""
+    """Raise UserError if the table is not as `CodeTable` says; it names the first wrong item."""
     if table.target not in table.codes or table.codes.keys() != table.sizes.keys():
         raise UserError(
             f"The code table has codes of {list(table.codes)}, sizes of {list(table.sizes)} and "
-            f"the target {table.target}: these must be the same modalities, and the target one."
+            f"the target {table.target}: codes and sizes must have the same modalities, and the "
+            "target must be one of them."
         )
     for name, codes in table.codes.items():
         sizes = torch.tensor(table.sizes[name], dtype=torch.long)
@@ -110,7 +111,8 @@ def free_leaves(taken: Tensor, sizes: list[int], count: int) -> Tensor:
 
     Fewer are returned only if the codebooks have fewer free codes.
     """
-    weights = [1]  # only the last levels vary: enough for all codes; the levels before stay 0
+    # Vary as few of the last levels as give enough codes; the levels before them stay 0.
+    weights = [1]
     while len(weights) < len(sizes) and weights[0] * sizes[-len(weights)] < len(taken) + count:
         weights.insert(0, weights[0] * sizes[-len(weights)])
     n_fixed = len(sizes) - len(weights)
@@ -127,7 +129,7 @@ def health(table: CodeTable, n_content_levels: dict[str, int]) -> dict[str, Any]
     """Codebook usage per modality and level, as JSON values.
 
     Perplexity is exp(entropy) of the code frequencies of a level. Collisions are counted on the
-    first `n_content_levels` levels, before the level that makes the target unique.
+    first `n_content_levels` levels, without the level that makes the target codes unique.
     """
     report = {}
     for name, all_codes in table.codes.items():

@@ -1,5 +1,5 @@
-"""Unique codes for items that share one (paper: extra collision level, or redistribution to empty
-leaves)."""
+"""Makes the codes of items that share one unique (paper: by an extra collision level, or by
+redistribution to empty leaves)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _CANDIDATES = 64  # empty leaves per item that redistribution considers at first
-_CHUNK = 256  # items per search, or fewer
-_NUMBERS_AT_ONCE = 1 << 26  # of a search, about 256 MB
-_MOST_LEAVES = 1 << 62  # their keys are 64-bit numbers
-_EXACT_ITEMS = 20_000  # with more items to move, the matching is not the cheapest one
+_CHUNK = 256  # items per search, at most
+_NUMBERS_AT_ONCE = 1 << 26  # numbers that a search holds at once, about 256 MB
+_MOST_LEAVES = 1 << 62  # keys are 64-bit integers
+_EXACT_ITEMS = 20_000  # with more items to move, the matching is not optimal
 _EXACT_PAIRS = 1 << 22  # nor with more pairs of an item and a leaf
-_MOST_CANDIDATES = 4096  # leaves per item; if all are taken, any empty leaf will do
-_LISTED_LEAVES = 1 << 28  # of so many leaves, a table says which are taken
+_MOST_CANDIDATES = 4096  # leaves per item; if all are taken, any empty leaf is used
+_LISTED_LEAVES = 1 << 28  # up to this number of leaves, a bool table says which are taken
 
 
 def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
-    """Append a level that numbers the items that share a code, so that codes (N, L) become unique.
+    """Make codes (N, L) unique by a further level that numbers the items with the same code.
 
-    Within a group, items are numbered by ascending `order` (N,). If no two items share a code, the
-    codes are returned unchanged.
+    Items with the same code are numbered by ascending `order` (N,). If no two items share a code,
+    the codes are returned unchanged.
     """
     _, group = torch.unique(codes, dim=0, return_inverse=True)
     if int(group.max()) + 1 == len(codes):
         return codes
-    # Sort by group, then by order; the number of an item is its distance from the first row of its
-    # group.
+    # Sort by group, then by order. An item's number is its distance from the start of its group.
     by_order = torch.argsort(order, stable=True)
     rows = by_order[torch.argsort(group[by_order], stable=True)]
     sorted_group = group[rows]
@@ -50,16 +49,21 @@ def add_collision_level(codes: Tensor, order: Tensor) -> Tensor:
 def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Tensor:
     """Move items that share a code to empty leaves: unique codes (N, L) without an extra level.
 
-    Items that share a code are matched with leaves, their own or one of the nearest empty ones, so
-    that the sum of squared distances between `vectors` (N, D) and leaf centroids (sums of
-    codewords) is minimal. For each item 64 empty leaves are considered, or more if these do not
-    suffice; a beam search over the codebooks finds them.
+    Each item that shares a code is matched with its own leaf or with one of the nearest empty ones,
+    so that the sum of squared distances between `vectors` (N, D) and leaf centroids (sums of
+    codewords) is minimal. A beam search over the codebooks finds 64 empty leaves per item, or more
+    if these do not suffice.
 
-    The time of that matching grows faster than the number of items. So with more than 20,000 items
-    to move, or if 4 million pairs do not suffice, each item proposes to its leaves, nearest first,
-    and a leaf keeps the nearest of its items (deferred acceptance). Then no item and leaf would
-    both be nearer to each other than to what they have, but the sum is not minimal. Items that find
-    no empty leaf among 4096 get any empty one.
+    The time of this optimal matching grows faster than the number of items. So with more than
+    20,000 items to move, or if 4 million pairs do not suffice, each item proposes to its leaves,
+    nearest first, and a leaf keeps the nearest of its items (deferred acceptance). The result is a
+    stable matching, but the sum is not minimal. Items that find no empty leaf among 4096 get an
+    arbitrary empty one.
+
+    Args:
+        codes: (N, L), which may repeat.
+        vectors: (N, D), the vectors behind the codes.
+        codebooks: (K_l, D) of each level.
 
     Raises:
         UserError: there are fewer leaves than items, or more than 2^62.
@@ -109,20 +113,20 @@ def _cheapest(
 def _by_proposals(
     vectors: Tensor, own: Tensor, own_cost: Tensor, codebooks: list[Tensor], taken: Tensor
 ) -> Tensor:
-    """Keys (n,) of distinct leaves by deferred acceptance: first among the item's own leaf and 64
-    empty ones; then, for the items that are left, among others that are still empty."""
+    """Keys (n,) of distinct leaves by deferred acceptance. The first round offers each item its own
+    leaf and 64 empty ones; later rounds offer the remaining items leaves that are still empty."""
     result, n_candidates = torch.full_like(own, -1), _CANDIDATES
     left, first = torch.arange(len(vectors)), True
     while len(left) and n_candidates <= _MOST_CANDIDATES:
         leaf, cost = _nearest_empty(vectors[left], codebooks, taken, n_candidates)
-        if first:  # a leaf that items share goes to one of them
+        if first:  # one of the items that share a leaf keeps it
             leaf = torch.cat([own.unsqueeze(1), leaf], dim=1)
             cost = torch.cat([own_cost.unsqueeze(1), cost], dim=1)
         found = _proposals(leaf, cost)
         result[left] = found
         still, first = left[found < 0], False
         taken = torch.cat([taken, found[found >= 0]]).unique()
-        if 2 * len(still) > len(left):  # most of the leaves around are taken: search more widely
+        if 2 * len(still) > len(left):  # most leaves nearby are taken: search more widely
             n_candidates *= 4
         left = still
     if len(left):
@@ -132,11 +136,11 @@ def _by_proposals(
 
 
 def _proposals(leaf: Tensor, cost: Tensor) -> Tensor:
-    """The stable matching of items and leaves, both of which prefer a smaller cost: keys (n,), -1
-    for an item all of whose leaves prefer another one.
+    """The stable matching of items and leaves if both sides prefer a smaller cost. Returns keys
+    (n,); -1 for an item that lost all of its leaves to other items.
 
-    leaf (n, C) keys, distinct in a row; cost (n, C), inf where an item has fewer candidates. Of
-    several items with the same cost, a leaf keeps the one that proposed first.
+    leaf (n, C) holds keys, distinct in each row; cost (n, C) is inf where an item has fewer
+    candidates. Among items with the same cost, a leaf keeps the one that proposed first.
     """
     cost, order = cost.sort(dim=1, stable=True)
     keys, columns = torch.unique(leaf.gather(1, order), return_inverse=True)
@@ -161,14 +165,15 @@ def _proposals(leaf: Tensor, cost: Tensor) -> Tensor:
 
 
 def _match(leaf: Tensor, cost: Tensor) -> Tensor | None:
-    """A matching of n items to distinct leaves with the least total cost; None if there is none.
+    """The matching of n items to distinct leaves with the least total cost; None if none exists.
+    Returns keys (n,).
 
-    leaf (n, C) keys, -1 where an item has fewer candidates; cost (n, C).
+    leaf (n, C) holds keys, -1 where an item has fewer candidates; cost is (n, C).
     """
     columns, column = torch.unique(leaf, return_inverse=True)
     allowed = (leaf >= 0).numpy()
     rows = np.nonzero(allowed)[0]
-    if int((columns >= 0).sum()) < len(leaf):  # else scipy would match all leaves
+    if int((columns >= 0).sum()) < len(leaf):  # scipy would match all leaves instead of all items
         return None
     # In a sparse matrix zero means 'no edge'. Adding one to all costs does not change the matching.
     weights = 1 + cost.double().numpy()[allowed]
@@ -184,8 +189,8 @@ def _match(leaf: Tensor, cost: Tensor) -> Tensor | None:
 def _nearest_empty(
     vectors: Tensor, codebooks: list[Tensor], taken: Tensor, n_candidates: int
 ) -> tuple[Tensor, Tensor]:
-    """Keys (n, C) of the empty leaves nearest to each vector, and squared distances; -1 and inf
-    fill up rows with fewer."""
+    """Keys (n, C) of the empty leaves nearest to each vector, and their squared distances. Rows
+    with fewer leaves are padded with -1 and inf."""
     n_leaves, is_taken = math.prod(len(book) for book in codebooks), None
     if n_leaves <= _LISTED_LEAVES:
         is_taken = torch.zeros(n_leaves, dtype=torch.bool)
@@ -206,7 +211,7 @@ def _rows_at_once(width: int, codebooks: list[Tensor], n_candidates: int) -> int
 def _search(
     vectors: Tensor, codebooks: list[Tensor], taken: Tensor, n_candidates: int
 ) -> tuple[Tensor, Tensor]:
-    """As `_nearest_empty`. `taken` holds the keys of leaves, or a bool for every leaf."""
+    """As `_nearest_empty`, for one block. `taken` holds the keys of leaves, or a bool per leaf."""
     residual, key = vectors.unsqueeze(1), torch.zeros(len(vectors), 1, dtype=torch.long)
     for level, book in enumerate(codebooks):
         distance = torch.cdist(residual, book.unsqueeze(0)).square()  # (n, W, K)
@@ -226,7 +231,7 @@ def _search(
 
 
 def _keys(codes: Tensor, sizes: list[int]) -> Tensor:
-    """One number per code, (N, L) -> (N,)."""
+    """A unique integer for each code: (N, L) -> (N,)."""
     key = torch.zeros(len(codes), dtype=torch.long)
     for level, size in enumerate(sizes):
         key = key * size + codes[:, level]
@@ -234,7 +239,7 @@ def _keys(codes: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _digits(keys: Tensor, sizes: list[int]) -> Tensor:
-    """The codes of the numbers by `_keys`."""
+    """The inverse of `_keys`: (N,) -> (N, L)."""
     digits: list[Tensor] = []
     for size in reversed(sizes):
         digits.insert(0, keys % size)

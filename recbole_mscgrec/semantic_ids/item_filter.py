@@ -20,7 +20,8 @@ class Restriction(Protocol):
     """The interface of item filters, as beam search uses it."""
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item allowed for their row (P,)."""
+        """Whether each leaf range [start, end), (P, C), holds an item that is allowed in its row
+        (P,)."""
 
     def n_allowed(self, batch_size: int) -> Tensor:
         """Number of allowed items in each row: (B,)."""
@@ -42,11 +43,11 @@ class AllowedItems:
         n_ids = len(tree.item_leaf)
         if allowed.dtype != torch.bool or allowed.dim() > 2 or allowed.size(-1) != n_ids:
             raise UserError(
-                f"allowed must be a bool mask ({n_ids},) or (B, {n_ids}), one place per item id, "
+                f"allowed must be a bool mask ({n_ids},) or (B, {n_ids}), one value per item id, "
                 f"not {allowed.dtype} {tuple(allowed.shape)}."
             )
         by_leaf = allowed.to(tree.leaf_item.device)[..., tree.leaf_item]
-        # (1 or B, leaves + 1): allowed leaves before each leaf
+        # (1 or B, leaves + 1): number of allowed leaves before each leaf
         self.running = torch.nn.functional.pad(by_leaf.cumsum(-1, dtype=torch.int32), (1, 0))
         self.running = self.running.view(-1, self.running.size(-1))
         _refuse_empty(self.running[:, -1])
@@ -63,7 +64,7 @@ class AllowedItems:
         return self.running[row, end] - self.running[row, start]
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item allowed for their row (P,)."""
+        """See `Restriction`."""
         return self.count(row, start, end) > 0
 
 
@@ -107,13 +108,12 @@ class ExcludedItems:
         return after - before
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item that is not excluded for their
-        row (P,)."""
+        """See `Restriction`."""
         return end - start > self.count(row, start, end)
 
 
 class AllowedWithout:
-    """Allows a sub-catalogue without the items that each request excludes.
+    """Allows a sub-catalogue except for the items that each request excludes.
 
     Args:
         tree: the catalogue.
@@ -121,12 +121,12 @@ class AllowedWithout:
         excluded: as in ExcludedItems.
 
     Raises:
-        UserError: see both; or nothing is left for a request.
+        UserError: see both; or a request has no item left.
     """
 
     def __init__(self, tree: PrefixTree, allowed: Tensor, excluded: Tensor) -> None:
         self.allowed = AllowedItems(tree, allowed)
-        # Items that are not allowed anyway must not be subtracted.
+        # Exclude only allowed items: the others must not be subtracted a second time.
         mask = allowed if allowed.dim() == 1 else allowed.to(excluded.device)
         both = mask[excluded] if mask.dim() == 1 else mask.gather(1, excluded)
         self.excluded = ExcludedItems(tree, excluded.masked_fill(~both, 0))
@@ -138,7 +138,7 @@ class AllowedWithout:
         return self.allowed.n_allowed(batch_size) - excluded
 
     def leads_on(self, row: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Whether the leaf ranges [start, end), (P, C), hold an item left for their row (P,)."""
+        """See `Restriction`."""
         return self.allowed.count(row, start, end) > self.excluded.count(row, start, end)
 
 

@@ -1,4 +1,4 @@
-"""A second distribution over the items, which takes part in the choice of every code level."""
+"""A prior distribution over the items, which is combined with the network's at every code level."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from recbole_mscgrec.semantic_ids.prefix_tree import Children, PrefixTree
 
 Tensor = torch.Tensor
-_SMALLEST = 1e-30  # of a probability, so that its logarithm is finite
+_SMALLEST = 1e-30  # smallest probability, so that its logarithm is finite
 
 
 class ItemPrior:
     """Distributions over all items, one per row, and their weight.
 
     The probability of a node is the sum over its items, a contiguous range of leaves. So a
-    distribution over items is one over the children of every node, and can be combined with the
-    network's, level by level: p(child) ~ network(child)^(1 - weight) * prior(child)^weight. The
-    beam then follows both.
+    distribution over items gives one over the children of every node. It is combined with the
+    network's level by level: p(child) ~ network(child)^(1 - weight) * prior(child)^weight. Beam
+    search then follows both.
 
     Args:
         tree: the prefix tree.
-        probabilities: (B, N) of all items; the column of the padding item is not read.
+        probabilities: (B, N) of all items; the column of the padding item is ignored.
         weight: from 0 (the network alone) to 1 (the prior alone).
     """
 
@@ -32,7 +32,7 @@ class ItemPrior:
         self._sums = torch.nn.functional.pad(of_leaves.cumsum(1), (1, 0))  # (B, leaves + 1)
 
     def select(self, rows: Tensor) -> ItemPrior:
-        """The prior of the given rows (n,), which may repeat."""
+        """The prior restricted to the given rows (n,), which may repeat."""
         chosen = object.__new__(ItemPrior)
         chosen.tree, chosen.weight, chosen._sums = self.tree, self.weight, self._sums
         chosen._rows = self._rows[rows]
@@ -46,7 +46,7 @@ class ItemPrior:
         return mass.clamp(min=_SMALLEST).log().float()
 
     def mixed(self, level: int, logits: Tensor, children: Children) -> Tensor:
-        """The joint scores (P, C) of the children of a node of depth `level` in each of the P rows,
-        before the softmax, from those of the network."""
+        """The network's scores (P, C) of the children of a node of depth `level` in each of the P
+        rows, combined with the prior; the softmax is not applied yet."""
         prior = self.log_mass(level + 1, children.nodes)
         return (1 - self.weight) * logits + self.weight * prior

@@ -1,4 +1,4 @@
-"""The vectors nearest to others, in bounded memory."""
+"""Exact nearest-neighbour search among vectors, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
 
 Tensor = torch.Tensor
 _IN_ONE_PIECE = 1 << 24  # up to this many distances: 64 MB
-_QUERIES, _KNOWN = 512, 1 << 13  # vectors of a block: 16 MB of distances
-_GROUP = 32  # distances whose smallest one is compared first
+_QUERIES, _KNOWN = 512, 1 << 13  # vectors per block: 16 MB of distances
+_GROUP = 32  # distances per group; the minima of the groups are compared first
 
 
 def nearest_vectors(vectors: Tensor, known: Tensor, k: int) -> Tensor:
     """Rows (n, k) of the k vectors among `known` (N, D) nearest to each of `vectors` (n, D),
     nearest first; k is at most N.
 
-    The search is exact and takes about 100 MB, whatever n and N are: the distances are computed in
-    blocks, each of which updates the k nearest so far. Which of several vectors at the same
-    distance are taken is not specified; distances are equal if they differ by rounding only.
+    The search is exact and takes about 100 MB for any n and N: the distances are computed in
+    blocks, each of which updates the k nearest so far. Ties, including distances that differ by
+    rounding only, are broken arbitrarily.
     """
     if len(vectors) * len(known) <= _IN_ONE_PIECE:
         centre = known.mean(dim=0)  # see `nearest_in_blocks`
@@ -27,10 +27,10 @@ def nearest_vectors(vectors: Tensor, known: Tensor, k: int) -> Tensor:
 
 
 def nearest_in_blocks(vectors: Tensor, known: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As `nearest_vectors`, always in blocks. Also returns, first, the squared distances (n, k).
+    """As `nearest_vectors`, always in blocks. Returns the squared distances (n, k), then the rows.
 
-    The mean of `known` is subtracted from all vectors: far from the origin, the products would
-    round away their differences.
+    The mean of `known` is subtracted from all vectors: far from the origin, rounding of the
+    products would hide the differences between vectors.
     """
     centre = known.mean(dim=0)
     blocks = [_of_block(block - centre, known, centre, k) for block in vectors.split(_QUERIES)]
@@ -43,7 +43,7 @@ def _of_block(vectors: Tensor, known: Tensor, centre: Tensor, k: int) -> tuple[T
     rows = torch.full((len(vectors), k), -1, device=vectors.device)
     for start in range(0, len(known), _KNOWN):
         part = known[start : start + _KNOWN] - centre
-        with matmul_precision(HIGHEST):  # squared, up to |vector|^2: the same order
+        with matmul_precision(HIGHEST):  # squared distance minus |vector|^2: the same order
             distance = torch.addmm(part.square().sum(1), vectors, part.T, alpha=-2)
         value, place = _smallest(distance, min(k, len(part)))
         both = torch.cat([best, value], dim=1)
@@ -53,10 +53,10 @@ def _of_block(vectors: Tensor, known: Tensor, centre: Tensor, k: int) -> tuple[T
 
 
 def _smallest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k smallest of each row of values (n, m), and their columns.
+    """The k smallest values of each row of (n, m), and their columns.
 
-    They are in the k groups with the smallest minima. Only these are searched, because a minimum
-    over rows of numbers is much faster than `topk`.
+    They lie in the k groups with the smallest minima. Only these groups are searched, because
+    minima are computed much faster than `topk`.
     """
     n, m = values.shape
     if m % _GROUP or m // _GROUP < k:

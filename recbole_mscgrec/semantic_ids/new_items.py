@@ -1,11 +1,11 @@
 """Codes for items that are added to a published code table.
 
-No published code moves, no two items share a code, and the codebooks do not grow: the network has
-weights for the codewords of training only. A leaf is one full code; a place is all leaves below one
-content code: one leaf, or as many as the collision level has numbers.
+No published code changes, no two items share a code, and the codebooks do not grow, because the
+network has weights only for the codewords of training. A leaf is one full code. A place is the set
+of leaves below one content code: a single leaf, or one per number of the collision level.
 
-Leaves are numbered in the order of their codes, so that a place, like every node of the prefix
-tree, is a range of numbers. All steps work on the sorted numbers of the leaves that are taken.
+Leaves are numbered in the order of their codes, so a place, like every node of the prefix tree, is
+a range of numbers. All steps work on the sorted numbers of the leaves that are taken.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-_WIDTHS = (64, 256)  # places per item that the search finds, at first and if all these are full
-_SCORES_AT_ONCE = 1 << 22  # (items, beams, codewords) of a block of the search
+_WIDTHS = (64, 256)  # places per item to search for: first, and again if all of these are full
+_SCORES_AT_ONCE = 1 << 22  # items x beams x codewords per block of the search
 _LARGEST_NUMBER = 1 << 62
 
 
 class Leaves:
-    """The leaves of a tree with given codebook sizes, and which of them are taken.
+    """The leaves of a full tree with given codebook sizes, and which of them are taken.
 
     Args:
         sizes: number of codewords of each level.
@@ -39,7 +39,7 @@ class Leaves:
     def __init__(self, sizes: list[int], taken: Tensor) -> None:
         if math.prod(sizes) > _LARGEST_NUMBER:
             raise UserError(
-                f"Items cannot be added to codes with {sizes} codewords per level: these are "
+                f"Items cannot be added to codes with {sizes} codewords per level: this gives "
                 f"{math.prod(sizes):.1e} codes, and at most {_LARGEST_NUMBER:.1e} can be numbered."
             )
         if taken.numel() and bool(((taken < 0) | (taken >= torch.tensor(sizes))).any()):
@@ -52,7 +52,7 @@ class Leaves:
         self.free_before = taken - np.arange(len(taken))  # free leaves before each taken one
 
     def numbers(self, codes: Tensor) -> np.ndarray:
-        """The number (n,) of the first leaf below each code or prefix (n, at most L)."""
+        """The number (n,) of the first leaf below each code or prefix, (n, up to L)."""
         number = np.zeros(len(codes), dtype=np.int64)
         columns = codes.T.numpy()
         for level, size in enumerate(self.sizes):
@@ -74,18 +74,19 @@ class Leaves:
         return math.prod(self.sizes[depth:])
 
     def claim(self, first: np.ndarray, n_below: int) -> np.ndarray:
-        """The lowest free leaf below a node for each of n items, -1 where none is left.
+        """Take the lowest free leaf below a node for each of n items: numbers (n,), -1 where none
+        is left.
 
-        first (n,) are the first leaves of the nodes, which may repeat; among the items of one node
-        the earlier ones choose first. The leaves are taken from then on.
+        `first` (n,) holds the first leaf of each item's node. Nodes may repeat; earlier items
+        choose first.
         """
         rank = _rank_among_equals(first)
-        # The leaf that has k free ones before it comes after all taken ones that have at most k.
+        # The free leaf with k free ones before it follows all taken leaves with at most k.
         k = first - np.searchsorted(self.taken, first) + rank
         leaf = k + np.searchsorted(self.free_before, k, side="right")
         leaf[rank >= self.n_free(first, n_below)] = -1
         added = np.sort(leaf[leaf >= 0])
-        if len(added):  # a stable sort merges two sorted runs without sorting them again
+        if len(added):  # a stable sort only merges the two sorted runs
             self._take(np.sort(np.concatenate([self.taken, added]), kind="stable"))
         return leaf
 
@@ -100,12 +101,11 @@ def codes_of_vectors(
 ) -> Tensor:
     """Unique codes (n, L) for new items with vectors (n, D) in the space of the codebooks.
 
-    An item gets its own content code, found greedily as in `ResidualQuantizer.encode`, with the
-    lowest free number of the collision level, if there is one. If that place is full, it gets the
-    nearest place that is not, by a beam search over the codebooks; and if all places that the
-    search finds are full, a free leaf with the longest common prefix. Where items compete for a
-    leaf, the earlier row gets it, so the result depends on the order of the rows and on nothing
-    else.
+    An item gets the content code that `ResidualQuantizer.encode` gives it, with the lowest free
+    number of the collision level, if the codes have one. If that place is full, a beam search over
+    the codebooks finds the nearest place that is not. If all places that the search finds are full,
+    the item gets a free leaf with the longest common prefix. If items compete for a leaf, the
+    earlier row gets it. So the result is deterministic, but depends on the order of the rows.
 
     Args:
         codebooks: (K_l, D) of each content level.
@@ -113,7 +113,7 @@ def codes_of_vectors(
         taken: (N, L) published codes.
 
     Raises:
-        UserError: there are fewer free leaves than items, or see `Leaves`.
+        UserError: there are fewer free leaves than items; see also `Leaves`.
     """
     leaves = _checked(len(vectors), sizes, taken)
     quantizer = ResidualQuantizer([len(book) for book in codebooks])
@@ -131,10 +131,10 @@ def codes_of_vectors(
 
 
 def codes_near(wanted: Tensor, sizes: list[int], taken: Tensor) -> Tensor:
-    """Unique codes (n, L) near given content codes (n, at most L), for codes without codebooks.
+    """Unique codes (n, L) near given content codes, (n, up to L), for codes without codebooks.
 
     An item gets the lowest free leaf below its content code. If there is none, it gets the lowest
-    free leaf with the longest common prefix. For the order of rows, `sizes` and `taken` see
+    free leaf with the longest common prefix. The order of the rows, `sizes` and `taken` are as in
     `codes_of_vectors`.
 
     Raises:
@@ -148,7 +148,7 @@ def _checked(n_new: int, sizes: list[int], taken: Tensor) -> Leaves:
     n_all = math.prod(sizes)
     if n_all - len(taken) < n_new:
         raise UserError(
-            f"{n_new:,} new items need as many free codes, and {n_all - len(taken):,} of "
+            f"{n_new:,} new items need as many free codes, but only {n_all - len(taken):,} of "
             f"{n_all:,} are free (codewords per level: {sizes}, items: {len(taken):,}): train "
             "again with a larger codebook_size or n_levels, or add fewer items."
         )
@@ -156,7 +156,7 @@ def _checked(n_new: int, sizes: list[int], taken: Tensor) -> Leaves:
 
 
 def _first_free(places: np.ndarray, leaves: Leaves, n_below: int) -> np.ndarray:
-    """A leaf (n,) below the first of each row's places (n, C) that has one; -1 where none has."""
+    """A free leaf (n,) of the first place in each row of places (n, C) that has one, else -1."""
     full = leaves.n_free(places, n_below) == 0
     places = np.take_along_axis(places, np.argsort(full, axis=1, kind="stable"), axis=1)
     n_open = (~full).sum(axis=1)
@@ -170,8 +170,8 @@ def _first_free(places: np.ndarray, leaves: Leaves, n_below: int) -> np.ndarray:
 
 
 def _fill_by_prefix(leaf: np.ndarray, wanted: Tensor, leaves: Leaves, depth: int) -> Tensor:
-    """The codes of leaves (n,), where -1 becomes a free leaf below the longest prefix of its wanted
-    code, of at most `depth` levels, that has one."""
+    """The codes (n, L) of leaves (n,). An item with leaf -1 gets a free leaf with the longest
+    possible prefix of its wanted code, of at most `depth` levels."""
     while (left := np.flatnonzero(leaf < 0)).size:
         prefix = wanted[torch.from_numpy(left), :depth]
         leaf[left] = leaves.claim(leaves.numbers(prefix), leaves.below(depth))
@@ -193,8 +193,8 @@ def _rank_among_equals(values: np.ndarray) -> np.ndarray:
 
 
 def _nearest_places(vectors: Tensor, codebooks: list[Tensor], width: int) -> np.ndarray:
-    """Numbers (n, at most `width`) of the content codes nearest to vectors (n, D), in ascending
-    order of distance, by a beam search."""
+    """Numbers (n, up to `width`) of the content codes nearest to vectors (n, D), nearest first, by
+    beam search."""
     products = _doubled_products(codebooks)
     rows = max(1, _SCORES_AT_ONCE // (width * max(len(book) for book in codebooks)))
     return np.concatenate(
@@ -203,8 +203,8 @@ def _nearest_places(vectors: Tensor, codebooks: list[Tensor], width: int) -> np.
 
 
 def _doubled_products(codebooks: list[Tensor]) -> list[list[Tensor]]:
-    """Twice the products (K_e, K_l) of the codewords of every level l with those of the earlier
-    levels e."""
+    """For every level l and every earlier level e: twice the inner products (K_e, K_l) of their
+    codewords."""
     with matmul_precision(HIGHEST):
         return [[2 * e @ book.T for e in codebooks[:n]] for n, book in enumerate(codebooks)]
 
@@ -212,8 +212,9 @@ def _doubled_products(codebooks: list[Tensor]) -> list[list[Tensor]]:
 def _search(
     vectors: Tensor, codebooks: list[Tensor], products: list[list[Tensor]], width: int
 ) -> Tensor:
-    """See `_nearest_places`. The distance of a residual r to a codeword c needs r c = v c - the
-    products of c with the codewords chosen before, so no residual is made."""
+    """As `_nearest_places`, for one block. The distance of a residual r to a codeword c needs only
+    the product r c. It is v c minus the products of c with the codewords chosen so far, so the
+    residuals themselves are not computed."""
     vectors, n = vectors.float(), len(vectors)
     cost, number = torch.zeros(n, 1), torch.zeros(n, 1, dtype=torch.long)
     chosen = torch.zeros(n, 1, 0, dtype=torch.long)  # (n, W, levels)

@@ -17,7 +17,7 @@ def matmul_precision(name: str) -> Iterator[None]:
     """Within this block torch multiplies float32 matrices with this precision.
 
     Raises:
-        UserError: torch does not know this name.
+        UserError: the name is not one of torch's: highest, high, medium.
     """
     if name not in (HIGHEST, "high", "medium"):
         raise UserError(f"matmul_precision ({name!r}) must be 'highest', 'high' or 'medium'.")

@@ -1,8 +1,8 @@
-"""Prefix tree of the codes of all items as sorted arrays (CSR). It serves the constraint in
-training, beam search, exact scoring and item filters.
+"""Prefix tree of the codes of all items as sorted arrays (CSR). It is used by the constrained loss,
+beam search, exact scoring and item filters.
 
 Items are sorted by code, so the children of a node are a contiguous range of nodes one level below,
-and its items a contiguous range of leaves. There are no Python objects per node.
+and its items are a contiguous range of leaves. There are no Python objects per node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 
 class Children(NamedTuple):
-    """Children of a batch of nodes, padded to the largest number: all tensors are (..., C)."""
+    """Children of a batch of nodes, padded to the same number C: all tensors are (..., C)."""
 
     nodes: Tensor  # ids one level below; arbitrary where not valid
     codes: Tensor  # their codes, long; arbitrary where not valid
@@ -28,7 +28,7 @@ class PrefixTree:
     """Prefix tree over N unique codes of L levels with at most K codewords each.
 
     The nodes of each depth are numbered from 0 in the order of their codes. The root is node 0 of
-    depth 0, the leaves are the nodes of depth L. Memory: 4 bytes per inner node for its range, one
+    depth 0; the leaves are the nodes of depth L. Memory: 4 bytes per inner node for its range, one
     code per node (1 byte for K <= 256), 4 bytes per leaf for its item and 4 per item for its leaf.
 
     Args:
@@ -36,8 +36,14 @@ class PrefixTree:
         items: (N,) item ids of the rows; default 0..N-1. Ids may have gaps, such as the padding id
             0.
 
+    Attributes:
+        leaf_item: int32 (N,) item id of each leaf.
+        item_leaf: int32 (largest id + 1,) leaf of each item id, -1 for ids without an item.
+        last_choice: the last level at which a node has several children; -1 if there is none.
+
     Raises:
-        UserError: two items share a code (the first pair is named), or a code is negative.
+        UserError: two items share a code (the first pair is named), a code is negative, or there
+            is no item.
     """
 
     def __init__(self, codes: Tensor, items: Tensor | None = None) -> None:
@@ -67,8 +73,6 @@ class PrefixTree:
             starts = below
         if len(self.code[-1]) != n_items:
             _name_duplicate(starts, items[order], codes[order])
-        # The last level at which a node has several children; -1 for a catalogue with a single
-        # item.
         self.last_choice = max([i for i, n in enumerate(self.max_children) if n > 1], default=-1)
         self.dense = [self._dense_mask(level) for level in range(self.n_levels)]
         self.leaf_start = self._leaf_starts()
@@ -76,11 +80,11 @@ class PrefixTree:
         self.item_leaf[self.leaf_item.long()] = torch.arange(n_items, dtype=torch.int32)
 
     def _dense_mask(self, level: int) -> Tensor | None:
-        """Mask (nodes, K) of the codes that have a child, for levels with few nodes and many
-        children.
+        """Mask (nodes, K) of the codewords that lead to a child; None for levels where lists of
+        children are faster.
 
-        For such levels a mask over all codewords is faster than lists of children. It is stored if
-        it takes less than 4 bytes per item, or less than a megabyte.
+        A mask is faster where nodes have many of the possible children. It is stored if it takes
+        at most 4 bytes per item, or at most a megabyte.
         """
         n_nodes, size = len(self.first[level]) - 1, self.sizes[level]
         if 4 * self.max_children[level] < size or n_nodes * size > max(4 * self.n_items, 1 << 20):
@@ -91,8 +95,8 @@ class PrefixTree:
         return mask
 
     def _leaf_starts(self) -> list[Tensor]:
-        """For each depth, (nodes + 1,) the first leaf below each node; shared with `first` where
-        equal."""
+        """For each depth, (nodes + 1,) the first leaf below each node. The last tensor is the one
+        in `first`, not a copy."""
         starts = [self.first[-1]]
         for first in reversed(self.first[:-1]):
             starts.insert(0, starts[0][first])
@@ -131,12 +135,13 @@ class PrefixTree:
         """Nodes from the root to the leaf of each item: L + 1 tensors shaped like `items`."""
         nodes = [self.item_leaf[items]]
         for first in reversed(self.first):
-            # The parent is the last node whose first child is not after this child.
+            # The parent is the last node whose first child does not come after this child.
             nodes.append(torch.searchsorted(first, nodes[-1], right=True, out_int32=True) - 1)
         return nodes[::-1]
 
     def children(self, level: int, nodes: Tensor, width: int | None = None) -> Children:
-        """Children of nodes (...) of depth `level`, padded to `width` (default: the widest)."""
+        """Children of nodes (...) of depth `level`, padded to `width` (default: the largest number
+        of children at this depth)."""
         start = self.first[level][nodes]
         count = self.first[level][nodes + 1] - start
         width = self.max_children[level] if width is None else width
@@ -158,7 +163,7 @@ class PrefixTree:
         return torch.minimum(first[nodes] + n, first[nodes + 1] - 1).int()
 
     def child(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
-        """The child with the given code of each node (...) of depth `level`, by bisection. If a
+        """The child with the given code of each node (...) of depth `level`, by binary search. If a
         node has no such child, the result is an arbitrary node of the next depth.
         """
         first, column = self.first[level], self.code[level]
@@ -182,8 +187,8 @@ def _code_type(size: int) -> torch.dtype:
 
 
 def _lexicographic_order(codes: Tensor, sizes: list[int]) -> Tensor:
-    """The order of rows sorted by first level, then second, ...; one sort of packed keys per 62
-    bits."""
+    """The row order that sorts codes by first level, then second, and so on. Levels are packed into
+    62-bit keys, with one sort per key."""
     order: Tensor | None = None
     level = codes.size(1)
     while level > 0:

@@ -1,5 +1,5 @@
 """Residual quantization by k-means on the whole catalogue: one codebook per level, fitted to the
-residuals of the earlier levels (paper: item tokenization). A large catalogue is sampled."""
+residuals of the earlier levels (paper: item tokenization). Large catalogues are sampled."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
 _RUNS = 5  # k-means runs per level, with different starts
-_SAMPLE_ABOVE = 100_000  # vectors; of more, a sample is fitted
-_SAMPLE, _PER_CODEWORD = 50_000, 256  # its size is the larger of 50,000 and 256 a codeword
+_SAMPLE_ABOVE = 100_000  # with more vectors, a sample is fitted
+_SAMPLE, _PER_CODEWORD = 50_000, 256  # its size: 50,000, or 256 per codeword if that is more
 _ENCODED_AT_ONCE = 1 << 16  # vectors
-_ROUNDING = 1e-5  # of a squared distance, relative to the squares in it
-_SHARED_FROM = 1 << 22  # numbers; with fewer, messages can take longer than the work they save
+_ROUNDING = 1e-5  # tolerance of a squared distance, relative to the squared lengths in it
+_SHARED_FROM = 1 << 22  # numbers; with fewer, communication can take longer than it saves
 # Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
 _BLOCK_CPU, _BLOCK_GPU = 1 << 10, 1 << 16
 
@@ -27,8 +27,8 @@ class ResidualQuantizer:
 
     Args:
         codebook_sizes: K of each level.
-        n_iterations: maximum number of Lloyd iterations per level; a level stops when no item
-            moves.
+        n_iterations: maximum number of Lloyd iterations per level; a level stops early if no code
+            changes.
         seed: the result depends only on the data and this seed.
     """
 
@@ -39,11 +39,11 @@ class ResidualQuantizer:
         self.codebooks: list[Tensor] = []  # (K, D) each
 
     def fit(self, vectors: Tensor) -> Tensor:
-        """Learn the codebooks from vectors (N, D); returns their codes (N, L).
+        """Learn the codebooks from vectors (N, D); returns the codes (N, L) of these vectors.
 
-        More than 100,000 vectors are sampled: the codebooks are those of 50,000 random ones, or of
-        256 a codeword if that is more. All work is done on the device of the vectors. Several
-        processes share it on CPUs, if N D is 4 million or more; the result is that of one process.
+        With more than 100,000 vectors, the codebooks are fitted to a random sample: 50,000 vectors,
+        or 256 per codeword if that is more. All work is done on the device of the vectors. On CPUs,
+        several processes share it if N D is 4 million or more; the result is that of one process.
 
         Raises:
             UserError: a codebook is larger than N, a value is not finite, or all vectors are equal.
@@ -77,7 +77,7 @@ class ResidualQuantizer:
         return torch.stack(codes, dim=1)
 
     def encode(self, vectors: Tensor) -> Tensor:
-        """Codes (N, L) of vectors (N, D): the nearest codeword at each level, greedily."""
+        """Codes (N, L) of vectors (N, D): greedily the nearest codeword at each level."""
         return torch.cat([self._encoded(block) for block in vectors.split(_ENCODED_AT_ONCE)])
 
     def _encoded(self, vectors: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class ResidualQuantizer:
         return torch.stack(codes, dim=1)
 
     def fits(self, vectors: Tensor, codes: Tensor) -> Tensor:
-        """Whether codes (N, L) are those of vectors (N, D), up to rounding: bool (N,). Products
-        computed on another device, or in another order, can decide between two codewords at nearly
-        the same distance in another way."""
+        """Whether codes (N, L) are those of vectors (N, D), up to rounding: bool (N,). On another
+        device, or in another order of operations, a vector can get the other one of two codewords
+        at nearly the same distance."""
         residual, fits = vectors.double(), torch.ones(len(vectors), dtype=torch.bool)
         for codebook, code in zip(self.codebooks, codes.T, strict=True):
             book = codebook.double()
@@ -136,8 +136,8 @@ def k_means(
     """Codebook (K, D) of all vectors (N, D): the best of several runs of Lloyd's algorithm.
 
     A single run sometimes spends most codewords on a few outliers. Choosing the run with the
-    smallest squared error avoids this. With `share` all processes call this with the same
-    arguments, and each computes the distances of a part of the vectors.
+    smallest squared error avoids this. With `share`, all processes must call this with the same
+    arguments, and each computes the distances for its part of the vectors.
     """
     runs = [_lloyd(vectors, k, n_iterations, generator, share) for _ in range(_RUNS)]
     errors = [float(nearest(vectors, codebook, share)[1].sum()) for codebook in runs]
@@ -177,8 +177,8 @@ def _lloyd(
 def nearest(vectors: Tensor, codebook: Tensor, share: bool = False) -> tuple[Tensor, Tensor]:
     """Index of the nearest codeword (N,), and the squared distance to it (N,).
 
-    Full precision whatever `matmul_precision` is, because rounded products confuse codewords that
-    are close. With `share` see `k_means`.
+    Always in full precision, because rounded products confuse close codewords. For `share` see
+    `k_means`.
     """
     return _assign(vectors, codebook, _squared_length(vectors), share=share)
 
@@ -190,16 +190,16 @@ def _assign(
     total: Tensor | None = None,
     share: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """As `nearest`. `length` is the squared length of the vectors (N,). The vectors of each
-    codeword are added to `total` (K, D) while their block is in the cache."""
+    """As `nearest`. `length` (N,) holds the squared lengths of the vectors. If `total` (K, D) is
+    given, the vectors of each codeword are added to it, while their block is in the cache."""
     norms, doubled, rows = codebook.square().sum(1), 2 * codebook.T, _block_rows(vectors)
     code = torch.empty(len(vectors), dtype=torch.long, device=vectors.device)
     distance = length.clone()
-    # One buffer for all blocks: memory that is allocated anew has to be mapped anew.
+    # One buffer for all blocks: newly allocated memory would have to be mapped each time.
     buffer = vectors.new_empty(min(rows, len(vectors)), len(codebook))
     for start in _own_rows(vectors, share)[::rows]:
         block = vectors[start : start + rows]
-        squared = buffer[: len(block)]  # (n, K), up to |vector|^2
+        squared = buffer[: len(block)]  # (n, K), without |vector|^2
         with matmul_precision(HIGHEST):
             torch.matmul(block, doubled, out=squared)
         value, index = torch.sub(norms, squared, out=squared).min(dim=1)
@@ -209,13 +209,14 @@ def _assign(
             total.index_add_(0, index, block)
     if share:
         processes.complete(code, rows), processes.complete(distance, rows)
-        if total is not None:  # in the order of one process, so that the sums are the same
+        if total is not None:  # in the order of a single process, so that the sums are equal
             total.index_add_(0, code, vectors)
     return code, distance.clamp_(min=0)
 
 
 def _plus_plus(vectors: Tensor, k: int, generator: torch.Generator, share: bool) -> Tensor:
-    """k-means++ start: each next centre drawn in proportion to its squared distance."""
+    """k-means++ initialization: each next centre is drawn with a probability proportional to its
+    squared distance from the centres so far."""
     first = int(torch.randint(len(vectors), (1,), generator=generator))
     centres = [vectors[first]]
     distance = _squared_distance(vectors, centres[0], share)
@@ -249,8 +250,8 @@ def _squared_distance(vectors: Tensor, centre: Tensor, share: bool = False) -> T
 
 
 def _own_rows(vectors: Tensor, share: bool) -> range:
-    """The rows that this process computes: whole blocks, so that each has the same operations as in
-    one process."""
+    """The rows that this process computes: whole blocks, so that each block has the same operations
+    as in a single process."""
     n = len(vectors)
     return processes.part(n, _block_rows(vectors)) if share else range(n)
 

@@ -1,1 +1,1 @@
-"""A trained model in use: the export folder, recommendations from item tokens, an HTTP service."""
+"""Serving a trained model: the export folder, recommendations from item tokens, an HTTP service."""

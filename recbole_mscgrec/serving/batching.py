@@ -1,4 +1,4 @@
-"""Requests that arrive within a few milliseconds are answered by one call of the model."""
+"""Batches requests: those that arrive within a few milliseconds share one call of the model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Model(Protocol):
 
 
 class Options(NamedTuple):
-    """What has one value in a call of the model."""
+    """The options that have a single value per call of the model; see `Recommender.recommend`."""
 
     top: int = 10
     exclude_seen: bool = False
@@ -59,10 +59,10 @@ class Query:
     """A request.
 
     Attributes:
-        histories: of one or more users.
-        exclude: one list of items for each history; None if there are none.
-        allowed: a list of items for all histories.
-        allowed_each: one list of items for each history, in place of `allowed`.
+        histories: item tokens of one or more users.
+        exclude: one list of items for each history; None if nothing is excluded.
+        allowed: a list of items for all histories; None for all items.
+        allowed_each: one list of items for each history, instead of `allowed`.
     """
 
     histories: tuple[Tokens, ...]
@@ -74,8 +74,8 @@ class Query:
     def joins(self, other: Query) -> bool:
         """Whether one call of the model can answer both queries.
 
-        The model's mask of allowed items has one row for a call, or one for each history. The
-        latter is slow in large catalogues, so queries with other allowed items are not joined.
+        The model's mask of allowed items has a single row for a call, or one per history. The
+        latter is slow in large catalogues, so queries with different allowed items are not joined.
         """
         return (
             self.options == other.options
@@ -93,11 +93,11 @@ class Answer(NamedTuple):
 
 
 class QueueFull(Exception):
-    """As many requests are waiting as may wait."""
+    """The queue is full: the request is refused."""
 
 
 class Stopping(Exception):
-    """No more requests are taken."""
+    """The service is stopping: the request is refused."""
 
 
 @dataclass(eq=False)
@@ -110,14 +110,14 @@ class _Job:
 class Batcher:
     """A bounded queue, and one thread that answers its requests in batches.
 
-    Only this thread runs the model: torch and the model's buffers are not made for concurrent
-    calls. A batch ends when it has `max_batch` histories or its first request has waited for
-    `wait` seconds.
+    Only this thread runs the model, because torch and the model's buffers are not made for
+    concurrent calls. A batch is complete when it has `max_batch` histories, or when its first
+    request has waited for `wait` seconds.
 
     Args:
         wait: seconds that the first request of a batch waits for others.
-        max_batch: most histories of several requests in one call of the model.
-        max_waiting: most requests in the queue; more are refused.
+        max_batch: maximum number of histories in a batch; a larger request is a batch by itself.
+        max_waiting: maximum number of requests in the queue; further ones are refused.
     """
 
     def __init__(
@@ -140,13 +140,14 @@ class Batcher:
         return len(self._waiting)
 
     def submit(self, query: Query) -> Future[Answer]:
-        """Queue a request. A future that is cancelled before its batch begins is not computed.
+        """Queue a request. If the future is cancelled before its batch begins, the request is
+        dropped.
 
-        The future raises what the model raises for this query alone.
+        The future raises the exception that the model raises for this query.
 
         Raises:
             QueueFull: `max_waiting` requests are waiting.
-            Stopping: after `close`.
+            Stopping: `close` was called.
         """
         job = _Job(query)
         with self._changed:
@@ -160,18 +161,18 @@ class Batcher:
         return job.future
 
     def swap(self, model: Model) -> None:
-        """Let another model answer from the next batch on."""
+        """Use another model from the next batch on."""
         self._model = model
 
     def close(self) -> None:
-        """Take no more requests, and return when those in the queue are answered."""
+        """Accept no more requests, and return when those in the queue are answered."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
     def _forget(self, job: _Job) -> None:
-        """A cancelled request gives its place in the queue to another."""
+        """Remove a cancelled request from the queue."""
         if job.future.cancelled():
             with self._changed:
                 if job in self._waiting:
@@ -180,10 +181,10 @@ class Batcher:
     def _run(self) -> None:
         while (jobs := self._take()) is not None:
             if jobs:
-                self._answer(self._model, jobs)  # one model: no answer mixes two generations
+                self._answer(self._model, jobs)  # read once: no answer mixes two generations
 
     def _take(self) -> list[_Job] | None:
-        """The requests of the next batch; None when closed and empty."""
+        """The requests of the next batch; None when the queue is closed and empty."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
@@ -201,7 +202,8 @@ class Batcher:
             return [job for job in batch if job.future.set_running_or_notify_cancel()]
 
     def _next(self) -> tuple[list[_Job], bool]:
-        """The oldest request and those that can join it in a batch, and whether it is full."""
+        """The oldest request with those that can join it in a batch, and whether the batch is
+        full."""
         batch: list[_Job] = []
         n_left = self._max_batch
         for job in self._waiting:
@@ -215,8 +217,8 @@ class Batcher:
         return batch, n_left <= 0
 
     def _answer(self, model: Model, jobs: list[_Job]) -> None:
-        """Answer requests with one call. If the model refuses them together, each half is tried
-        alone, so that a bad request fails by itself."""
+        """Answer requests with one call. If it fails, each half is tried separately, so that a bad
+        request does not fail the others."""
         try:
             lists = self._recommend(model, [job.query for job in jobs])
         except Exception as error:
@@ -243,6 +245,6 @@ class Batcher:
             allowed=first.allowed if first.allowed_each is None else first.allowed_each,
             **first.options._asdict(),
         )
-        if len(lists) != len(histories):  # a wrong split would give answers to the wrong requests
+        if len(lists) != len(histories):  # the split would give lists to the wrong requests
             raise RuntimeError(f"{len(lists)} lists for {len(histories)} histories")
         return lists

@@ -1,4 +1,4 @@
-"""A request's body: JSON, checked field by field."""
+"""Parses the body of a request: JSON, checked field by field."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Limits:
     max_body: int = 1 << 20  # bytes
     max_histories: int = 64  # per request
     max_length: int = 1000  # items per history, and excluded items per history
-    max_top: int = 100  # also of beam_size: the time of a search grows with it
+    max_top: int = 100  # also the limit of beam_size, because the time of a search grows with it
 
 
 def parse(body: bytes, limits: Limits) -> Query:
-    """The query that a body asks for.
+    """The query in a request's body.
 
     Raises:
-        UserError: it is not JSON, or a field is wrong; the text begins with the field's name.
+        UserError: the body is not JSON, or a field is invalid; the text begins with its name.
     """
     fields = _read(body)
     for name in fields:
@@ -42,7 +42,7 @@ def parse(body: bytes, limits: Limits) -> Query:
         cold_share=_share(fields.get("cold_share")),
     )
     exclude = _exclude(fields.get("exclude"), n_rows, limits)
-    # An empty list excludes nothing; one that allows nothing is an error, which the model raises.
+    # An empty `exclude` excludes nothing. An empty `allowed` is an error, which the model raises.
     allowed, allowed_each = _filter(fields.get("allowed"), "allowed", n_rows)
     return Query(histories, options, exclude, allowed, allowed_each)
 
@@ -63,7 +63,7 @@ def _read(body: bytes) -> dict[str, Any]:
         fields = json.loads(body, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError:
         raise UserError("body: its brackets are nested too deeply.") from None
-    except ValueError as error:  # also of a wrong encoding, and of numbers of 10,000 digits
+    except ValueError as error:  # includes a wrong encoding, and numbers with 10,000 digits
         raise UserError(f"body: not JSON ({one_line(error)}).") from None
     if not isinstance(fields, dict):
         raise UserError('body: must be an object such as {"histories": [["item", ...]]}.')
@@ -102,7 +102,7 @@ def _exclude(value: Any, n_rows: int, limits: Limits) -> tuple[Tokens, ...] | No
     for_all, for_each = _filter(value, "exclude", n_rows)
     rows = (for_all,) if for_each is None else for_each
     distinct = tuple(tuple(dict.fromkeys(row or ())) for row in rows)
-    # The beam search of a whole batch takes memory for the longest list, in each row and beam.
+    # Beam search needs memory for the longest list of a batch, in each row and beam.
     longest = max(map(len, distinct))
     if longest > limits.max_length:
         raise UserError(
@@ -115,7 +115,7 @@ def _exclude(value: Any, n_rows: int, limits: Limits) -> tuple[Tokens, ...] | No
 def _filter(
     value: Any, name: str, n_rows: int
 ) -> tuple[Tokens, None] | tuple[None, tuple[Tokens, ...] | None]:
-    """A list of items for all histories, or one for each."""
+    """The value of `exclude` or `allowed`: one list of items for all histories, or one for each."""
     if value is None:
         return None, None
     if not isinstance(value, list) or not any(isinstance(row, list) for row in value):
@@ -159,7 +159,7 @@ def _share(value: Any) -> float | None:
 
 
 def _shown(value: Any) -> str:
-    """A value of a request as text, cut: it may be as long as the whole body."""
+    """A value of a request as text, shortened because it may be as long as the whole body."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     return json.dumps(value)[:60]

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         import torch
 
         torch.set_num_threads(options.threads)
-    # The port is taken before the load, which takes longer.
+    # Bind the port first, so that a port in use is reported before the slow load.
     with server.listener(options.host, options.port) as bound:
         _serve(options, bound)
     return 0
@@ -48,7 +48,7 @@ def _serve(options: argparse.Namespace, bound: socket.socket) -> None:
     from recbole_mscgrec.serving.service import Service
 
     def load(folder: str | Path) -> Recommender:
-        """The model of a folder, which has answered once: it is warm, and known to work."""
+        """The model of a folder, after one request: it is warmed up, and known to work."""
         loaded = Recommender.load(folder, options.device, options.precision)
         loaded.recommend([loaded.items[:1]], top=1)
         with suppress(UserError):  # sort the items now, for the hints in errors
@@ -56,7 +56,7 @@ def _serve(options: argparse.Namespace, bound: socket.socket) -> None:
         return loaded
 
     metrics = Metrics()
-    # Before the load: an export that ends during it is seen by the first look.
+    # Before the load, so that the first check notices an export that is written meanwhile.
     reloader = Reloader(options.folder, load, metrics, options.reload_seconds)
     model = load(options.folder)
     text = f"{len(model.items):,} items (generation {model.generation})"
@@ -67,7 +67,7 @@ def _serve(options: argparse.Namespace, bound: socket.socket) -> None:
         max_batch=options.max_batch,
         max_waiting=options.queue,
     )
-    del model  # a later generation must not find it in memory
+    del model  # so that its memory is freed when a later generation replaces it
     limits = Limits(options.max_body, options.max_histories, options.max_length, options.max_top)
     service = Service(batcher, metrics, limits, options.timeout)
     with _on_hangup(reloader.ask):
@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     limits = Limits()
     count, seconds = _number(int, 1), _number(float, 0)
     made.add_argument("folder", help="folder that `recbole-mscgrec export` wrote")
-    made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all")
+    made.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
     made.add_argument(
         "--port", type=_number(int, 0, 65535), default=8080, help="port; 0 takes a free one"
     )
@@ -103,11 +103,11 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16 is faster on processors with instructions for it; close items may change "
-        "places",
+        help="bfloat16 is faster on processors with instructions for it; the order of items with "
+        "close scores may change",
     )
     made.add_argument(
-        "--threads", type=count, help="threads of one call of the model; None is torch's choice"
+        "--threads", type=count, help="threads for the model; None: torch chooses the number"
     )
     made.add_argument(
         "--batch_wait_ms",
@@ -115,9 +115,14 @@ def parser() -> argparse.ArgumentParser:
         default=2.0,
         help="milliseconds that a request waits for others to share its batch",
     )
-    made.add_argument("--max_batch", type=count, default=64, help="most histories in a batch")
     made.add_argument(
-        "--queue", type=count, default=512, help="most waiting requests; others get status 503"
+        "--max_batch", type=count, default=64, help="maximum number of histories in a batch"
+    )
+    made.add_argument(
+        "--queue",
+        type=count,
+        default=512,
+        help="maximum number of waiting requests; others get status 503",
     )
     made.add_argument(
         "--timeout",
@@ -126,16 +131,22 @@ def parser() -> argparse.ArgumentParser:
         help="seconds until a request without an answer gets status 504",
     )
     made.add_argument(
-        "--max_body", type=count, default=limits.max_body, help="most bytes of a request's body"
+        "--max_body",
+        type=count,
+        default=limits.max_body,
+        help="maximum size of a request's body in bytes",
     )
     made.add_argument(
-        "--max_histories", type=count, default=limits.max_histories, help="most histories of one"
+        "--max_histories",
+        type=count,
+        default=limits.max_histories,
+        help="maximum number of histories in a request",
     )
     made.add_argument(
         "--max_length",
         type=count,
         default=limits.max_length,
-        help="most items in a history, and in `exclude`",
+        help="maximum number of items in a history, and in `exclude`",
     )
     made.add_argument(
         "--max_top", type=count, default=limits.max_top, help="largest `top` and `beam_size`"
@@ -144,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
         "--reload_seconds",
         type=_number(float, 0.01),
         default=1.0,
-        help="seconds between two looks for a new export in the folder",
+        help="seconds between two checks for a new export in the folder",
     )
     return made
 
@@ -152,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
 def _number(
     kind: type[int] | type[float], least: float, most: float = float("inf")
 ) -> Callable[[str], float]:
-    """A type of argparse: a number within these bounds."""
+    """An argparse type: a number within these bounds."""
 
     def convert(text: str) -> float:
         try:

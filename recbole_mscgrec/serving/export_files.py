@@ -45,8 +45,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / MANIFEST
     if not file.is_file():
         raise UserError(
-            f"{folder} is no export folder: it has no {MANIFEST}. Make one with `recbole-mscgrec "
-            f"export --model_file MODEL.pth --out {folder}`."
+            f"{folder} is not an export folder: it has no {MANIFEST}. Make one with "
+            f"`recbole-mscgrec export --model_file MODEL.pth --out {folder}`."
         )
     manifest: dict[str, Any] = files.read_json(file)
     schema.check(manifest, {"format": int}, file, "an export folder")
@@ -60,7 +60,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def write_file(file: Path, content: Content) -> Part:
-    """Write a file, and return its entry for the manifest. Raises UserError."""
+    """Write a file and return its entry in the manifest. Raises UserError."""
     with files.written_whole(file, "--out") as temporary:
         if isinstance(content, bytes):
             temporary.write_bytes(content)
@@ -94,10 +94,10 @@ def read_lines(folder: Path, part: Part) -> list[str]:
 def _checked(folder: Path, part: Part) -> Path:
     file = folder / Path(part["name"]).name  # never a file outside the folder
     if not file.is_file():
-        raise UserError(f"{file} is missing: write the export again.")
+        raise UserError(f"{file} is missing: run the export again.")
     if file.stat().st_size != part["bytes"] or _sha256(file) != part["sha256"]:
         raise UserError(
-            f"{file} is damaged: its content differs from the checksum in {MANIFEST}. Write the "
+            f"{file} is damaged: its content differs from the checksum in {MANIFEST}. Run the "
             "export again, or restore the file from a copy."
         )
     return file

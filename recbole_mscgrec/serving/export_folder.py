@@ -1,5 +1,5 @@
-"""The export folder: what a trained model needs to recommend, in files that need neither RecBole
-nor the data set.
+"""The export folder: all that a trained model needs to recommend items, readable without RecBole
+and without the data set.
 
     manifest.json       names and checksums of the other files, settings, generation
     model.safetensors   weights of the sequence model
@@ -8,9 +8,9 @@ nor the data set.
     titles.txt          their titles, if the data set has any
     encoder.pt2, ...    programs of torch.export, with `--format torch` (exported_programs.py)
 
-Further files, which only `add-items` reads, are named in the manifest as well. The files of a later
-generation have its number in their names (codes-2.safetensors). The manifest is written last and
-replaces the old one at once, so a folder is never seen half-written.
+The manifest also names further files, which only `add-items` reads. The files of a later generation
+have its number in their names (codes-2.safetensors). The manifest is written last and replaces the
+old one atomically, so a reader never sees a half-written export.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CODES = {
 
 @dataclass
 class Export:
-    """The content of an export folder. N items with the padding item 0.
+    """The content of an export folder, with N items including the padding item 0.
 
     Attributes:
         table: codes of all items, including those added after training and those removed.
@@ -62,20 +62,20 @@ class Export:
         items: tokens of the items 1..N-1.
         titles: their titles; '' where an item has none. None if no item has one.
         popularity: (N,) interactions of each item in the train split.
-        removed: bool (N,) items that must not be recommended any more. Their codes stay reserved.
-        added_in: (N,) the generation in which an item was added; 0 for those of the training.
-        vectors: modality -> half (N, D_m), with `history_vectors`.
+        removed: bool (N,) items that must no longer be recommended. Their codes stay reserved.
+        added_in: (N,) the generation in which an item was added; 0 for items of the training.
+        vectors: modality -> half (N, D_m), if `history_vectors` was set; else empty.
         learned: (n,) ascending ids of the items with a learned vector; None: all items or none.
-        transitions: what follows what in the train split; None if they are not used.
-        transition_weight: of the transitions in the choice of every code level.
+        transitions: item-to-item transitions in the train split; None if they are not used.
+        transition_weight: weight of the transitions at every code level, from 0 to 1.
         beam_size, constrained: decoding, as in training and evaluation.
         max_history: number of items at the end of a history that the model reads.
         cold_share: share of each list that is reserved for items added after training.
         generation: number of this version of the folder, from 1.
         history: one entry per generation: what was done, when, by which version.
         settings: those of the training run.
-        new_items: how items that come later are encoded; empty if they cannot be added. The
-            tensors for it are in further files.
+        new_items: how new items are encoded; empty if none can be added. The tensors for it are in
+            further files.
     """
 
     table: CodeTable
@@ -102,8 +102,8 @@ class Export:
 
 
 def next_generation(export: Export, what: str, **more: Any) -> Export:
-    """The export as the next generation, to be written, with an entry in its history: what was
-    done, `more` about it, the number of items that are not removed, date and version."""
+    """The export as the next generation, ready for `write`, with a new entry in its history: what
+    was done, the details `more`, the number of items that are not removed, date and version."""
     entry = {
         "generation": export.generation + 1,
         "what": what,
@@ -121,14 +121,13 @@ def write(
     further: Mapping[str, Content] | None = None,
     unchanged: Iterable[str] = (),
 ) -> None:
-    """Write an export, as a later generation if the folder holds one. Whenever the program is
+    """Write an export, as the next generation if the folder holds one. Even if the program is
     stopped, the folder holds either the old generation or the new one.
 
     Args:
         export: its `generation` must be that of the folder plus 1, or 1 for a new folder.
-        further: further files, by name; `read_further` reads those of tensors.
-        unchanged: names of files (model, items, further ones) that are kept as they are in the old
-            generation.
+        further: name -> content of further files; `read_further` reads those that hold tensors.
+        unchanged: names of files (model, items, further ones) to keep from the old generation.
 
     Raises:
         UserError: a file cannot be written, a token has a line break, or the generation is not the
@@ -141,7 +140,7 @@ def write(
     if export.generation != before + 1:
         raise UserError(
             f"{folder} holds generation {before}, so generation {export.generation} cannot be "
-            "written: another program has changed the folder. Repeat the command."
+            "written: another program has changed the folder. Run the command again."
         )
     kept: dict[str, Part] = {name: old["files"][name] for name in unchanged} if old else {}
     number = f"-{export.generation}" if old else ""
@@ -158,10 +157,10 @@ def write(
 
 
 def read(folder: str | Path) -> Export:
-    """The export in a folder; every file is compared with its checksum.
+    """The export in a folder. Every file is verified against its checksum.
 
     Raises:
-        UserError: the folder holds no export, or one that is damaged or of a later version.
+        UserError: the folder holds no export, or one that is damaged or from a later version.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -171,18 +170,19 @@ def read(folder: str | Path) -> Export:
         again = read_manifest(folder)
         if again == manifest:
             raise
-        return _read(folder, again)  # a new generation was written in the meantime
+        return _read(folder, again)  # a new generation was written meanwhile
 
 
 def read_further(folder: str | Path, name: str) -> dict[str, Tensor] | None:
-    """The tensors of a further file of an export; None if it has no such file. Raises UserError."""
+    """The tensors of a further file of an export; None if there is no such file. Raises
+    UserError."""
     folder = Path(folder)
     part = read_manifest(folder)["files"].get(name)
     return None if part is None else read_tensors(folder, part)
 
 
 def _contents(export: Export) -> dict[str, Content]:
-    """What the files hold."""
+    """Name -> content of the files of an export, except further ones."""
     codes = {
         f"codes.{name}": _smallest(codes, max(export.table.sizes[name]))
         for name, codes in export.table.codes.items()
@@ -206,7 +206,7 @@ def _contents(export: Export) -> dict[str, Content]:
 
 
 def _smallest(codes: Tensor, largest: int) -> Tensor:
-    """Codes plus one, so that MISSING (-1) becomes 0, in the smallest type that holds them."""
+    """Codes plus one, so that MISSING (-1) becomes 0, in the smallest integer type that fits."""
     kind = next(kind for kind, bound in _SMALLEST if largest < bound)
     return (codes + 1).to(kind)
 
@@ -267,7 +267,8 @@ def _read(folder: Path, manifest: dict[str, Any]) -> Export:
 
 
 def _sizes(stored: Mapping[str, Any], n_items: int) -> Sizes:
-    """The hyper-parameters in a manifest. In format 2, all items had a learned vector or none."""
+    """The hyper-parameters in a manifest. In format 2, either all items had a learned vector or
+    none."""
     all_or_none = {"learned_items": n_items} if stored.get("learned_vectors") else {}
     return Sizes(**{**all_or_none, **{k: v for k, v in stored.items() if k in _SIZES}})
 

@@ -9,11 +9,11 @@ from functools import cached_property
 
 from recbole_mscgrec.storage.errors import UserError
 
-_REACH = 50  # tokens on each side, in sorted order, among which similar ones are looked for
+_REACH = 50  # tokens on each side, in sorted order, that are searched for similar ones
 
 
 class ItemTokens:
-    """The ids 1, 2, ... of tokens, in their order. `kind` is what they name: item or user.
+    """Maps tokens to ids 1, 2, ... in their order. `kind`, item or user, is for errors.
 
     Raises:
         UserError: a token occurs twice.
@@ -24,13 +24,13 @@ class ItemTokens:
         self.id_of = dict(zip(tokens, range(1, len(tokens) + 1), strict=True))
         if len(self.id_of) < len(tokens):
             twice = next(t for n, t in enumerate(tokens, 1) if self.id_of[t] != n)
-            raise UserError(f"The {kind} token {twice!r} occurs twice: write the export again.")
+            raise UserError(f"The {kind} token {twice!r} occurs twice: run the export again.")
 
     def ids(self, tokens: Sequence[str], name: str) -> list[int]:
-        """The ids of tokens. `name` says in the error where they stand.
+        """The ids of tokens. `name` is the argument that holds them, for the error.
 
         Raises:
-            UserError: a token is unknown; similar ones are named.
+            UserError: a token is unknown; the error names similar ones.
         """
         if isinstance(tokens, str):
             raise UserError(f"{name} must be a list of item tokens, not the text {tokens!r:.60}.")
@@ -43,13 +43,13 @@ class ItemTokens:
     def lists(
         self, given: Sequence[str] | Sequence[Sequence[str]], n: int, name: str
     ) -> list[list[int]]:
-        """The ids of `given`, one list per history: lists of tokens, or one list for all n
-        histories, whose ids are then one object.
+        """The ids of `given`, as one list per history. `given` holds one list of tokens per
+        history, or a single list for all n histories; the n results are then the same object.
 
         Raises:
             UserError: a token is unknown, or there is not one list per history.
         """
-        # The first one says which form it is: a sub-catalogue may have a million tokens.
+        # Only the first element decides the form: a sub-catalogue may have a million tokens.
         if isinstance(given, str) or not given or not isinstance(given[0], (list, tuple)):
             return [self.ids(given, name)] * n  # type: ignore[arg-type]
         if len(given) != n:

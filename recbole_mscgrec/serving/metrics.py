@@ -12,7 +12,7 @@ _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 class Histogram:
-    """How many observations lie at or below each bound, and their sum."""
+    """The number of observations at or below each bound, and the sum of all observations."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
@@ -34,7 +34,7 @@ class Histogram:
 
 
 class Metrics:
-    """What the service counts. Its methods may be called from any thread."""
+    """The counters of the service. All methods are thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class Metrics:
         self._batches = Histogram(_SIZES)
 
     def request(self, path: str, status: int, seconds: float | None = None) -> None:
-        """Count an answered request; `seconds` enters the histogram of latencies."""
+        """Count an answered request. `seconds`, if given, enters the histogram of latencies."""
         with self._lock:
             self._requests[path, status] += 1
             if seconds is not None:
@@ -61,7 +61,7 @@ class Metrics:
             self._reloads["ok" if loaded else "failed"] += 1
 
     def text(self, **gauges: float) -> str:
-        """Everything in the text format of Prometheus; `gauges` are values of this moment."""
+        """All metrics in the text format of Prometheus; `gauges` are current values by name."""
         with self._lock:
             requests = [
                 f'mscgrec_requests_total{{path="{path}",status="{status}"}} {count}'

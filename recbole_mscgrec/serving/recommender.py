@@ -1,5 +1,5 @@
-"""Recommendations from item tokens, with torch and safetensors alone: neither RecBole nor the data
-set is needed.
+"""Recommendations from item tokens. Needs only torch and safetensors, neither RecBole nor the data
+set.
 
     recommender = Recommender.load("export")
     recommender.recommend([["50", "172", "181"]], top=10)
@@ -43,12 +43,12 @@ class Recommendation(NamedTuple):
     """A recommended item."""
 
     item: str  # token
-    score: float  # log-probability; with the fallback, the logarithm of the share of interactions
+    score: float  # log-probability; for the fallback, log of the item's share of interactions
     code: tuple[int, ...]  # its semantic ID
 
 
 class SharedLevels(NamedTuple):
-    """A history item whose semantic ID begins like that of a recommended item."""
+    """A history item whose semantic ID has the same first levels as that of a recommended item."""
 
     item: str  # token of the history item
     n_levels: int  # number of leading levels with the same codeword
@@ -60,10 +60,10 @@ class Recommender:
 
     Args:
         export: the content of an export folder.
-        device: where the model computes.
-        precision: 'float32', or 'bfloat16' for the matrix products and the states between them,
-            which is faster on processors and GPUs with instructions for it. Scores are then
-            rounded to about three digits before the last layer, so close items may change places.
+        device: the device on which the model runs.
+        precision: 'float32', or 'bfloat16' for matrix products and hidden states, which is faster
+            on processors and GPUs with instructions for it. Hidden states then have about three
+            digits, so the order of items with close scores may change.
 
     Raises:
         UserError: the weights do not fit the settings and codes of the export, or there is no
@@ -91,7 +91,7 @@ class Recommender:
     def load(
         cls, folder: str | Path, device: torch.device | str = "cpu", precision: str = FLOAT32
     ) -> Recommender:
-        """The model in an export folder, which `recbole-mscgrec export` writes; for the other
+        """Load a model from an export folder, which `recbole-mscgrec export` writes. For the other
         arguments see the class.
 
         Raises:
@@ -101,7 +101,7 @@ class Recommender:
 
     @property
     def items(self) -> list[str]:
-        """Tokens of all items, also of removed ones."""
+        """Tokens of all items, including removed ones."""
         return self.export.items
 
     @property
@@ -116,7 +116,7 @@ class Recommender:
 
     @property
     def beam_size(self) -> int:
-        """Beam size of the evaluation after training; a longer list raises it."""
+        """Beam size of the evaluation after training; `recommend` raises it for longer lists."""
         return self.export.beam_size
 
     @torch.inference_mode()
@@ -142,14 +142,14 @@ class Recommender:
                 each.
             allowed: tokens to choose from, in the same two forms, or a sub-catalogue.
             exclude_seen: also exclude all items of the history.
-            beam_size: default: that of the evaluation, or `top` if it is larger.
+            beam_size: default: the larger of that of the evaluation and `top`.
             fallback: 'popular' recommends the most frequent items for an empty history.
-            cold_share: share of the places that go to items added after training, evenly spread;
-                default: that of the export. 0: only the scores decide.
+            cold_share: share of the positions reserved for items added after training, spread
+                evenly; default: that of the export. 0: only the scores decide.
 
         Raises:
-            UserError: an unknown token (similar ones are named), an empty history without
-                `fallback`, or an argument out of range.
+            UserError: a token is unknown (the error names similar ones), a history is empty and
+                there is no `fallback`, or an argument is out of range.
         """
         share = self.export.cold_share if cold_share is None else cold_share
         self._check(top, beam_size, fallback, share)
@@ -176,7 +176,7 @@ class Recommender:
         return results
 
     def sub_catalogue(self, tokens: Sequence[str]) -> SubCatalogue:
-        """Items to choose from, for the `allowed` of many calls: tokens are looked up only once.
+        """A reusable value for the argument `allowed`, so that many calls look up the tokens once.
 
         Raises:
             UserError: an unknown token.
@@ -185,8 +185,9 @@ class Recommender:
         return SubCatalogue(torch.zeros_like(self._usable).index_fill(0, ids, True))
 
     def explain(self, history: Sequence[str], item: str) -> list[SharedLevels]:
-        """The history items whose semantic ID shares leading levels with that of an item, most
-        levels first, later ones first among equals. Raises UserError for an unknown token."""
+        """The history items whose semantic ID shares its first levels with that of an item. Those
+        with more shared levels come first; among equals, the latest. Raises UserError for an
+        unknown token."""
         code = self.code_of(item)
         shared: dict[str, SharedLevels] = {}
         for token in reversed(history):
@@ -219,7 +220,7 @@ class Recommender:
                 "top."
             )
         if fallback not in (None, POPULAR):
-            raise UserError(f"fallback ({fallback}) must be 'popular' or be left out.")
+            raise UserError(f"fallback ({fallback}) must be 'popular' or omitted.")
         if not 0 <= share <= 1:
             raise UserError(f"cold_share ({share}) must be from 0 to 1.")
 
@@ -258,7 +259,7 @@ class Recommender:
         return [[(i, p) for i, p in zip(*row, strict=True) if i] for row in rows]
 
     def _found(self, requests: list[Request], mask: Tensor, width: int) -> list[Pairs]:
-        """The result of `_beams`, empty for a request that the mask leaves nothing."""
+        """As `_beams`, with an empty list for a request that has no item left under the mask."""
         found: list[Pairs] = [[] for _ in requests]
         places = [place for place, n in enumerate(n_left(requests, mask)) if n]
         if places:

@@ -1,4 +1,4 @@
-"""A new generation of an export folder replaces the one that is served."""
+"""Replaces the served model when the export folder holds a new generation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Reloader:
     """Watches the manifest of a folder, which an export writes last.
 
     Args:
-        load: reads a folder; raises if it cannot be used.
-        every: seconds between two looks at the manifest.
+        load: loads the model of a folder; raises if it cannot be used.
+        every: seconds between two checks of the manifest.
     """
 
     def __init__(
@@ -34,36 +34,37 @@ class Reloader:
         self._stopped = threading.Event()
 
     def start(self, swap: Callable[[Model], None]) -> None:
-        """Watch in a thread of its own. `swap` receives each new model; until then the old one
-        answers."""
+        """Watch in a thread of its own. `swap` is called with each new model; until then, the old
+        one stays in use."""
 
         def watch() -> None:
             while not self._stopped.wait(self._every):
                 if (model := self.poll()) is not None:
                     swap(model)
                     getLogger().info(
-                        f"Generation {model.generation} of {self._folder} answers from now on: "
+                        f"Now serving generation {model.generation} of {self._folder}: "
                         f"{len(model.items):,} items."
                     )
 
         threading.Thread(target=watch, name="reload", daemon=True).start()
 
     def stop(self) -> None:
-        """End the watch. A load that has begun is not waited for."""
+        """Stop watching. Does not wait for a load in progress."""
         self._stopped.set()
 
     def ask(self) -> None:
-        """Load the folder at the next look, changed or not. Safe in a signal handler."""
+        """Load the folder at the next check, even if it has not changed. Safe in a signal
+        handler."""
         self._asked = True  # no lock: a second signal may interrupt the first one's handler
 
     def poll(self) -> Model | None:
-        """The folder's model, if the folder has changed since the last look or somebody asked.
-        One that cannot be loaded is logged and counted."""
+        """The folder's model, if the folder has changed since the last check or `ask` was called;
+        else None. A failed load is logged and counted, and gives None."""
         found = self._signature()
         if not self._asked and (found is None or found == self._seen):
             return None
-        # Taken before the load: a change during the load is seen at the next look. A folder that
-        # cannot be loaded is not tried again before it changes.
+        # Stored before the load, so that a change during the load is noticed at the next check. A
+        # folder that cannot be loaded is not tried again before it changes.
         self._asked, self._seen = False, found
         try:
             model = self._load(self._folder)
@@ -71,7 +72,7 @@ class Reloader:
             self._metrics.reload(False)
             traceback = None if isinstance(error, UserError) else error
             getLogger().error(
-                f"{self._folder} is not loaded, and the old generation stays: {error}",
+                f"{self._folder} cannot be loaded; the old generation stays in use: {error}",
                 exc_info=traceback,
             )
             return None
@@ -79,7 +80,7 @@ class Reloader:
         return model
 
     def _signature(self) -> tuple[int, int, int] | None:
-        """What changes when the manifest is written again; None where there is none."""
+        """A value that changes when the manifest is rewritten; None if there is no manifest."""
         try:
             found = (self._folder / "manifest.json").stat()
         except OSError:

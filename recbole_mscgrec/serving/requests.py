@@ -1,5 +1,4 @@
-"""What is asked of a model: histories, and the items that each may be answered with, some of them
-in reserved places."""
+"""Requests to a model: histories, the items allowed for each, and reserved list positions."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 Tensor = torch.Tensor
 Pairs = list[tuple[int, float]]  # item id and log-probability, best first
 _ROWS = 256  # histories per beam search
-_MASK_CELLS = 1 << 26  # of a mask (B, N) of allowed items, one per history
+_MASK_CELLS = 1 << 26  # largest mask (B, N) of allowed items, with a row per history
 
 
 class SubCatalogue(NamedTuple):
-    """Items to choose from that many requests share; `Recommender.sub_catalogue` makes it."""
+    """Allowed items that many requests share; made by `Recommender.sub_catalogue`."""
 
     mask: Tensor  # bool (N,)
 
@@ -34,13 +33,13 @@ class Request(NamedTuple):
 
     history: list[int]  # oldest first
     excluded: list[int]  # may repeat
-    # None: all items; one object if several requests share it
+    # None: all items. Requests with the same allowed items share one object.
     allowed: list[int] | SubCatalogue | None
 
 
 def batches(requests: Sequence[Request], n_ids: int) -> Iterator[list[int]]:
-    """The places of the requests that have a history, in batches whose masks of allowed items fit
-    into memory."""
+    """The positions of the requests that have a history, in batches whose masks of allowed items
+    fit into memory."""
     places = [place for place, request in enumerate(requests) if request.history]
     shared = all(request.allowed is requests[0].allowed for request in requests)
     size = _ROWS if shared else max(1, min(_ROWS, _MASK_CELLS // n_ids))
@@ -49,8 +48,8 @@ def batches(requests: Sequence[Request], n_ids: int) -> Iterator[list[int]]:
 
 
 def allowed_mask(requests: Sequence[Request], usable: Tensor) -> Tensor:
-    """The items that the requests may be answered with, before exclusions: bool (N,) if it is the
-    same for all of them, else (B, N). `usable` (N,) is the mask of items that exist."""
+    """The items allowed for the requests, before exclusions: bool (N,) if they are the same for all
+    requests, else (B, N). `usable` (N,) is the mask of items that exist and are not removed."""
     first = requests[0].allowed
     if all(request.allowed is first for request in requests):
         return usable if first is None else usable & _mask(first, len(usable))
@@ -72,7 +71,8 @@ def n_left(requests: Sequence[Request], mask: Tensor) -> list[int]:
 
 
 def item_filter(tree: PrefixTree, requests: Sequence[Request], mask: Tensor) -> Restriction | None:
-    """The item filter for a mask (N,) or (B, N) and the exclusions; None if all is allowed."""
+    """The item filter for a mask (N,) or (B, N) and the exclusions; None if all items are
+    allowed."""
     everything, gone = bool(mask[..., 1:].all()), padded([each.excluded for each in requests])
     if gone.size(1) == 0:
         return None if everything else AllowedItems(tree, mask)
@@ -97,8 +97,9 @@ def _mask(items: Sequence[int] | SubCatalogue, n_ids: int) -> Tensor:
 
 
 def mixed(found: Pairs, cold: Pairs, top: int, share: float) -> Pairs:
-    """A list of `top` items in which place n (from 1) goes to the best cold item that is left
-    wherever n * share passes a whole number, and to the best item of all otherwise."""
+    """A list of `top` items with positions reserved for cold items. Position n, from 1, is reserved
+    wherever n * share reaches another integer. It gets the best remaining cold item, if there is
+    one; the other positions get the best remaining item of all."""
     chosen: Pairs = []
     used: set[int] = set()
     best, added = iter(found), iter(cold)

@@ -1,4 +1,4 @@
-"""Runs the service on a socket until it is told to stop.
+"""Runs the service on a socket until it is stopped.
 
 This module needs the extra packages of `recbole-mscgrec[serve]`.
 """
@@ -16,7 +16,7 @@ import uvicorn
 from recbole_mscgrec.serving.service import Service
 from recbole_mscgrec.storage.errors import UserError
 
-_BACKLOG = 2048  # connections that wait to be accepted
+_BACKLOG = 2048  # maximum number of connections that wait to be accepted
 
 
 def listener(host: str, port: int) -> socket.socket:
@@ -29,10 +29,10 @@ def listener(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # With its protocol: asyncio turns on TCP_NODELAY only for sockets that name it. Without,
-        # every answer on an open connection takes 40 ms longer.
+        # Name the protocol: asyncio sets TCP_NODELAY only on such sockets. Without it, every answer
+        # on an open connection takes 40 ms longer.
         bound = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # take the port of a service that has just ended
+        if os.name == "posix":  # reuse the port of a service that has just ended
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except (OSError, OverflowError) as error:
@@ -41,16 +41,16 @@ def listener(host: str, port: int) -> socket.socket:
 
 
 def address_of(bound: socket.socket) -> str:
-    """The URL of a bound socket; with port 0 the system has chosen the port."""
+    """The URL of a bound socket, with the actual port if port 0 was asked for."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Running:
-    """A service whose socket listens, answered by a thread.
+    """A service that listens on its socket and answers in a thread.
 
     Raises:
-        UserError: another program listens on this address by now.
+        UserError: another program has started to listen on this address.
     """
 
     def __init__(self, service: Service, bound: socket.socket) -> None:
@@ -68,13 +68,13 @@ class Running:
                 server_header=False,
                 lifespan="off",
                 backlog=_BACKLOG,
-                # Every request ends within its own timeouts, for its body and for its answer.
+                # Requests end by their own timeouts, one for the body and one for the answer.
                 timeout_graceful_shutdown=int(2 * service.timeout) + 5,
             )
         )
-        # Not Thread.join: up to Python 3.12, Ctrl-C in it marks the thread as ended.
+        # Not Thread.join: up to Python 3.12, Ctrl-C during it marks the thread as ended.
         self._ended = threading.Event()
-        # Outside the main thread uvicorn leaves signals alone.
+        # Outside the main thread, uvicorn installs no signal handlers.
         threading.Thread(target=self._serve, args=(bound,), name="http", daemon=True).start()
 
     def _serve(self, bound: socket.socket) -> None:
@@ -84,12 +84,12 @@ class Running:
             self._ended.set()
 
     def wait(self) -> None:
-        """Until the server has ended."""
-        while not self._ended.wait(0.2):  # in pieces: not every system interrupts an endless wait
+        """Wait until the server has ended."""
+        while not self._ended.wait(0.2):  # not every system interrupts a wait without a timeout
             pass
 
     def stop(self) -> None:
-        """Take no new request, and return when those in work are answered."""
+        """Accept no new requests, and return when those in progress are answered."""
         self._service.stopping = True
         self._server.should_exit = True
         self.wait()
@@ -97,13 +97,13 @@ class Running:
 
 
 def run(service: Service, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until Ctrl-C, which the command line also makes of SIGTERM.
+    """Serve until Ctrl-C. The command line turns SIGTERM into Ctrl-C as well.
 
     Args:
         ready: called when clients can connect.
 
     Raises:
-        UserError: another program listens on this address by now.
+        UserError: another program has started to listen on this address.
         KeyboardInterrupt: a second Ctrl-C, which ends the service at once.
     """
     running = Running(service, bound)
@@ -111,7 +111,7 @@ def run(service: Service, bound: socket.socket, ready: Callable[[], None]) -> No
         ready()
         running.wait()
     except KeyboardInterrupt:
-        getLogger().info("Stopping: requests in work are answered. Ctrl-C again ends at once.")
+        getLogger().info("Stopping after the requests in progress. Ctrl-C again stops at once.")
         running.stop()
     else:
         raise RuntimeError("The HTTP server ended by itself.")

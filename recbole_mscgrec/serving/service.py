@@ -23,25 +23,26 @@ from recbole_mscgrec.serving.metrics import Metrics
 from recbole_mscgrec.storage.errors import UserError
 
 _PATHS = ("/recommend", "/health", "/metrics")
-_DRAINED = 8  # times the largest body are read and dropped, so that the client sees the answer
-_MOST_BODIES = 64  # times the largest body: what all requests in work may take together
+# A body of up to 8 times the limit is read and dropped, so that the client receives the answer.
+_DRAINED = 8
+_MOST_BODIES = 64  # all requests in progress together may take 64 times the limit of a body
 _BUSY = {"Retry-After": "1"}
 
 
 class Service:
-    """The application around a batcher: `app` is what an ASGI server runs.
+    """The HTTP application around a batcher; `app` is the ASGI application.
 
     Args:
         limits: the largest request that is accepted.
-        timeout: seconds from the arrival of a request to its answer, and for its body to arrive.
+        timeout: seconds for the body to arrive, and from the start of a request to its answer.
     """
 
     def __init__(self, batcher: Batcher, metrics: Metrics, limits: Limits, timeout: float) -> None:
         self.batcher, self.metrics = batcher, metrics
         self.limits, self.timeout = limits, timeout
         self.stopping = False
-        self._bytes = 0  # of the bodies of requests in work
-        # No pages of documentation: theirs load scripts from another host.
+        self._bytes = 0  # of the bodies of requests in progress
+        # No documentation pages: FastAPI's load scripts from another host.
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         self.app.add_exception_handler(HTTPException, self._unknown)
         self.app.post("/recommend")(self._counted(self.recommend))
@@ -49,7 +50,7 @@ class Service:
         self.app.get("/metrics")(self._counted(self.show_metrics))
 
     async def recommend(self, request: Request) -> Response:
-        """Answer a query, or say in one line why not."""
+        """POST /recommend: answer a query, or return an error in one line."""
         begin = time.monotonic()
         try:
             body = await asyncio.wait_for(self._body(request), self.timeout)
@@ -57,7 +58,7 @@ class Service:
             text = f"body: it did not arrive within {self.timeout:g} seconds (--timeout)."
             return _error(408, text, {"Connection": "close"})
         except ClientDisconnect:
-            return _error(400, "body: the client left before its end.")
+            return _error(400, "body: the client disconnected before all of it arrived.")
         if len(body) > self.limits.max_body:
             text = f"body: more than {self.limits.max_body:,} bytes (--max_body)."
             return _error(413, text, {"Connection": "close"})
@@ -65,7 +66,7 @@ class Service:
             return _error(503, "too many large requests are waiting; try again.", _BUSY)
         self._bytes += len(body)
         try:
-            if self.stopping:  # told only now: a client that is still sending may miss an answer
+            if self.stopping:  # not earlier: a client that is still sending might miss the answer
                 raise Stopping
             query = parse(body, self.limits)
             future = asyncio.wrap_future(self.batcher.submit(query))
@@ -83,7 +84,7 @@ class Service:
             self._bytes -= len(body)
 
     async def health(self, request: Request) -> Response:
-        """200 while requests are taken, 503 once the service is stopping."""
+        """GET /health: status 200 while requests are accepted, 503 once the service is stopping."""
         model = self.batcher.model
         state = {
             "status": "stopping" if self.stopping else "ok",
@@ -94,7 +95,7 @@ class Service:
         return _json(503 if self.stopping else 200, state)
 
     async def show_metrics(self, request: Request) -> Response:
-        """All counters in the text format of Prometheus."""
+        """GET /metrics: all metrics in the text format of Prometheus."""
         model = self.batcher.model
         text = self.metrics.text(
             queue_length=len(self.batcher), generation=model.generation, items=len(model.items)
@@ -104,7 +105,8 @@ class Service:
     def _counted(
         self, answer: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """The handler, whose answers are counted; an error of ours is logged and answered."""
+        """Wrap a handler: count its answers, and turn an internal error into a log entry and status
+        500."""
 
         async def handler(request: Request) -> Response:
             begin = time.monotonic()
@@ -120,7 +122,7 @@ class Service:
         return handler
 
     async def _unknown(self, request: Request, error: Exception) -> Response:
-        """Answer a path or method that there is not."""
+        """Answer a request with an unknown path or method."""
         assert isinstance(error, HTTPException)
         known = f"the paths are {', '.join(_PATHS)}"
         text = f"{request.method} {request.url.path[:60]}: {error.detail}; {known}."
@@ -129,7 +131,8 @@ class Service:
         return _error(error.status_code, text, headers)
 
     async def _body(self, request: Request) -> bytes:
-        """The body, or one byte more than is accepted. Its length is counted, not believed."""
+        """The body; if it is too long, a placeholder one byte above the limit. The received bytes
+        are counted, because a Content-Length header can be wrong."""
         parts, n_bytes, most = [], 0, self.limits.max_body
         async for part in request.stream():
             n_bytes += len(part)
@@ -141,7 +144,7 @@ class Service:
 
 
 def _content(answer: Answer) -> dict[str, Any]:
-    """The body of a good answer."""
+    """The body of a successful answer."""
     title_of = answer.model.title_of
     lists = [
         [
@@ -154,7 +157,7 @@ def _content(answer: Answer) -> dict[str, Any]:
 
 
 def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
-    # ASCII: an item of a bad request, repeated in the error, may not be valid Unicode.
+    # ASCII, because an item of a bad request that the error repeats may be invalid Unicode.
     text = json.dumps(content, allow_nan=False) + "\n"
     return Response(text, status, headers, media_type="application/json")
 

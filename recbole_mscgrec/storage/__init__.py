@@ -1,1 +1,1 @@
-"""Files written whole or not at all, cached stages, checkpoints of plain tensors."""
+"""Atomic file writes, cached stages, checkpoints of plain tensors, locks between processes."""

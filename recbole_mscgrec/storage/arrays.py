@@ -1,4 +1,4 @@
-"""NumPy files, of which the header is compared with the file before memory is taken."""
+"""Reads NumPy files safely: the header is checked against the file before memory is allocated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def read_npy(file: str | Path, n_rows: int | None = None) -> np.ndarray:
     """The array of a .npy file. With `n_rows`, it must have that many rows.
 
     Raises:
-        UserError: the file is damaged, holds Python objects, or its header does not fit.
+        UserError: the file is damaged, holds Python objects, or its header does not match its
+            content.
     """
     try:
         size = Path(file).stat().st_size
@@ -30,16 +31,15 @@ def read_npy(file: str | Path, n_rows: int | None = None) -> np.ndarray:
     except UserError as error:
         raise UserError(f"{file} is not used: {error}.") from None
     except Exception as error:  # numpy and zipfile raise many types for a damaged file
-        raise UserError(f"{file} is damaged or no .npy file ({one_line(error)}).") from error
+        raise UserError(f"{file} is damaged or not a .npy file ({one_line(error)}).") from error
 
 
 def read_npz(file: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays with these names of a .npz file, all of as many rows as the first, unless they
-    are single numbers.
+    """The named arrays of a .npz file. All must have the same number of rows; scalars are exempt.
 
     Raises:
         UserError: the file is damaged, lacks a name, holds Python objects, or a header does not
-            fit.
+            match its content.
     """
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -55,16 +55,16 @@ def read_npz(file: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
                     n_rows = _check_header(stream, member.file_size, n_rows, name)
                 with archive.open(member) as stream:
                     arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
-                    stream.read()  # to the end, where zipfile compares the checksum
+                    stream.read()  # zipfile verifies the checksum at the end of the stream
     except UserError as error:
         raise UserError(f"{file} is not used: {error}.") from None
     except Exception as error:  # numpy and zipfile raise many types for a damaged file
-        raise UserError(f"{file} is damaged or no .npz archive ({one_line(error)}).") from error
+        raise UserError(f"{file} is damaged or not a .npz archive ({one_line(error)}).") from error
     return arrays
 
 
 def _check_header(stream: Any, size: int, n_rows: int | None, name: str = "array") -> int:
-    """The number of rows that a header gives, which is checked before anything is allocated."""
+    """The number of rows according to the header, which is checked before anything is allocated."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0
     shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
@@ -78,9 +78,11 @@ def _check_header(stream: Any, size: int, n_rows: int | None, name: str = "array
     claimed, rest = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if claimed != rest:
         raise UserError(
-            f"{name} has the shape {shape} of {dtype} by its header, {claimed:,} bytes, but the "
-            f"file holds {rest:,}"
+            f"the header of {name} declares the shape {shape} of {dtype}, {claimed:,} bytes, but "
+            f"the file holds {rest:,}"
         )
     if shape and n_rows is not None and shape[0] != n_rows:
-        raise UserError(f"{name} must be one row for each of its {n_rows:,} tokens, not {shape}")
+        raise UserError(
+            f"{name} must have one row for each of its {n_rows:,} tokens, but its shape is {shape}"
+        )
     return shape[0] if shape and n_rows is None else (n_rows or 0)

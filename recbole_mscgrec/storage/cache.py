@@ -1,4 +1,4 @@
-"""Cached stages: tensors in a safetensors file, named by the fingerprint of all inputs."""
+"""Cached stages: tensors in a safetensors file that is named after a fingerprint of all inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Blocks(NamedTuple):
-    """An array whose rows are given block by block. Its fingerprint is that of the whole array."""
+    """An array whose rows come in blocks. It has the same fingerprint as the whole array."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ def _update(total: Any, part: Any) -> None:
 
 
 def _refuse(part: Any) -> None:
-    """Raise an error: printed text does not distinguish large tensors or arbitrary objects."""
+    """Raise TypeError: the printed form of large tensors or arbitrary objects is ambiguous."""
     raise TypeError(f"{type(part).__name__} inside a list or dict cannot be hashed exactly")
 
 
@@ -71,8 +71,8 @@ def path(folder: str | Path, stage: str, key: str) -> Path:
 def load(
     folder: str | Path, stage: str, key: str, rule: schema.Rule = schema.WEIGHTS
 ) -> dict[str, Tensor] | None:
-    """The tensors of a cached stage, or None. A file that is damaged, belongs to something else or
-    does not hold what `rule` asks for is set aside with a warning."""
+    """The tensors of a cached stage, or None if there are none. A file that is damaged, belongs to
+    another stage or does not follow `rule` is set aside with a warning."""
     file = path(folder, stage, key)
     if not file.is_file():
         return None
@@ -97,17 +97,17 @@ def _fault(
     found, _, kept_digest = metadata.get("fingerprint", "nothing").partition(" ")
     if found != name:
         return f"it belongs to {found:.60}"
-    # Files of older versions have no digest.
+    # Files written by older versions have no digest.
     if kept_digest and kept_digest != digest.digest_of(tensors):
         return "it is damaged: its content differs from the checksum that was written with it"
     strange = sorted(set(tensors) - set(rule)) if isinstance(rule, dict) else []
-    return f"it holds {strange[0]:.60}" if strange else schema.fault(tensors, rule)
+    return f"it holds an unknown {strange[0]:.60}" if strange else schema.fault(tensors, rule)
 
 
 def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -> None:
     """Cache the tensors of a stage. Raises UserError if the file cannot be written."""
     tensors = {name: t.contiguous() for name, t in tensors.items()}
-    # One entry: safetensors writes several in random order, and equal caches are equal files.
+    # A single entry: safetensors writes several in random order, so equal caches would differ.
     metadata = {"fingerprint": f"{stage}-{key} {digest.digest_of(tensors)}"}
     with written_whole(path(folder, stage, key), "cache_dir") as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
@@ -116,8 +116,8 @@ def save(folder: str | Path, stage: str, key: str, tensors: dict[str, Tensor]) -
 def made_once(
     folder: str | Path, stage: str, key: str, stored: Callable[[], T | None], make: Callable[[], T]
 ) -> T:
-    """What `stored` finds in the cache or, if that is None, the result of `make`, which caches it.
-    If another process is making the same stage, wait for its end and look again.
+    """The cached result that `stored` returns or, if that is None, the result of `make`, which must
+    cache it. If another process is making the same stage, wait for it and read its result.
 
     Raises:
         UserError: the folder cannot be written, or the lock was lost (see lock.py).
@@ -126,6 +126,6 @@ def made_once(
         return found
     file = path(folder, stage, key)
     if lock.file_of(file).is_file():
-        getLogger().info(f"{stage}: waiting for another process that makes {file}")
+        getLogger().info(f"{stage}: waiting for another process that is making {file}")
     with lock.claim(file, f"makes {file}", instead="set cache_dir to another folder", wait=True):
         return make() if (found := stored()) is None else found

@@ -1,5 +1,5 @@
-"""Checkpoints of plain tensors, numbers, strings, lists and dicts: written whole, and read with
-`weights_only=True`, so that loading one runs no code."""
+"""Checkpoints of plain tensors, numbers, strings, lists and dicts. They are written atomically and
+read with `weights_only=True`, so loading one runs no code."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def from_plain(value: Any) -> Any:
 
 
 def save(path: str | Path, state: dict[str, Any], setting: str = "checkpoint_dir") -> None:
-    """Write a checkpoint with the digest of its content. If the program is stopped, the old file
-    remains. `setting` names the folder. Raises CannotWrite."""
+    """Write a checkpoint with a digest of its content. If the program is stopped, the old file
+    remains. `setting` is the setting that names the folder, for the error. Raises CannotWrite."""
     with written_whole(path, setting) as temporary:
         torch.save({**state, digest.KEY: digest.digest_of(state)}, temporary)
 
@@ -72,7 +72,7 @@ def load(
 
     Raises:
         UserError: the file is missing or damaged, holds something other than plain values, has
-            changed since it was written, or does not hold what `rule` asks for.
+            changed since it was written, or does not follow `rule`.
     """
     if not Path(path).is_file():
         raise UserError(f"{key} ({path}) does not exist: check the path.")
@@ -97,9 +97,9 @@ def load(
 
 
 def _is_whole(path: str | Path) -> bool:
-    """Whether the checksums that torch writes are right. Files of older versions have no others."""
+    """Whether torch's own checksums are right. Files written by older versions have no others."""
     if not zipfile.is_zipfile(path):
-        return True  # torch's format before 2020 has none
+        return True  # torch's format before 2020 has no checksums
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -108,7 +108,7 @@ def _is_whole(path: str | Path) -> bool:
 
 
 def check_size(state: dict[str, Any], path: Any) -> None:
-    """Raise UserError if a small file stands for content that does not fit into memory."""
+    """Raise UserError if a small file expands to content that does not fit into memory."""
     try:
         if nesting.n_values(state) > _MOST_VALUES or any(map(_is_spread, _tensors(state))):
             raise UserError(f"{path} is not used: its content is far larger than the file.")
@@ -125,7 +125,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _is_spread(tensor: torch.Tensor) -> bool:
-    """Whether numbers of the tensor share memory, as those of a row that is repeated do."""
+    """Whether elements of the tensor share memory, as in an expanded row."""
     if tensor.layout != torch.strided:
         return False
     return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
@@ -137,8 +137,8 @@ def load_partial(
     rule: schema.Rule,
     fault: Callable[[dict[str, Any]], str],
 ) -> dict[str, Any] | None:
-    """The state of an interrupted stage, or None. `fault` says why a state does not fit, or ''. A
-    file that cannot be used is set aside with a warning, because the stage can start again."""
+    """The state of an interrupted stage, or None. `fault` returns why a state does not fit, or ''.
+    A file that cannot be used is set aside with a warning, because the stage can start again."""
     if not path.is_file():
         return None
     try:
@@ -153,8 +153,8 @@ def load_partial(
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict`, with the step counters on the CPU, where torch makes them unless
-    the optimizer is fused. On a GPU, every step would wait for them."""
+    """`optimizer.load_state_dict`, but with the step counters on the CPU, where torch keeps them
+    unless the optimizer is fused. On a GPU, every step would synchronize with the host."""
     plain = {
         index: {k: v.cpu() if k == "step" and torch.is_tensor(v) else v for k, v in held.items()}
         for index, held in state["state"].items()
@@ -163,7 +163,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 
 def random_state(train_data: Any = None) -> dict[str, Any]:
-    """The state of all random generators used in training; `train_data` is a loader."""
+    """The state of all random generators used in training, including those of the loader
+    `train_data`."""
     drawn = np.random.get_state(legacy=False)
     kind, keys, position = drawn["bit_generator"], drawn["state"]["key"], drawn["state"]["pos"]
     numpy = [kind, torch.from_numpy(keys.astype(np.int64)), position]
@@ -175,7 +176,7 @@ def random_state(train_data: Any = None) -> dict[str, Any]:
     if train_data is not None:
         state["loader"] = [generator.get_state() for generator in _generators(train_data)]
     if torch.cuda.is_available():
-        state["cuda"] = [torch.cuda.get_rng_state()]  # of the one GPU that this process uses
+        state["cuda"] = [torch.cuda.get_rng_state()]  # a process uses one GPU
     return state
 
 
@@ -183,7 +184,7 @@ def set_random_state(state: dict[str, Any], train_data: Any = None) -> None:
     """Restore the result of `random_state`.
 
     Raises:
-        UserError: it is not such a state.
+        UserError: `state` is not such a result.
     """
     try:
         _set_random_state(state, train_data)
@@ -199,7 +200,8 @@ def _set_random_state(state: dict[str, Any], train_data: Any) -> None:
     random.setstate((version, tuple(keys), gauss))
     if train_data is not None:
         held = state["loader"]
-        states = [held] if isinstance(held, torch.Tensor) else held  # up to version 0.2: of one
+        # Up to version 0.2, the state was that of a single generator.
+        states = [held] if isinstance(held, torch.Tensor) else held
         for generator, drawn in zip(_generators(train_data), states, strict=True):
             generator.set_state(drawn.cpu())
     if "cuda" in state and torch.cuda.is_available():
@@ -207,8 +209,8 @@ def _set_random_state(state: dict[str, Any], train_data: Any) -> None:
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
-    """The generators of a loader, or of the loaders that it consists of: RecBole's for knowledge
-    graphs has one for interactions and one for triples."""
+    """The generators of a loader or of its parts: RecBole's loader for knowledge graphs has one
+    loader for interactions and one for triples."""
     if hasattr(loader, "generator"):
         return [loader.generator]
     return [part.generator for part in vars(loader).values() if hasattr(part, "generator")]

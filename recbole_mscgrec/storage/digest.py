@@ -1,5 +1,5 @@
-"""What our files carry: a digest, so that one whose content has changed since is not used, and the
-code that made them."""
+"""What our files record about themselves: a digest, which reveals later changes of the content, and
+the version of the code that made them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 import recbole_mscgrec
 
 _ROOT = Path(recbole_mscgrec.__file__).resolve().parent.parent
-KEY = "digest"  # where a file carries the digest of the rest of its content
+KEY = "digest"  # the key under which a file stores the digest of the rest of its content
 
 
 def digest_of(value: Any) -> str:
@@ -45,12 +45,13 @@ def _update(digest: Any, value: Any) -> None:
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with the digest of the values that a JSON file of it holds."""
+    """The content with its digest added, computed on the values as JSON stores them."""
     return {**content, KEY: digest_of(json.loads(json.dumps(content)))}
 
 
 def changed(content: dict[str, Any]) -> bool:
-    """Whether the content differs from its digest. Files of older versions have none."""
+    """Whether the content differs from its digest. Files written by older versions have none and
+    count as unchanged."""
     if KEY not in content:
         return False
     return digest_of({k: v for k, v in content.items() if k != KEY}) != content[KEY]
@@ -58,8 +59,8 @@ def changed(content: dict[str, Any]) -> bool:
 
 @cache
 def made_by() -> dict[str, str | None]:
-    """`version` and `commit`. The commit ends in + if files have changed since; it is None outside
-    a git checkout."""
+    """The `version` of this package and its git `commit`. The commit ends in + if files have
+    changed since; it is None outside a git checkout."""
     return {"version": recbole_mscgrec.__version__, "commit": _commit()}
 
 

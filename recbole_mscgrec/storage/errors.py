@@ -12,9 +12,10 @@ class UserError(ValueError):
 
 
 class CannotWrite(UserError):
-    """A file cannot be written: the disk is full, or the folder cannot be written."""
+    """A file cannot be written: the disk is full, or the folder is not writable."""
 
 
 def one_line(error: object, length: int = 200) -> str:
-    """The text of an exception from elsewhere, cut to one line for a UserError."""
+    """The text of an exception from another library, as one line of at most `length` characters for
+    a UserError."""
     return " ".join(str(error).split())[:length]

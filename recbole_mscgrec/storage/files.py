@@ -1,4 +1,5 @@
-"""Files that are written completely or not at all, even if the program is stopped."""
+"""Atomic file writes: a file is written completely or not at all, even if the program is
+stopped."""
 
 from __future__ import annotations
 
@@ -17,16 +18,19 @@ from safetensors import SafetensorError
 
 from recbole_mscgrec.storage.errors import CannotWrite, UserError, one_line
 
-_PROBE = bytes(1 << 12)  # on a full disk an empty file can still be made
-# What a disk answers that takes no more: full, beyond a quota or a limit, read-only, damaged.
+_PROBE = bytes(1 << 12)  # not empty, because an empty file can be created on a full disk
+# A disk refuses to write: it is full, over a quota or size limit, read-only, or damaged.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def check_folder(folder: Path, setting: str) -> None:
-    """Make a folder if it is not there, and check that files can be written in it.
+    """Create a folder if it does not exist, and check that files can be written in it.
+
+    Args:
+        setting: the setting that names the folder, for the error.
 
     Raises:
-        UserError: they cannot, with the setting that names the folder.
+        UserError: the folder cannot be created, or no file can be written in it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +47,8 @@ def check_folder(folder: Path, setting: str) -> None:
 
 @contextmanager
 def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
-    """Yields a temporary path beside `file` to write to; at the end of the block it replaces
-    `file`. Even after a power cut there is either the old file or the new one.
+    """Yield a temporary path beside `file` to write to; at the end of the block it replaces `file`.
+    Even after a power failure, either the old file or the new one exists.
 
     Args:
         setting: the setting that names the folder, for the error.
@@ -57,7 +61,7 @@ def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        usual = temporary.stat().st_mode & 0o777  # safetensors makes files that only we can read
+        usual = temporary.stat().st_mode & 0o777  # safetensors' files are readable by us only
         yield temporary
         temporary.chmod(usual)
         with temporary.open("rb+") as stream:
@@ -72,8 +76,8 @@ def written_whole(file: str | Path, setting: str = "") -> Iterator[Path]:
 
 
 def _refusal(file: Path) -> OSError | None:
-    """Why the disk takes no more of a file. On a full disk torch.save says only that it wrote less
-    than it should."""
+    """Why the disk refuses to write more of a file; None if it does not. On a full disk, torch.save
+    reports only that it wrote fewer bytes than expected."""
     try:
         with file.open("ab") as stream:
             stream.write(bytes(1 << 16))
@@ -87,9 +91,9 @@ def _refusal(file: Path) -> OSError | None:
 def cannot_write(
     file: Path, reason: Exception, setting: str = "", is_there: bool = False
 ) -> CannotWrite:
-    """The error of a file that cannot be written. `is_there`: an earlier one is."""
+    """The error for a file that cannot be written. `is_there`: an earlier version of it exists."""
     what = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
-    kept = " The file that was there is unchanged." if is_there else ""
+    kept = " The old file is unchanged." if is_there else ""
     instead = f"set {setting} to another folder" if setting else "name another folder"
     return CannotWrite(
         f"Cannot write {file}: {one_line(what)}.{kept} Free space there, make it writable, or "
@@ -98,12 +102,13 @@ def cannot_write(
 
 
 def refuses(error: BaseException) -> bool:
-    """Whether the error says that a disk takes no more."""
+    """Whether the error means that a disk refuses to write."""
     return isinstance(error, OSError) and error.errno in _REFUSALS
 
 
 class Told:
-    """What `make` returns, except that OSErrors of its methods, and of making it, are CannotWrite.
+    """Wraps the result of `make`: an OSError of `make`, or of a method of the result, is raised as
+    CannotWrite.
 
     Args:
         path: the folder or file that it writes.
@@ -137,8 +142,8 @@ def write_json(file: str | Path, content: Any) -> None:
 
 
 def read_json(file: str | Path, pairs: bool = False) -> Any:
-    """The content of a JSON file. With `pairs`, objects are tuples of pairs, which show names that
-    occur twice.
+    """The content of a JSON file. With `pairs`, objects are tuples of pairs, so that repeated names
+    are not lost.
 
     Raises:
         UserError: the file cannot be read, or is not JSON.
@@ -148,21 +153,26 @@ def read_json(file: str | Path, pairs: bool = False) -> Any:
         return json.loads(Path(file).read_text(encoding="utf-8-sig"), object_pairs_hook=hook)
     except RecursionError as error:
         raise UserError(f"{file} is not used: its brackets are nested too deeply.") from error
-    except ValueError as error:  # also of a wrong encoding, and of numbers of 10,000 digits
+    except ValueError as error:  # includes a wrong encoding, and numbers with 10,000 digits
         raise UserError(f"{file} is not JSON ({one_line(error)}).") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error}).") from error
 
 
-def set_aside(file: str | Path, why: str, instead: str = "it is made again") -> None:
-    """Rename a file that cannot be used to NAME.unusable, with a warning that says why."""
+def set_aside(file: str | Path, why: str, instead: str = "a new one is made") -> None:
+    """Rename a file that cannot be used to NAME.unusable, and log a warning.
+
+    Args:
+        why: the reason, for the warning.
+        instead: what happens next, for the warning.
+    """
     file = Path(file)
     why = why.rstrip(".").replace(f"{file} ", "it ", 1)
     kept = file.with_name(f"{file.name}.unusable")
     try:
         os.replace(file, kept)
         where = f"it is kept as {kept.name}"
-    except OSError as error:  # of a folder that cannot be written; writing the new file says so
+    except OSError as error:  # the folder is not writable; writing the new file will raise
         where = f"it cannot be renamed ({error})"
     getLogger().warning(f"{file} is not used, because {why}; {where}, and {instead}.")
 
@@ -182,9 +192,9 @@ def write_csv(file: str | Path, columns: Sequence[str], rows: Iterable[dict[str,
 
 
 def page_of(package: str, template: str, page: dict[str, Any]) -> str:
-    """A single HTML file that loads nothing else, from a template in `templates/` of a package. All
-    values of `page` are escaped."""
-    import jinja2  # serving needs the other functions of this module without it
+    """A self-contained HTML page, from a template in `templates/` of a package. All values of
+    `page` are escaped."""
+    import jinja2  # not at the top: serving uses this module without jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),

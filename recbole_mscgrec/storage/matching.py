@@ -1,4 +1,4 @@
-"""Whether the weights and the optimizer of a file fit those of this run."""
+"""Checks whether the weights and the optimizer state in a file fit those of this run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from recbole_mscgrec.storage.schema import Numbers, fault_of_numbers
 
 
 def unlike(theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor], place: str) -> str:
-    """How the weights of a file differ from those of a network in names, shapes or kind: '' if they
-    fit, else one line."""
+    """How the weights in a file differ from those of a network in name, shape or kind of number: ''
+    if they fit, else one line. `place` names the network in that line."""
     for name in sorted(theirs.keys() ^ ours.keys()):
-        return f"{place} {'has the strange weight' if name in theirs else 'lacks'} {name:.60}"
+        return f"{place} {'has the unknown weight' if name in theirs else 'lacks'} {name:.60}"
     for name, tensor in ours.items():
         given = theirs[name]
         if given.shape != tensor.shape or given.is_floating_point() != tensor.is_floating_point():
@@ -43,7 +43,7 @@ def unlike_optimizer(theirs: dict[str, Any], ours: torch.optim.Optimizer) -> str
     weights = [weight for group in ours.param_groups for weight in group["params"]]
     for n, state in theirs["state"].items():
         if not isinstance(n, int) or not 0 <= n < len(weights) or not isinstance(state, dict):
-            return f"optimizer.state has a strange entry {n!r:.40}"
+            return f"optimizer.state has an invalid entry {n!r:.40}"
         if state and not names <= state.keys():
             return f"optimizer.state.{n} lacks {', '.join(sorted(names - state.keys()))}"
         if text := _fault_of_state(state, weights[n].shape, f"optimizer.state.{n}"):
@@ -51,14 +51,15 @@ def unlike_optimizer(theirs: dict[str, Any], ours: torch.optim.Optimizer) -> str
     return ""
 
 
-# Keys of parameter groups that a version of torch may lack or set otherwise.
+# Keys of parameter groups that differ between versions of torch.
 _MAY_VARY = frozenset(
     "foreach fused capturable differentiable maximize decoupled_weight_decay initial_lr".split()
 )
 
 
 def _names_of_state(optimizer: torch.optim.Optimizer) -> set[str]:
-    """What an optimizer of this class and these settings keeps for each weight."""
+    """The names of the values that this optimizer keeps for each weight, found by one step of a
+    copy."""
     weight = torch.nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
     accepted = inspect.signature(type(optimizer).__init__).parameters

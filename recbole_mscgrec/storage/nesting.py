@@ -1,4 +1,4 @@
-"""The true size of nested content, in which one list may stand at many places."""
+"""The true size of nested content, in which the same list may occur in many places."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def n_values(content: Any, known: dict[int, int] | None = None) -> int:
-    """The number of values in lists and dicts, with those of a shared one counted at each place. It
-    takes the time of counting each once.
+    """The number of values in nested lists and dicts. The content of a shared list or dict counts
+    wherever it occurs, but is visited only once.
 
     Raises:
-        RecursionError: a list holds itself, or they are nested too deeply.
+        RecursionError: a list contains itself, or the nesting is too deep.
     """
     if not isinstance(content, (list, tuple, dict)):
         return 1

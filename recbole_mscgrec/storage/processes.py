@@ -1,12 +1,12 @@
-"""Several processes that train one model together: their ranks, and what they tell each other.
+"""Several processes that train one model together: their ranks, and how they exchange values.
 
-torchrun starts them, on one or on several machines, and sets RANK, WORLD_SIZE and LOCAL_RANK; so
-does `--nproc` (runner/launch.py). Within `together` they form a group of torch.distributed. In a
-single process there is no group, and each function here does what is right for one.
+torchrun starts them, on one or several machines, and sets RANK, WORLD_SIZE and LOCAL_RANK; so does
+`--nproc` (runner/launch.py). Within `together` they form a group of torch.distributed. In a single
+process there is no group, and every function here returns what is right for one process.
 
-The group works on CPUs (gloo), also if the model is on GPUs: it carries plain values, such as
-ranked lists. Gradients on GPUs have a group of their own (`gradient_group`). From `wait` on, all
-processes must call the functions below at the same point.
+The group works on CPUs (gloo), even if the model is on GPUs: it carries plain values, such as
+ranked lists. Gradients on GPUs have a group of their own (`gradient_group`). From `wait` on, the
+functions below are collective: all processes must call them at the same point.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from recbole_mscgrec.storage import digest
 from recbole_mscgrec.storage.errors import UserError
 
 Result = TypeVar("Result")
-# A stage of the first process may take days. A process that ends is noticed at once, because its
+# A stage of the first process may take days. The end of a process is noticed at once, because its
 # connections close.
 _TIMEOUT = timedelta(days=7)
-_FIRST = 0  # the rank that writes files and speaks for all
+_FIRST = 0  # the rank that writes files and reports for all
 
 
 class _Held:
-    """What this process has of the processes that train together."""
+    """The state of this module in this process."""
 
     store: Any = None
     n_groups = 0
-    alone = False  # the first process, within `once`
+    alone = False  # True in the first process, within `once`
     gradients: dict[str, Any] = {}
 
 
@@ -45,7 +45,7 @@ def n_started() -> int:
 
 
 def n_started_here() -> int:
-    """The number of them on this machine."""
+    """The number of processes that torchrun started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or n_started())
 
 
@@ -55,17 +55,17 @@ def count() -> int:
 
 
 def rank() -> int:
-    """The place of this process in the group, from 0 on; 0 without one."""
+    """The rank of this process in the group, from 0; 0 without a group."""
     return dist.get_rank() if dist.is_initialized() else _FIRST
 
 
 def local_rank() -> int:
-    """The place of this process among those of its machine; it chooses the GPU."""
+    """The rank of this process among those of its machine; it determines the GPU."""
     return int(os.environ.get("LOCAL_RANK") or 0) if count() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks for all."""
+    """Whether this is the process that writes files and reports for all."""
     return rank() == _FIRST
 
 
@@ -96,25 +96,25 @@ def together() -> Iterator[None]:
         timeout=_TIMEOUT,
     )
     yield
-    # Not after an error: the others learn of the end of this process after it has said why.
+    # Not after an error: this process must report it before the others notice that it has ended.
     _Held.gradients.clear()
     dist.destroy_process_group()
 
 
 def _start() -> str:
-    """torchrun can start failed processes again, with the same store."""
+    """The number of this start: torchrun can restart failed processes, with the same store."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def reports_first() -> bool:
-    """Whether this process is the first of all to report its end, so that only its error is told,
-    and not those that it causes in the others."""
+    """Whether this process is the first one that reports its end. Only that one prints its error;
+    the errors of the others are consequences of it."""
     if _Held.store is None:
         return True
     mine = f"rank {os.environ.get('RANK')}"
     try:
         first = _Held.store.compare_set(f"reported {_start()}", "", mine)
-    except Exception:  # the process that holds the store has ended
+    except Exception:  # the process that hosts the store has ended
         return False
     return bool(first.decode() == mine)
 
@@ -125,11 +125,11 @@ def lost_another(error: Exception) -> bool:
 
 
 def device(gpus: str | None) -> torch.device:
-    """The device of this process: the GPU of its place on this machine, or the CPU if there is no
-    GPU. `gpus` are numbers of GPUs, such as '0,2', or None for all that are visible.
+    """The device of this process: the GPU that its local rank selects, or the CPU if there is no
+    GPU. `gpus` lists GPU numbers, such as '0,2'; None stands for all visible ones.
 
     Raises:
-        UserError: fewer GPUs than processes on this machine.
+        UserError: this machine has fewer GPUs than processes.
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
@@ -146,14 +146,13 @@ def device(gpus: str | None) -> torch.device:
 
 
 def own(device: torch.device) -> torch.device:
-    """The device of this process, for the one that the first process has."""
+    """The device of this process that corresponds to `device` in the first process."""
     is_other = device.type == "cuda" and count() > 1
     return torch.device("cuda", torch.cuda.current_device()) if is_other else device
 
 
 def gradient_group(device: torch.device) -> Any:
-    """The group in which gradients are averaged: nccl on GPUs, gloo on CPUs. All processes must
-    call this at the same point."""
+    """The group that averages gradients: nccl on GPUs, gloo on CPUs. This call is collective."""
     kind = device.type
     if kind not in _Held.gradients:
         backend = "nccl" if kind == "cuda" else "gloo"
@@ -162,13 +161,13 @@ def gradient_group(device: torch.device) -> Any:
 
 
 def wait() -> None:
-    """Wait until all processes are here, for example until the first one has written a file."""
+    """Wait until all processes get here, for example until the first one has written a file."""
     if count() > 1:
         dist.barrier()
 
 
 def broadcast(value: Result) -> Result:
-    """The value that the first process has."""
+    """The value of the first process."""
     held = [value]
     if count() > 1:
         dist.broadcast_object_list(held, src=_FIRST)
@@ -176,8 +175,8 @@ def broadcast(value: Result) -> Result:
 
 
 def once(make: Callable[[], Result]) -> Result:
-    """The result of `make`, which only the first process calls. Within it that process is on its
-    own (`count` is 1), but for the work that it shares; see `shared`."""
+    """The result of `make`, which only the first process calls. Within `make`, `count` is 1, except
+    in work that the first process shares with the others; see `shared`."""
     if count() == 1:
         return make()
     sent: Any = (None, None)
@@ -190,8 +189,8 @@ def once(make: Callable[[], Result]) -> Result:
 
 
 def shared(work: Callable[[], Result]) -> Result:
-    """The result of `work`, which all processes call at the same time. Within `once`, the first
-    one sends it to the others: a `functools.partial` of a function of a module and plain values."""
+    """The result of `work`, which all processes call together. Within `once`, the first one sends
+    it to the others: it must be a `functools.partial` of a module's function and plain values."""
     if not _Held.alone:
         return work()
     with _alone(False):
@@ -211,7 +210,7 @@ def _alone(value: bool) -> Iterator[None]:
 @contextmanager
 def one_after_the_other() -> Iterator[None]:
     """This block is run by the first process, then by the first one of every other machine, then by
-    the rest: what one writes, such as a downloaded file, the next ones find."""
+    the rest. So a file that one of them downloads is there for the next ones."""
     mine = 0 if is_first() else 1 if local_rank() == 0 else 2
     for _ in range(mine):
         wait()
@@ -230,8 +229,8 @@ def everyones(value: Result) -> list[Result]:
 
 
 def in_turn(mine: list[Result]) -> list[Result]:
-    """All parts of what was dealt out to the processes one by one (see `dealt`), in their order.
-    Only the first process gets them; the others get an empty list."""
+    """All results in their original order, if their parts were distributed round-robin (see
+    `dealt`). Only the first process gets them; the others get an empty list."""
     if count() == 1:
         return mine
     hands: list[Any] = [[]] * count() if is_first() else []
@@ -241,7 +240,7 @@ def in_turn(mine: list[Result]) -> list[Result]:
 
 
 def dealt(place: int) -> bool:
-    """Whether the part at this place, from 0 on, is dealt out to this process."""
+    """Whether part number `place`, from 0, goes to this process (round-robin)."""
     return place % count() == rank()
 
 
@@ -255,15 +254,16 @@ def sum_of(values: torch.Tensor) -> torch.Tensor:
 
 
 def part(n: int, block: int = 1, place: int | None = None) -> range:
-    """The rows, of 0 to n - 1, that are the part of one process, by default of this one. Parts are
-    contiguous, by rank, and made of whole blocks of rows; the last ones can be empty."""
+    """The share of the process with rank `place` (default: this one) of the rows 0 to n - 1. Shares
+    are contiguous, ordered by rank, and consist of whole blocks; the last ones can be empty."""
     place = rank() if place is None else place
     each, more = divmod(-(-n // block), count())
     return range(*(min(n, block * (each * p + min(p, more))) for p in (place, place + 1)))
 
 
 def complete(whole: torch.Tensor, block: int = 1) -> torch.Tensor:
-    """Fill the rows of a tensor (n, ...) in place. Each process has made its part of them."""
+    """Fill a tensor (n, ...) in place with the rows of all processes; each has computed its `part`
+    of them."""
     for place in range(count()) if count() > 1 else ():
         rows, group = part(len(whole), block, place), gradient_group(whole.device)
         if rows:
@@ -272,7 +272,7 @@ def complete(whole: torch.Tensor, block: int = 1) -> torch.Tensor:
 
 
 def joined(mine: list[torch.Tensor], n: int, block: int = 1) -> torch.Tensor:
-    """All n rows (n, ...) on the CPU. `mine` is the part of this process, in pieces."""
+    """All rows (n, ...) on the CPU. `mine` holds the `part` of this process, in pieces."""
     if count() == 1:
         return torch.cat(mine)
     shape, dtype = broadcast((mine[0].shape[1:], mine[0].dtype) if mine else None)  # type: ignore
@@ -283,7 +283,7 @@ def joined(mine: list[torch.Tensor], n: int, block: int = 1) -> torch.Tensor:
 
 
 def copy_first(tensors: Iterable[torch.Tensor]) -> None:
-    """Give tensors the values that they have in the first process."""
+    """Copy the values of tensors from the first process, in place."""
     for tensor in tensors if count() > 1 else ():
         dist.broadcast(tensor, src=_FIRST, group=gradient_group(tensor.device))
 

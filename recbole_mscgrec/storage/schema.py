@@ -4,14 +4,14 @@ A rule is one of
 
 | rule | what fits |
 |---|---|
-| a type, or several | an object of it; a whole number is a float, but a bool is no number |
+| a type, or a tuple of types | an instance; a bool does not count as a number |
 | a dict | a dict with these keys; further keys are allowed |
-| Maybe(rule) | the same, or None; in a dict, the key may be absent |
-| Each(rule) | a dict with names as keys and such values |
-| Both(rule, rule) | what fits two rules |
-| List(rule) | a list of these |
-| Row(rule, ...) | a list of as many values, each with its own rule |
-| Either(rule, ...) | what fits one of them |
+| Maybe(rule) | what fits the rule, or None; in a dict, the key may be absent |
+| Each(rule) | a dict whose keys are strings and whose values fit the rule |
+| Both(rule, rule) | what fits both rules |
+| List(rule) | a list whose values fit the rule |
+| Row(rule, ...) | a list with one value for each rule, in order |
+| Either(rule, ...) | what fits at least one of the rules |
 | Plain | text, numbers, None, and lists and dicts of these |
 | Numbers(...) | a tensor |
 """
@@ -25,7 +25,7 @@ import torch
 from recbole_mscgrec.storage.errors import UserError
 
 Rule = Any
-_KINDS = {"f": "floating-point", "i": "whole numbers", "b": "yes or no", "?": "any numbers"}
+_KINDS = {"f": "floating-point numbers", "i": "integers", "b": "booleans", "?": "any numbers"}
 
 
 class Maybe(NamedTuple):
@@ -54,28 +54,26 @@ class List(NamedTuple):
 
 
 class Row:
-    """A list of as many values as rules, each of which fits its own."""
+    """A list with one value for each rule, in order."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
 
 
 class Either:
-    """A value that fits one of several rules; the last one is named if none does."""
+    """A value that fits one of several rules; if none fits, the fault is that of the last rule."""
 
     def __init__(self, *rules: Rule) -> None:
         self.rules = rules
 
 
 class Plain:
-    """Text, numbers, yes or no, None, and lists and dicts of these, as settings are."""
+    """Text, numbers, booleans, None, and lists and dicts of these, as in settings."""
 
 
 class Numbers(NamedTuple):
-    """A tensor of a kind (f, i, b, or ? for any), without NaN and infinity.
-
-    `shape` gives its sizes, None for any size; None as a whole for any shape.
-    """
+    """A tensor without NaN and infinity, of a kind of number: f, i, b, or ? for any. In `shape`,
+    None stands for any size; `shape=None` allows any shape."""
 
     kind: str = "?"
     shape: tuple[int | None, ...] | None = None
@@ -99,7 +97,7 @@ _RANDOM = {
     "torch": Numbers("i", (None,)),
     "numpy": list,
     "python": list,
-    # The state of one generator in older files, later a list.
+    # Older files hold the state of a single generator.
     "loader": Maybe(Either(Numbers("i", (None,)), List(Numbers("i", (None,))))),
     "cuda": Maybe(List(Numbers("i", (None,)))),
 }
@@ -211,7 +209,7 @@ def codes(modalities: list[str], n_items: int) -> Rule:
 
 
 def fault(value: Any, rule: Rule, place: str = "") -> str:
-    """What is wrong with a value: '' if it fits, else one line that names the place in the file."""
+    """What is wrong with a value: '' if it fits, else one line that names its place in the file."""
     if isinstance(rule, Maybe):
         return "" if value is None else fault(value, rule.rule, place)
     if isinstance(rule, Either):
@@ -258,7 +256,8 @@ def _fault_of_dict(value: dict, rule: Rule, place: str) -> str:
     if isinstance(rule, Each):
         strange = [key for key in value if not isinstance(key, str)]
         if strange:
-            return f"{place or 'its keys'} must be names, not {strange[0]!r:.40}"
+            keys = f"the keys of {place[:-1]}" if place else "its keys"
+            return f"{keys} must be strings, not {strange[0]!r:.40}"
         return _first(fault(v, rule.rule, f"{place}{k:.40}") for k, v in value.items())
     lacking = [k for k, r in rule.items() if k not in value and not isinstance(r, Maybe)]
     if lacking:
@@ -267,7 +266,7 @@ def _fault_of_dict(value: dict, rule: Rule, place: str) -> str:
 
 
 def fault_of_numbers(value: Any, rule: Numbers, place: str) -> str:
-    """See `fault`."""
+    """As `fault`, for a tensor."""
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         return _of_type(place, "a tensor", value)
     is_float = value.is_floating_point()
@@ -295,6 +294,7 @@ def _first(faults: Any) -> str:
 
 
 def check(value: Any, rule: Rule, file: Any, what: str, way_out: str = "") -> None:
-    """Raise UserError, which names the file, if its content is not as the rule says."""
+    """Raise UserError if the content of a file does not fit the rule. The error names the file,
+    `what` it should be, and the `way_out` for the user."""
     if text := fault(value, rule):
         raise UserError(f"{file} is not {what}: {text}.{way_out and f' {way_out}'}")

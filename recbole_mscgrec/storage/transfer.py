@@ -1,4 +1,4 @@
-"""Downloads of single files that go on where they stopped."""
+"""Downloads of single files, which resume after an interruption."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.files import check_folder, read_json, write_json
 
 _BLOCK = 1 << 20
-_TRIES = 5  # as long as each brings something
+_TRIES = 5  # at most; a try that receives nothing is the last one
 _BEGINS = {".gz": b"\x1f\x8b", ".zip": b"PK"}
 
 
 def fetch(address: str, file: Path, md5: str = "", timeout: float = 30) -> None:
-    """Download a file, unless it is there. What has arrived stays in FILE.part, and the next call
-    asks for the rest.
+    """Download a file, unless it exists. The bytes received so far stay in FILE.part, and the next
+    call requests the rest.
 
     Args:
         md5: the checksum that the content must have; '' if none is known.
-        timeout: seconds without a byte.
+        timeout: longest wait for the next bytes, in seconds.
 
     Raises:
-        UserError: the reason as a part of a sentence, without the address.
+        UserError: the download failed. The text is a clause without the address, which the caller
+            adds.
     """
     check_folder(file.parent, "the folder of downloads")
     with lock.claim(file, f"downloads {file}", wait=True):
@@ -54,14 +55,14 @@ def _fetch(address: str, file: Path, md5: str, timeout: float) -> None:
             reason = one_line(error)
         arrived = part.stat().st_size if part.is_file() else 0
         if arrived <= before or n == _TRIES - 1:
-            raise UserError(f"{reason}; {arrived:,} bytes are kept, and the next try goes on there")
+            raise UserError(f"{reason}; {arrived:,} bytes are kept, and the next try resumes there")
     _check(part, file, md5)
     os.replace(part, file)
     _notes(part).unlink()
 
 
 def text_at(address: str, timeout: float = 30) -> str:
-    """A short text, such as a checksum; '' where there is none."""
+    """A short text, such as a checksum; '' if it cannot be fetched."""
     try:
         with urllib.request.urlopen(address, timeout=timeout) as answer:
             content: bytes = answer.read(1 << 16)
@@ -75,7 +76,7 @@ def _notes(part: Path) -> Path:
 
 
 def _more(address: str, part: Path, timeout: float) -> bool:
-    """Fetch what is missing; whether the file is complete now."""
+    """Fetch the missing bytes. Returns whether the file is complete now."""
     have, notes = _what_is_there(address, part)
     request = urllib.request.Request(address)
     if have:
@@ -84,11 +85,11 @@ def _more(address: str, part: Path, timeout: float) -> bool:
     try:
         answer = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # there is no rest
+        if error.code == 416 and have:  # no bytes beyond those we have
             if have == notes["size"]:
                 return True
             part.unlink()
-            raise OSError("the server has another file now") from error
+            raise OSError("the file on the server has changed") from error
         raise
     with answer:
         have = have if answer.status == 206 else 0
@@ -110,7 +111,8 @@ def _more(address: str, part: Path, timeout: float) -> bool:
 
 
 def _what_is_there(address: str, part: Path) -> tuple[int, dict[str, Any]]:
-    """Bytes of an earlier download of the same version, which only a server with versions has."""
+    """The number of bytes of an earlier download of the same version, and its notes; 0 if the
+    server does not identify versions."""
     try:
         notes = read_json(_notes(part))
         if notes["address"] == address and notes["version"].strip() and part.is_file():
@@ -124,7 +126,7 @@ def _what_is_there(address: str, part: Path) -> tuple[int, dict[str, Any]]:
 def _check_free(folder: Path, rest: int) -> None:
     free = shutil.disk_usage(folder).free
     if rest > free:
-        raise UserError(f"it needs {rest:,} bytes and {folder} has only {free:,} free")
+        raise UserError(f"it needs {rest:,} bytes, but {folder} has only {free:,} free")
 
 
 def _check(part: Path, file: Path, md5: str) -> None:
@@ -138,5 +140,5 @@ def _check(part: Path, file: Path, md5: str) -> None:
     if not fits or (md5 and digest.hexdigest() != md5.lower()):
         with suppress(OSError):
             part.unlink()
-        what = "its MD5 checksum is wrong" if fits else f"what came is no {file.suffix} file"
-        raise UserError(f"{what}, and it was removed")
+        what = "its MD5 checksum is wrong" if fits else f"it is not a {file.suffix} file"
+        raise UserError(f"{what}; the download was removed")

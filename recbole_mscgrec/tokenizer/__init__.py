@@ -1,1 +1,1 @@
-"""From features to semantic IDs, and pages that show which items share a code."""
+"""Turns features into semantic IDs, and makes pages that show which items share a code."""

@@ -10,13 +10,13 @@ from recbole_mscgrec.semantic_ids.code_table import MISSING, CodeTable
 from recbole_mscgrec.storage import files
 from recbole_mscgrec.tokenizer.item_cards import Cards
 
-_MOST_ITEMS = 20_000  # the most popular ones are listed; counts and words cover all items
+_MOST_ITEMS = 20_000  # only the most popular items are listed; counts and words cover all items
 _WORD_LEVELS = 2  # number of levels whose groups are described by words
-_LEAST_COUNT = 2  # a characteristic word is in at least so many items of its group,
-_LEAST_SHARE = 0.1  # and in at least this share of them
-_LEAST_LIFT = 1.1
+_LEAST_COUNT = 2  # a characteristic word occurs in at least this number of items of its group,
+_LEAST_SHARE = 0.1  # in at least this share of them,
+_LEAST_LIFT = 1.1  # and has at least this lift
 _MOST_WORDS = 3
-# Settings that a page lists: for every modality, for one modality, and for the target.
+# Settings that a page lists: for every modality, and for single ones.
 _SETTINGS = ("n_levels", "codebook_size", "seed")
 _SETTINGS_OF = {
     "text": ("text_encoder", "text_columns"),
@@ -31,7 +31,7 @@ def page_data(
     """The data of the page of one modality, as plain values.
 
     Args:
-        health: the report on this modality by `code_table.health`.
+        health: the report of `code_table.health` on this modality.
         settings: the settings that the codes were made with.
 
     Returns:
@@ -64,13 +64,13 @@ def render(page: dict[str, Any]) -> str:
 
 
 def codes_of(table: CodeTable, name: str) -> list[list[int] | None]:
-    """The codes of all items in a modality, without the padding item; None for items that lack
+    """The codes of all items in a modality, without the padding item; None for items without
     it."""
     return [c if c[0] != MISSING else None for c in table.codes[name][1:].tolist()]
 
 
 def levels(health: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each level, its name and the counts by `code_table.health`."""
+    """For each level, its name and its counts from `code_table.health`."""
     n_content = health["n_content_levels"]
     return [
         {"name": f"level {i + 1}" if i < n_content else "collision", **level}
@@ -89,7 +89,7 @@ def items_of(codes: list[list[int] | None], cards: Cards) -> list[dict[str, Any]
 def groups_of(
     codes: list[list[int] | None], words: list[list[str]], n_content_levels: int
 ) -> dict[str, dict[str, Any]]:
-    """Prefix of one or two levels that items have ('17', '17.4') -> the result of `describe`."""
+    """Each code prefix of one or two levels ('17', '17.4') -> the result of `describe`."""
     members = defaultdict(list)
     for code, item_words in zip(codes, words, strict=True):
         if not code:
@@ -110,11 +110,15 @@ def describe(members: list[list[str]], catalogue: Counter, n_catalogue: int) -> 
             word.
 
     Returns:
-        n: number of items. characteristic: up to three [word, lift, count], sorted by lift. The
-            lift is the share of the group's items that have the word, divided by its share in the
-            catalogue. It is at least 1.1, and the word occurs in at least two items and a tenth of
-            the group. frequent: up to three [word, share]. coherence: the mean of log2(lift) over
-            all words of the group; words that are too rare for `characteristic` count as 0.
+        A dict with these keys:
+
+        - n: number of items.
+        - characteristic: up to three [word, lift, count], sorted by lift. The lift is the share of
+          the group's items that have the word, divided by its share in the catalogue. It is at
+          least 1.1, and the word occurs in at least two items and a tenth of the group.
+        - frequent: up to three [word, share].
+        - coherence: the mean of log2(lift) over all words of the group; words that are too rare
+          for `characteristic` count as 0.
     """
     count = Counter(word for item in members for word in item)
     n = sum(bool(item) for item in members)

@@ -1,4 +1,4 @@
-"""Item cards for the pages: title, words such as genres, popularity, poster."""
+"""Item cards for the code pages: title, words such as genres, popularity, poster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recbole_mscgrec.storage.errors import UserError
 _POSTER_SIZE = (128, 64)  # maximum width and height in pixels
 _POSTER_QUALITY = 60
 _MOST_POSTERS = 5_000  # only for the most popular items, so that a page opens quickly
-_ITEMS_PER_WORD = 4  # a column of labels has at least this many items per word
+_ITEMS_PER_WORD = 4  # a column of labels has at least this many items per distinct word
 _SEPARATORS = ("|", ";", ",")
 
 
@@ -29,7 +29,7 @@ class Cards(NamedTuple):
 
     tokens: list[str]
     titles: list[str]  # the token if an item has no title
-    words: list[list[str]]  # each word once
+    words: list[list[str]]  # distinct words of each item
     popularity: list[int]  # interactions in the train split, without the first one of each user
     posters: list[str]  # JPEG in base64; '' if there is none
     title_column: str | None = None
@@ -39,9 +39,9 @@ class Cards(NamedTuple):
 def item_cards(settings: MSCGRecSettings, train: Any) -> Cards:
     """Titles, words, popularity and posters of the items of `train`.
 
-    The columns are `codes_title_column` and `codes_words_column`, or else chosen by `title_column`
-    and `words_column`. Posters come from `images.find_images`, even if the image modality is not
-    used.
+    The columns are `codes_title_column` and `codes_words_column` or, if not set, chosen by
+    `title_column` and `words_column`. Posters come from `images.find_images`, even if the image
+    modality is not used.
 
     Raises:
         UserError: the .item file lacks a given column, or `image_dir` has no images.
@@ -74,7 +74,10 @@ def check_columns(settings: MSCGRecSettings, items: ItemFile | None) -> None:
     named = {"codes_title_column": pages.title_column, "codes_words_column": pages.words_column}
     for key, column in named.items():
         if column is not None and column not in types:
-            raise UserError(f"{key} ({column}) is no .item column; the columns are {list(types)}.")
+            raise UserError(
+                f"{key} ({column}) is not a column of the .item file; its columns are "
+                f"{list(types)}."
+            )
 
 
 def title_column(types: dict[str, str]) -> str | None:
@@ -89,9 +92,9 @@ def title_column(types: dict[str, str]) -> str | None:
 
 
 def words_column(rows: pd.DataFrame, types: dict[str, str], title: str | None) -> str | None:
-    """The token_seq column, other than the title, with the smallest vocabulary: at most one word
-    per four items that have any. This holds for genres and categories, not for names and
-    sentences."""
+    """The token_seq column, other than the title, with the smallest vocabulary; None if no column
+    has at least four items per distinct word. Genres and categories pass this test, names and
+    sentences do not."""
     found = []
     for name, kind in types.items():
         if kind == "token_seq" and name != title:
@@ -104,7 +107,7 @@ def words_column(rows: pd.DataFrame, types: dict[str, str], title: str | None) -
 
 def split_words(values: list[str]) -> list[list[str]]:
     """The distinct words of each value, in order. The separator is the first of '|', ';' and ','
-    that occurs in half of the non-empty values, else a space."""
+    that occurs in at least half of the non-empty values, else white space."""
     given = [value for value in values if value.strip()]
     usual = (s for s in _SEPARATORS if 2 * sum(s in value for value in given) >= len(given) > 0)
     separator = next(usual, None)

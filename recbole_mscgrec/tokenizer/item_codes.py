@@ -1,4 +1,4 @@
-"""From the features of all modalities to the code table: quantization, unique target codes."""
+"""Makes the code table from the features of all modalities: quantization, unique target codes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from recbole_mscgrec.tokenizer.modalities import Features
 
 Tensor = torch.Tensor
 EXTRA_LEVEL, REDISTRIBUTE = "extra_level", "redistribute"  # the choices of `collision`
-NEIGHBOURS = 5  # number of items whose mean replaces a missing collaborative vector
+NEIGHBOURS = 5  # number of items whose mean vector replaces a missing vector of the target
 
 
 def fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features:
-    """The concatenated vectors of all modalities, for the items that have any."""
+    """The features of the fused target: the concatenated vectors of all modalities, for the items
+    that have any. Raises UserError if there are no vectors."""
     if not vectors:
         raise UserError(
-            "target_modality fused needs vectors, but codes_file has only codes: choose one of "
+            "target_modality fused needs vectors, but codes_file holds only codes: choose one of "
             f"{list(features)}."
         )
     present = torch.stack([features[name].present for name in vectors]).any(dim=0)
@@ -35,9 +36,15 @@ def fused(vectors: dict[str, Tensor], features: dict[str, Features]) -> Features
 def quantize(
     features: dict[str, Features], settings: MSCGRecSettings, train: Any
 ) -> dict[str, Tensor]:
-    """Codes (N, L_m) and codebook sizes (L_m,) of every modality, as `codes.NAME` and `sizes.NAME`;
-    those of the target are completed and made unique. The codebooks learned here are
-    `codebooks.NAME`, (sum of K_l, D)."""
+    """Make the codes of every modality: a unique code for every item in the target modality.
+
+    Returns:
+        Named tensors: `codes.NAME` (N, L_m), `sizes.NAME` (L_m,), the codebooks learned here as
+        `codebooks.NAME` (sum of K_l, D), and `filled` (2,), see `_complete_target`.
+
+    Raises:
+        UserError: see `ResidualQuantizer` and `redistribute`.
+    """
     codes, stored = settings.codes, dict[str, Tensor]()
     for name, feature in features.items():
         quantizer = None
@@ -72,14 +79,15 @@ def _unique(
     if settings.collision == REDISTRIBUTE:
         if quantizer is None:
             raise UserError(
-                f"collision=redistribute needs the codebooks of {settings.target_modality}, whose "
-                "codes were made elsewhere or by RQ-DINO: use collision=extra_level."
+                "collision=redistribute needs codebooks, but the codes of "
+                f"{settings.target_modality} come from a file or from RQ-DINO: use "
+                "collision=extra_level."
             )
         vectors = feature.vectors[1:].clone()
         lacking = ~feature.present[1:]
         vectors[lacking] = quantizer.decode(codes[lacking])
         unique = redistribute(codes, vectors, quantizer.codebooks)
-    else:  # among items that share a code, the most frequent one in training gets 0
+    else:  # among items that share a code, the most frequent one in training gets number 0
         rank = -torch.from_numpy(train.target_counts()[1:])
         unique = add_collision_level(codes, rank)
     return torch.cat([torch.full((1, unique.size(1)), MISSING), unique])
@@ -92,8 +100,8 @@ def _complete_target(
     features: dict[str, Features],
     target: str,
 ) -> Tensor:
-    """Give every item a target code, in place: from its neighbours in another modality, or else a
-    free leaf. Returns the numbers of items for both cases.
+    """Give every item a target code, in place: that of its neighbours in another modality or, if it
+    has none, a free leaf. Returns the number of items for both cases, (2,).
 
     The code is that of the mean vector of the neighbours or, if the codes were not made by our
     quantizer, that of the nearest item.
@@ -115,7 +123,7 @@ def _complete_target(
     if len(left):
         taken = table[1:][table[1:, 0] != MISSING]
         leaves = code_table.free_leaves(taken, sizes.tolist(), len(left))
-        if len(leaves) == 0:  # no leaf is free: the collision level separates the items
+        if len(leaves) == 0:  # no leaf is free: share codes, which the collision level separates
             leaves = taken
         table[left] = leaves[torch.arange(len(left)) % len(leaves)]
     return torch.tensor([len(lacking) - len(left), len(left)])
@@ -124,8 +132,8 @@ def _complete_target(
 def assemble(
     stored: dict[str, Tensor], settings: CodeSettings
 ) -> tuple[CodeTable, dict[str, Any], dict[str, Tensor]]:
-    """The code table of the result of `quantize`, its health report and the codebooks. Raises
-    UserError."""
+    """The code table from the result of `quantize`, its health report, and the codebooks by
+    modality. Raises UserError if the codes are not valid."""
     names = [n for n in (*settings.modalities, FUSED) if f"codes.{n}" in stored]
     tables = {n: stored[f"codes.{n}"].long() for n in names}
     sizes = {n: stored[f"sizes.{n}"].tolist() for n in names}

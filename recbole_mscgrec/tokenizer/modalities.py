@@ -1,4 +1,4 @@
-"""One stage per modality, which turns its inputs into vectors or codes of the items."""
+"""The stages: one per modality, which turns its inputs into vectors or codes of the items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recbole_mscgrec.storage import cache, files, processes, schema
 
 Tensor = torch.Tensor
 RQ_DINO, FEATURES = "rq_dino", "features"
-IMAGE_ENCODER = "image_encoder"  # the cached weights of the image stage, under the same key
+IMAGE_ENCODER = "image_encoder"  # cache name of the image stage's weights; the key is the same
 
 
 class Features(NamedTuple):
@@ -29,18 +29,18 @@ class Features(NamedTuple):
 
     vectors: Tensor  # float32 (N, D)
     present: Tensor  # bool (N,): which items have a vector
-    codes: Tensor | None = None  # long (N, L), MISSING if an item has none; else quantize
+    codes: Tensor | None = None  # long (N, L), MISSING if an item has none; None: not made yet
     sizes: Tensor | None = None  # long (L,): codewords per level of `codes`
     quantized: Tensor | None = None  # float32 (N, D): the vectors that `codes` represent
 
 
 class Stage(NamedTuple):
-    """A modality of a data set: the fingerprint of its inputs, and a function that makes its
-    features."""
+    """A modality of a data set: the fingerprint of all that determines its features, and a function
+    that makes them."""
 
     key: str
     make: Callable[[], Features]
-    inputs: str = ""  # fingerprint of the texts, images or given features alone
+    inputs: str = ""  # fingerprint of only the texts, images or given features
 
 
 class Absent(NamedTuple):
@@ -50,7 +50,8 @@ class Absent(NamedTuple):
 
 
 def stage_of(name: str, settings: MSCGRecSettings, train: Any) -> Stage | Absent:
-    """The stage of one modality. Its inputs are read and checked.
+    """The stage of one modality, or why no item has it. The inputs are read and checked here, but
+    nothing is computed yet.
 
     A file in `vectors_file` or `codes_file` replaces the computation.
     """
@@ -123,7 +124,7 @@ def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
     images = find_images(settings.images, settings.files, run, train)
     if not images:
         expected = expected_folder(settings.images, settings.files).resolve() / "ITEM.jpg"
-        return Absent(f"no image as {expected}, in any format; image_dir names another folder")
+        return Absent(f"no image at {expected}, in any format; image_dir sets another folder")
     key = cache.fingerprint(
         images=images.digests,
         items=images.items,
@@ -145,7 +146,7 @@ def _image_stage(settings: MSCGRecSettings, train: Any) -> Stage | Absent:
 
 
 def _rq_dino(images: ItemImages, settings: MSCGRecSettings, n_items: int, key: str) -> Features:
-    """Codes of RQ-DINO. Its losses go to TensorBoard and to a JSON file beside the cached codes,
+    """Codes by RQ-DINO. Its losses are written to TensorBoard and to a JSON file in the cache, and
     its encoder to another file there."""
     from recbole_mscgrec.rq_dino.api import rq_dino  # importing timm takes seconds
 
@@ -206,8 +207,8 @@ _STAGES = {"collaborative": _collaborative_stage, "text": _text_stage, "image": 
 def _kept(
     folder: str, name: str, key: str, make: Callable[[], Features], n_items: int, inputs: str = ""
 ) -> Stage:
-    """A stage whose features are cached: they are made once per fingerprint, also by several runs
-    at the same time."""
+    """A stage whose features are cached. They are made only once per fingerprint, even if several
+    runs need them at the same time."""
 
     def stored() -> Features | None:
         tensors = cache.load(folder, name, key, schema.features(n_items))

@@ -1,5 +1,5 @@
-"""The tokenizers: features -> quantizers -> CodeTable, each stage cached under a fingerprint of its
-inputs."""
+"""The tokenization pipeline: features -> quantizers -> CodeTable. Each stage is cached under a
+fingerprint of its inputs."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Tokenization:
     health: dict[str, Any]
     seconds: dict[str, float]
     items: str  # fingerprint of the item tokens in the order of their ids
-    vectors: dict[str, Tensor]  # modality -> half (N, D_m), with history_vectors
+    vectors: dict[str, Tensor]  # modality -> half (N, D_m); empty without history_vectors
     inputs: dict[str, str]  # modality -> fingerprint of its texts, images or given features
     codebooks: dict[str, Tensor]  # modality quantized here -> (sum of K_l, D), level by level
-    transitions: Transitions | None = None  # with transition_weight
+    transitions: Transitions | None = None  # None without transition_weight
     learned: Tensor | None = None  # int32 (n,) items with a learned vector, if not all or none
 
     def to_plain(self) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     """Codes of all items in every modality, for the data set whose train split is `train`.
 
     Raises:
-        UserError: a modality is unknown, the target is not among the modalities or no item has it,
-            or vectors, codes or codebooks do not fit (see modalities.py and ResidualQuantizer).
+        UserError: no item has the target modality, or vectors, codes or codebooks do not fit (see
+            modalities.py and ResidualQuantizer).
     """
     codes, cache_dir = settings.codes, settings.run.cache_dir
     seconds: dict[str, float] = {}
@@ -77,14 +77,15 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
     if target == FUSED:
         features[FUSED] = fused(vectors, features)
     kept = {name: v.half() for name, v in vectors.items()} if codes.history_vectors else {}
-    del vectors  # at a million items, their memory is needed to make the codes
+    del vectors  # with a million items, making the codes needs their memory
     transitions = None
     if settings.decoding.transition_weight:
         with timed(seconds, "transitions"):
             text = features["text"].vectors if "text" in features else None
             transitions = count_transitions(train, text)
     key = cache.fingerprint(
-        # In their order: it is that of the fused vectors, and the first one completes the target.
+        # A list, because the order of modalities matters: for the fused vectors, and because the
+        # first ones complete the target.
         features=[[name, stage.key] for name, stage in stages.items()],
         counts=train.target_counts() if codes.collision == EXTRA_LEVEL else None,
         sizes=codes.level_sizes,
@@ -102,7 +103,7 @@ def tokenize(settings: MSCGRecSettings, train: Any) -> Tokenization:
 
 
 def tokenize_once(settings: MSCGRecSettings, train: Any) -> Tokenization:
-    """The result of `tokenize`, which only the first of several processes calls."""
+    """The result of `tokenize` in every process; only the first process calls it."""
 
     def make() -> tuple[dict[str, Any], dict[str, float]]:
         tokens = tokenize(settings, train)
@@ -126,7 +127,12 @@ def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenization:
-    """The codes that the saved model in `file`, whose content is `state`, was trained with.
+    """The codes that a saved model was trained with.
+
+    Args:
+        state: the content of the checkpoint.
+        train: the train split, whose items must be those of the training.
+        file: the checkpoint, for errors.
 
     Raises:
         UserError: the checkpoint holds no codes, damaged codes, or codes of other items.
@@ -135,7 +141,7 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
     if not plain and "codes" in state:
         raise UserError(
             f"{file} is an interrupted training, for --resume=True only: its item codes are in the "
-            f"best model so far, {Path(file).name.replace('.last', '')}. Name that file."
+            f"best model so far, {Path(file).name.replace('.last', '')}. Use that file instead."
         )
     if not plain:
         raise UserError(f"{file} holds no item codes: it is not a checkpoint of MSCGRec.")
@@ -143,12 +149,12 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
     if plain["items"] != _items(train):
         raise UserError(
             f"{file} was trained on other items than the {train.item_num - 1} of this data "
-            "set: use the same data set, load_col and filters as in training."
+            "set: use the same data set, load_col and filters as in its training."
         )
     try:
         table = CodeTable.from_plain(plain["table"])
     except UserError as error:
-        raise UserError(f"{file} is not used, because of its item codes: {error}") from error
+        raise UserError(f"{file} cannot be used, because of its item codes: {error}") from error
     vectors = {name: v.cpu() for name, v in (plain.get("vectors") or {}).items()}
     if table.n_items != train.item_num or any(len(v) != train.item_num for v in vectors.values()):
         raise UserError(
@@ -168,7 +174,7 @@ def from_checkpoint(state: dict[str, Any], train: Any, file: str) -> Tokenizatio
 def _make_features(
     settings: MSCGRecSettings, train: Any, seconds: dict[str, float]
 ) -> tuple[dict[str, Stage], dict[str, Features]]:
-    """Stages and features of the modalities that items have, in the order of `modalities`."""
+    """Stages and features of the modalities that any item has, in the order of `modalities`."""
     stages: dict[str, Stage] = {}
     absent: list[str] = []
     # Read all inputs before anything is trained. SASRec, the slowest stage, comes last.
@@ -196,7 +202,7 @@ def _make_features(
 
 
 def _comparable_vectors(features: dict[str, Features], codes: CodeSettings) -> dict[str, Tensor]:
-    """Vectors of the modalities that have any, if the settings need vectors; else an empty dict."""
+    """Comparable vectors of the modalities that have vectors; empty if the settings need none."""
     if codes.target_modality != FUSED and not codes.history_vectors:
         return {}
     vectors = {
@@ -204,11 +210,11 @@ def _comparable_vectors(features: dict[str, Features], codes: CodeSettings) -> d
         for name, feature in features.items()
         if feature.present.any()
     }
-    # If only the preset for sparse data asked for vectors, go on without them.
+    # If only the preset for sparse data asked for vectors, continue without them.
     asked = codes.history_vectors and codes.history_vectors_chosen
     if asked and not vectors:
         raise UserError(
-            "history_vectors=True needs vectors, but codes_file has only codes for "
+            "history_vectors=True needs vectors, but codes_file holds only codes for "
             f"{list(features)}: leave history_vectors out, or use vectors_file."
         )
     return vectors
@@ -222,7 +228,7 @@ def _items(train: Any) -> str:
 
 
 def _codes(key: str, settings: MSCGRecSettings, features: dict[str, Features], train: Any) -> Codes:
-    """The cached codes, or those made from the features, which are cached."""
+    """The cached codes; if there are none, they are made from the features and cached."""
     folder = settings.run.cache_dir
 
     def made() -> Codes:
@@ -237,7 +243,7 @@ def _codes(key: str, settings: MSCGRecSettings, features: dict[str, Features], t
 def _stored_codes(
     key: str, settings: MSCGRecSettings, modalities: list[str], n_items: int
 ) -> Codes | None:
-    """The cached codes; None if there are none that can be used."""
+    """The cached codes; None if there are none, or if they cannot be used."""
     folder = settings.run.cache_dir
     stored = cache.load(folder, "codes", key, schema.codes(modalities, n_items))
     if stored is None:
@@ -256,8 +262,8 @@ def _report(report: dict[str, Any], path: Path) -> None:
             for v in health["levels"]
         )
         getLogger().info(
-            f"{name} codes: used per level {used}; alone {health['alone_share']:.1%}, "
-            f"at most {health['max_items_per_code']} items per code, "
-            f"{health['n_missing']} items without"
+            f"{name} codes: used per level {used}; {health['alone_share']:.1%} of the items alone "
+            f"with their code, at most {health['max_items_per_code']} items per code, "
+            f"{health['n_missing']} items without a code"
         )
     files.write_json(path, report)

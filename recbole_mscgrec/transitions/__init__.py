@@ -1,1 +1,1 @@
-"""Which items follow which: counted in the train split, without training."""
+"""Item-to-item transitions: counted in the train split, without training."""

@@ -1,4 +1,4 @@
-"""Sequential rules: the pairs of items of which one follows the other in the train split."""
+"""Sequential rules a -> b: pairs of items where b follows a in the train split."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 from recbole_mscgrec.transitions.model import Transitions
 
-MAX_DISTANCE = 30  # items between which there is a rule, at most; at distance d it counts 1 / d
-TEXT_PAIRS = 40.0  # the text of an item counts as much as this number of pairs in its rules
-MOST_RULES = 1000  # of an item: those with the largest weights. It bounds the memory
+MAX_DISTANCE = 30  # largest distance between the items of a rule; a pair at distance d counts 1 / d
+TEXT_PAIRS = 40.0  # the text of an item weighs as much as this number of pairs in its rules
+MOST_RULES = 1000  # rules kept per item, those with the largest weights; bounds the memory
 
 
 def count_transitions(
@@ -27,15 +27,15 @@ def count_transitions(
 
     Args:
         train: the TiledDataset of the train split.
-        text: (N, D), vectors of the items' texts, zero for items without one. None: no texts.
-        max_distance: the farthest pair of items that counts.
-        text_pairs: how many pairs in the rules of an item its text outweighs.
-        popularity_power: rules are divided by this power of the number of times that their second
-            item occurs.
+        text: (N, D), vectors of the items' texts, zero for items without text. None: no texts.
+        max_distance: largest distance between the two items of a pair.
+        text_pairs: how many pairs in its rules the text of an item is worth.
+        popularity_power: the weight of a rule a -> b is divided by this power of the frequency of
+            b.
     """
     counts = train.target_counts()
     rules, n_pairs = sequential_rules(train, max_distance, counts, popularity_power)
-    popularity = np.r_[0.0, counts[1:] + 1.0]  # nobody gets the padding item
+    popularity = np.r_[0.0, counts[1:] + 1.0]  # 0: the padding item is never recommended
     vectors = torch.zeros(len(counts), 1) if text is None or not text_pairs else text.float()
     share = text_pairs / np.maximum(n_pairs + text_pairs, 1e-12) * vectors.any(1).numpy()
     weight = rules.data * np.repeat(1 - share, np.diff(rules.indptr))
@@ -52,16 +52,16 @@ def count_transitions(
 def sequential_rules(
     train: Any, max_distance: int, counts: np.ndarray, popularity_power: float
 ) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """The rules a -> b in row a and column b, (N, N) with rows that sum to 1 or are empty, and the
-    number of pairs, each divided by its distance, behind the rules of every item, (N,).
+    """The weights of the rules a -> b, in row a and column b of a matrix (N, N) whose rows sum to 1
+    or are empty; and for each item a the sum of 1 / distance over its pairs, (N,).
 
-    Of an item with more than `MOST_RULES` rules those with the largest weights are kept.
+    Each item keeps at most `MOST_RULES` rules, those with the largest weights.
 
     Args:
         train: the TiledDataset of the train split.
-        max_distance: the farthest pair of items that counts.
+        max_distance: largest distance between the two items of a pair.
         counts: (N,), how often each item is a target.
-        popularity_power: of the counts, by which the weights are divided.
+        popularity_power: the weight of a rule a -> b is divided by this power of the count of b.
     """
     n_items = train.item_num
     rules = sparse.csr_matrix((n_items, n_items), dtype=np.float64)
@@ -80,7 +80,7 @@ def sequential_rules(
 
 
 def _heaviest(rules: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
-    """The matrix with the n largest values of each row."""
+    """The matrix with only the n largest values of each row."""
     length = np.diff(rules.indptr)
     if length.max(initial=0) <= n:
         return rules

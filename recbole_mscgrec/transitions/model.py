@@ -1,5 +1,5 @@
-"""The distribution of the next item by sequential rules and texts. It needs neither RecBole nor the
-data set: the rules are tensors."""
+"""The distribution of the next item according to sequential rules and texts. It needs neither
+RecBole nor the data set, because the rules are tensors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from recbole_mscgrec.semantic_ids.prefix_tree import PrefixTree
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
-N_LAST_ITEMS = 10  # of a history, whose rules are used
-RECENCY_DECAY = 0.7  # an item that is one place older has this times the weight
+N_LAST_ITEMS = 10  # number of items at the end of a history whose rules are used
+RECENCY_DECAY = 0.7  # factor of an item's weight for each step back in the history
 _SCORES_AT_ONCE = 1 << 24  # 64 MB
-_SMOOTHING = 0.01  # probability that is spread over all items by their popularity
-_COSINE_POWER = 2  # of the cosine of two texts: what is a little similar hardly counts
+_SMOOTHING = 0.01  # share of the probability that is distributed by popularity
+_COSINE_POWER = 2  # exponent of the cosine of two texts, so that weak similarity hardly counts
 
 
 class Transitions(NamedTuple):
@@ -34,15 +34,15 @@ class Transitions(NamedTuple):
 
     @classmethod
     def of(cls, parts: Mapping[str, Tensor], n_items: int, source: object) -> Transitions:
-        """Those with these tensors by name, on the CPU. Raises UserError, which names the source,
-        if they are not those of so many items."""
+        """The transitions made of named tensors, on the CPU. Raises UserError, which names the
+        source, if they are not valid for N = `n_items`."""
         found = cls(**{name: parts[name].cpu() for name in cls._fields})
         if text := found.fault(n_items):
             raise UserError(f"{source} is damaged: {text}.")
         return found
 
     def fault(self, n_items: int) -> str:
-        """Why these cannot be the transitions of so many items; '' if they can."""
+        """Why these are not valid transitions for N = `n_items`; '' if they are."""
         n_rules, of_items = len(self.item), (self.popularity, self.text, self.text_share)
         if len(self.start) != n_items + 1 or any(len(part) != n_items for part in of_items):
             return f"its transitions are not those of {n_items - 1} items"
@@ -50,11 +50,15 @@ class Transitions(NamedTuple):
         if not bounds or (self.start.diff() < 0).any():
             return "the rules of its transitions have wrong bounds"
         if n_rules and not 0 < int(self.item.min()) <= int(self.item.max()) < n_items:
-            return "a rule of its transitions leads to no item"
+            return "a rule of its transitions names an item that does not exist"
         return ""
 
     def with_items(self, n: int, text: Tensor | None = None) -> Transitions:
-        """With n further items that nobody has had yet, and the vectors of their texts (n, D)."""
+        """The transitions with n more items, which no user has interacted with yet.
+
+        Args:
+            text: (n, D) vectors of their texts; None: they have no text.
+        """
         vectors = self.text.new_zeros(n, self.text.size(1))
         if text is not None and self.text.any():
             vectors = nn.functional.normalize(text.float(), dim=1).to(vectors.dtype)
@@ -69,8 +73,8 @@ class Transitions(NamedTuple):
 
 
 def in_parts(score: Callable[[Any], Tensor], rows: Any, n_rows: int, n_items: int) -> Tensor:
-    """What `score` gives for n rows of a batch, (n,), if it makes a distribution over all items for
-    each row. With sampled candidates there may be too many rows to do so at once."""
+    """The result (n,) of `score(rows)` for n rows, computed in parts that bound the memory: `score`
+    makes a distribution over all items for each row, and sampled candidates can be many rows."""
     most = max(1, _SCORES_AT_ONCE // n_items)
     if n_rows <= most:
         return score(rows)
@@ -79,15 +83,20 @@ def in_parts(score: Callable[[Any], Tensor], rows: Any, n_rows: int, n_items: in
 
 class TransitionModel(nn.Module):
     """Sequential Rules (Ludewig and Jannach, "Evaluation of session-based recommendation
-    algorithms", 2018), joined by the similarity of texts.
+    algorithms", 2018), combined with the similarity of texts.
 
-    The probability of a next item is the mean over the last items of the history, weighed by
-    `recency_decay` ** age and smoothed by the popularity of all items. What follows an item is
-    given by its rules and, with the weight `text_share`, by the cosine of its text and all others.
-    An item without rules and text is left out; after a history of such items, or an empty one, only
+    Each item has a distribution over the next item: that of its rules and, with the weight
+    `text_share`, one given by the cosine of its text to all other texts. The prediction for a
+    history is the mean of the distributions of its last items, weighted by `recency_decay` ** age
+    and smoothed by popularity. An item without rules and text is skipped; if no item is left, only
     popularity counts.
 
     The tensors are buffers; nothing is learned.
+
+    Args:
+        n_last_items: number of items at the end of a history that are used.
+        recency_decay: factor of an item's weight for each step back in the history.
+        persistent: whether the buffers are part of the state_dict.
     """
 
     start: Tensor
@@ -110,11 +119,11 @@ class TransitionModel(nn.Module):
         for name, tensor in in_use._asdict().items():
             self.register_buffer(name, tensor, persistent=persistent)
         self.n_items = len(transitions.popularity)
-        self._most_rules = int(transitions.start.diff().max())  # of an item
+        self._most_rules = int(transitions.start.diff().max())  # largest number for one item
 
     def forward(self, item_seq: Tensor, length: Tensor, texts: bool = True) -> Tensor:
-        """The probability of every item as the next one of histories (B, T) with lengths (B,): (B,
-        N) with rows that sum to 1; 0 for padding. Without `texts`, only the rules count."""
+        """The probability of every item to follow histories (B, T) with lengths (B,). Returns
+        (B, N) with rows that sum to 1, and 0 for padding. Without `texts`, only rules count."""
         items, share = self._last_items(item_seq, length)
         found = self._by_rules(items, share)
         if texts:
@@ -140,7 +149,7 @@ class TransitionModel(nn.Module):
         return items, weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
 
     def _by_rules(self, items: Tensor, share: Tensor) -> Tensor:
-        """What the rules of the items (B, n) contribute, by the weight of each item: (B, N)."""
+        """The contribution (B, N) of the rules of items (B, n) with weights `share` (B, n)."""
         found = share.new_zeros(len(items), self.n_items)
         first, end = self.start[items], self.start[items + 1]  # (B, n)
         width = int((end - first).max()) if packs(items) and len(items) else self._most_rules
@@ -156,8 +165,8 @@ class TransitionModel(nn.Module):
         return found
 
     def _by_text(self, items: Tensor, share: Tensor) -> Tensor:
-        """What their texts contribute, except for the items themselves, of which the rules know how
-        often they come again: (B, N)."""
+        """The contribution (B, N) of the texts of items (B, n). The items themselves get nothing:
+        how often an item is repeated is known from its rules."""
         weight = share * self.text_share[items]
         mean = (weight.unsqueeze(2) * self.text[items]).sum(1)  # (B, D)
         cosines = nn.functional.normalize(mean, dim=1) @ self.text.T

@@ -86,7 +86,7 @@ def test_the_command(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_what_cannot_be_exported_is_told(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"codes_title_column \(nope\) is no .item column"):
+    with pytest.raises(ValueError, match=r"codes_title_column \(nope\) is not a column"):
         export_of(str(trained), {"codes_title_column": "nope"})
     write_dataset(tmp_path / "data", "rule", rule_sequences())
     run("TiledSASRec", "rule", None, protocol(tmp_path, hidden_size=8, inner_size=8))

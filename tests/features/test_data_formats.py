@@ -99,7 +99,7 @@ def test_no_text_and_no_image_is_one_line(tmp_path: Path, caplog: pytest.LogCapt
     assert re.match(
         r"Modalities: collaborative\. No item has text \(.*netflix\.item does not", line
     )
-    assert "image (no image as" in line
+    assert "image (no image at" in line
 
 
 def test_columns_of_a_properties_file_are_those_that_are_there(tmp_path: Path) -> None:

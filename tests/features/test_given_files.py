@@ -126,7 +126,7 @@ def test_half_precision_and_whole_numbers_are_vectors_too(tmp_path: Path, data: 
         ("f.json", b'{"a": [99999999999999999999]}', "must be numbers, not object"),
         ("f.npz", b"no archive", "damaged"),
         ("f.npz", b"", "damaged"),
-        ("f.npy", b"no array", "damaged or no .npy file"),
+        ("f.npy", b"no array", "damaged or not a .npy file"),
         ("f.npy", b"", "damaged"),
         ("f.safetensors", b"no tensors", "damaged"),
     ],
@@ -177,7 +177,7 @@ def test_codes_outside_their_range(tmp_path: Path, data: Any) -> None:
 
 def test_tokens_beside_an_array(tmp_path: Path, data: Any) -> None:
     np.save(tmp_path / "f.npy", VECTORS)
-    with pytest.raises(ValueError, match="f.tokens.txt with one item token a line is missing"):
+    with pytest.raises(ValueError, match="f.tokens.txt with one item token per line is missing"):
         given_vectors(str(tmp_path / "f.npy"), "text", data)
     file = write_safetensors(tmp_path, "other", ["a"], np.ones((1, 2), np.float32))
     with pytest.raises(ValueError, match=r"lacks the tensor 'vectors'; it holds \['other'\]"):

@@ -253,7 +253,9 @@ def test_folders_that_cannot_be_right(rule_folder: Path, posters: Path) -> None:
         found(rule_folder, image_dir="nowhere")
     for file in posters.iterdir():
         file.rename(posters / f"B0{file.name}")
-    with pytest.raises(ValueError, match=r"6 images and none.*'B0i0.png'.*the first items \['i0'"):
+    with pytest.raises(
+        ValueError, match=r"6 images, but none.*'B0i0.png'.*the first items are \['i0'"
+    ):
         found(rule_folder)
 
 

@@ -113,7 +113,7 @@ def test_unknown_column_and_foreign_file_are_named(rule_folder: Path) -> None:
         texts_of(config, data)
     write_item(rule_folder / "data", "rule", {f"B00{i}": "words" for i in range(5)})
     config, data = train_split(rule_folder)
-    with pytest.raises(ValueError, match=r"describes 5 items and none.*'B000'.*'i0'"):
+    with pytest.raises(ValueError, match=r"describes 5 items, but none.*'B000'.*'i0'"):
         texts_of(config, data)
 
 

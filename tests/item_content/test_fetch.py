@@ -63,7 +63,7 @@ def test_every_answer_has_its_known_result(server: ImageServer, tmp_path: Path) 
         "status/500": "HTTP 500 Internal Server Error x4 yes",
         "loop/1": "more than 5 redirects x1 no",
         "to/file:///etc/passwd": "redirect to another scheme than http and https x1 no",
-        "html/1": "an HTML page in place of an image x1 no",
+        "html/1": "an HTML page instead of an image x1 no",
         "half/99": "the connection broke within the file x4 yes",
         "cut/1": "damaged image: image file is truncated x1 no",
         "bomb/1": "more pixels than Pillow's limit x1 no",
@@ -130,7 +130,7 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
     plan, work = schedule(retries=0), from_folder(target, 100)
     assert fetch(wanted.items(), work, plan, 2, failures, print, host=lambda source: "") == 1
     assert Image.open(target / "a.jpg").size == (100, 50)
-    assert failures.of["b"].reason == "an HTML page in place of an image"
+    assert failures.of["b"].reason == "an HTML page instead of an image"
     assert failures.of["c"].reason == "cannot be read: No such file or directory"
 
 

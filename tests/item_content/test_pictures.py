@@ -70,7 +70,7 @@ def huge() -> bytes:
     ("content", "reason"),
     [
         (b"", "empty file"),
-        (b"\xef\xbb\xbf\n <HTML lang=en>", "an HTML page in place of an image"),
+        (b"\xef\xbb\xbf\n <HTML lang=en>", "an HTML page instead of an image"),
         (b"<?xml version='1.0'?><svg/>", "SVG or XML, which is not read"),
         (b"not found", "not an image"),
         (image_bytes("JPEG", (300, 200))[:-300], "damaged image: "),

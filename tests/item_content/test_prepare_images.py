@@ -64,10 +64,11 @@ def test_images_are_found_by_training_and_later_runs_go_on(
     urls |= {"i7": f"{server.url}half/3", "i8": f"['{server.url}ok/8', '{server.url}ok/9']"}
     write_urls(rule_folder, urls)
     assert prepare("--limit=2", "--size=128") == 0
-    assert "2 fetched, 0 were there, 1 items name none, 0 failed\n" in capsys.readouterr().out
+    assert "2 fetched, 0 already there, 1 items without one, 0 failed\n" in capsys.readouterr().out
     assert prepare("--size=128", "--user_agent=me") == 0
     out = capsys.readouterr().out
-    assert "4 fetched, 2 were there, 1 items name none, 2 failed (HTTP 404 Not Found: 1, the" in out
+    assert "4 fetched, 2 already there, 1 items without one, 2 failed (HTTP" in out
+    assert "(HTTP 404 Not Found: 1, the" in out
     assert "rule.images-failed.csv" in out and "me" in server.agents
     assert items_with_an_image(rule_folder) == {
         **{f"i{i}": (40, 30) for i in (0, 1, 2, 3, 8)},
@@ -98,7 +99,7 @@ def test_a_folder_of_images(rule_folder: Path, capsys: pytest.CaptureFixture[str
     assert prepare(f"--folder={source}") == 0
     assert items_with_an_image(rule_folder) == {"i1": (128, 256), "i2": (20, 10)}
     assert failed(rule_folder) == {"i3": "not an image"}
-    assert "2 fetched, 0 were there, 27 items name none, 1 failed" in capsys.readouterr().out
+    assert "2 fetched, 0 already there, 27 items without one, 1 failed" in capsys.readouterr().out
 
 
 def test_ctrl_c_keeps_what_is_done(rule_folder: Path, server: ImageServer) -> None:
@@ -128,8 +129,8 @@ def test_ctrl_c_keeps_what_is_done(rule_folder: Path, server: ImageServer) -> No
     [
         (["--url_column=picture"], "has no column picture (--url_column); it has ['item_id'"),
         (["--folder=nowhere"], "--folder (nowhere) is not a folder"),
-        (["--folder=data/rule/images"], "is where the images are written"),
-        (["--folder=data/rule"], "holds 0 images and none is named like an item"),
+        (["--folder=data/rule/images"], "is the folder that the images are written to"),
+        (["--folder=data/rule"], "holds 0 images, but none is named after an item"),
         (["--name=other"], "data/other/other.item does not exist; data/other holds nothing"),
     ],
 )

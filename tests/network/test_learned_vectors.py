@@ -41,5 +41,5 @@ def test_items_of_a_file_are_checked() -> None:
 
 @pytest.mark.parametrize("ids", [[], [0, 3], [3, 9], [4, 4], [5, 3], [-1]])
 def test_items_that_cannot_be_are_refused(ids: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"m.pth is damaged: .* no ascending ids from 1 to 8\."):
+    with pytest.raises(ValueError, match=r"m.pth is damaged: .* not ascending ids from 1 to 8\."):
         checked_items(torch.tensor(ids, dtype=torch.long), 9, "m.pth")

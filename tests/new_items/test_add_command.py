@@ -169,7 +169,7 @@ def test_items_without_a_known_word_are_named_or_skipped(exported: Any, tmp_path
 
 def test_a_full_tree_is_told_with_its_numbers(exported: Any, tmp_path: Path) -> None:
     folder = exported("redistributed")  # 36 leaves, 30 of them taken
-    with pytest.raises(UserError, match="7 new items need .* and 6 of 36 are free .* train again"):
+    with pytest.raises(UserError, match="7 new items need .* only 6 of 36 are free .* train again"):
         add_items(folder, write_new(tmp_path, {f"n{i}": "fives1" for i in range(7)}))
     add_items(folder, write_new(tmp_path, {f"n{i}": "fives1" for i in range(6)}))
     assert len(Recommender.load(folder).items) == 36
@@ -199,7 +199,7 @@ def test_other_wrong_input_is_refused(exported: Any, tmp_path: Path) -> None:
         add_items(folder, new, vectors={"text": "x.npz"})
     with pytest.raises(UserError, match=r"cold_share \(1.5\) must be from 0 to 1"):
         add_items(folder, new, cold_share=1.5)
-    with pytest.raises(UserError, match="is no export folder"):
+    with pytest.raises(UserError, match="is not an export folder"):
         add_items(tmp_path, new)
     (folder / "encoders.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="encoders.safetensors is damaged"):

@@ -142,7 +142,7 @@ def test_vectors_and_codes_made_elsewhere_as_the_target(rule_folder: Path, tmp_p
         target_modality="given",
     )
     new = write_new(tmp_path, {"n0": item_texts()["i7"]})
-    with pytest.raises(UserError, match="1 new items need .* and 0 of 30 are free"):
+    with pytest.raises(UserError, match="1 new items need .* but only 0 of 30 are free"):
         add_items(out, new, vectors={"given": str(more)})
     codes.write_text(json.dumps({f"i{i}": [i // 5, i % 5 % 4] for i in range(30)}))
     out = write_export(

@@ -90,7 +90,7 @@ def test_a_full_disk_damages_no_checkpoint_and_the_training_goes_on(
     """It is full after two files, in the second epoch."""
     chosen = settings(rule_folder, epochs=4, learning_rate=0.01)
     expected = run("MSCGRec", "rule", config_dict={**chosen, "checkpoint_dir": "elsewhere"})
-    match = r"Cannot write .*No space left on device\. The file that was there is unchanged\..*"
+    match = r"Cannot write .*No space left on device\. The old file is unchanged\..*"
     match += r"its last finished epoch is in .*last.pth.*--resume=True"
     with monkeypatch.context() as patch, pytest.raises(UserError, match=match):
         full(patch, suffix, 2)

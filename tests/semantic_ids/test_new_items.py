@@ -81,7 +81,7 @@ def test_a_tree_can_be_filled_to_the_last_leaf(
     vectors, books, published = random_case(1, n_known=23, n_new=37)
     codes = codes_of_vectors(vectors, books, [4, 5, 3], published)
     assert sorted([*codes.tolist(), *published.tolist()]) == all_codes([4, 5, 3]).tolist()
-    with pytest.raises(UserError, match="38 new items need .* and 37 of 60 are free"):
+    with pytest.raises(UserError, match="38 new items need .* but only 37 of 60 are free"):
         codes_of_vectors(torch.cat([vectors, vectors[:1]]), books, [4, 5, 3], published)
 
 

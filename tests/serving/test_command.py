@@ -99,7 +99,7 @@ def test_a_stop_answers_requests_in_work(tmp_path: Path, number: signal.Signals)
         assert in_work.result() == ["i2", "i3"]
         out, err = process.communicate(timeout=10)
     assert process.returncode == 0 and out == ""
-    assert "Stopping: requests in work are answered." in err and "Traceback" not in err
+    assert "Stopping after the requests in progress." in err and "Traceback" not in err
     with pytest.raises(ConnectionError):
         ask(port, "/health")
 
@@ -140,7 +140,7 @@ def test_a_new_export_and_sighup_reload(tmp_path: Path) -> None:
         assert ask(port, "/health").content["generation"] == 1
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=10)
-    assert f"Generation 1 of {tmp_path} answers from now on: 60 items." in err
+    assert f"Now serving generation 1 of {tmp_path}: 60 items." in err
 
 
 def test_a_real_export_is_served_and_a_new_generation_of_it(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_folder_without_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"{tmp_path} is no export folder" in refused(capsys, str(tmp_path), "--port=0")
+    assert f"{tmp_path} is not an export folder" in refused(capsys, str(tmp_path), "--port=0")
 
 
 def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ def changed_manifest(folder: Path, **changes: Any) -> None:
 
 
 def test_what_is_no_export_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no export folder: it has no manifest.json. Make one"):
+    with pytest.raises(ValueError, match="not an export folder: it has no manifest.json. Make one"):
         export_folder.read(tmp_path)
     export_folder.write(tmp_path, tiny_export())
     changed_manifest(tmp_path, format=export_files.FORMAT + 1)

@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_loaded_is_logged_counted_and_tried_once(
     write_json(folder / "manifest.json", {"fault": fault})
     assert reloader.poll() is None and reloader.poll() is None
     assert reloads(metrics) == (0, 1)
-    assert f"{folder} is not loaded, and the old generation stays: " in caplog.text
+    assert f"{folder} cannot be loaded; the old generation stays in use: " in caplog.text
     assert "codes.safetensors is damaged" in caplog.text
     assert ("Traceback" in caplog.text) == (fault == "bug")
     write_json(folder / "manifest.json", {"generation": 3})

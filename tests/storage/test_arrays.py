@@ -50,7 +50,7 @@ def test_a_header_that_claims_gigabytes_takes_no_memory(
 
 def test_the_number_of_rows_is_compared_first(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((4, 2)))
-    with pytest.raises(UserError, match=r"one row for each of its 3 tokens, not \(4, 2\)"):
+    with pytest.raises(UserError, match=r"for each of its 3 tokens, but its shape is \(4, 2\)"):
         read_npy(tmp_path / "x.npy", 3)
 
 
@@ -61,5 +61,5 @@ def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[content.index(np.arange(100.0).tobytes()) + 70] ^= 4
     file.write_bytes(content)
-    with pytest.raises(UserError, match="x.npz is damaged or no .npz archive"):
+    with pytest.raises(UserError, match="x.npz is damaged or not a .npz archive"):
         read_npz(file, ["rows"])

@@ -93,7 +93,7 @@ def test_a_file_that_does_not_fit_is_told_and_leaves_the_one_before(
     file, write = tmp_path / "a", _WRITERS[kind]
     write(file, 0)
     before = file.read_bytes()
-    match = r"Cannot write .*a: File too large\. The file that was there is unchanged\. Free space"
+    match = r"Cannot write .*a: File too large\. The old file is unchanged\. Free space"
     with largest_file(50_000), pytest.raises(CannotWrite, match=match):
         write(file, 1)
     assert file.read_bytes() == before and names(tmp_path) == ["a"]

@@ -34,5 +34,5 @@ def test_weights_of_other_names_and_shapes_are_named() -> None:
     ours = {"a": torch.ones(2), "b": torch.ones(3)}
     assert unlike(dict(ours), ours, "model") == ""
     assert unlike({"a": torch.ones(2)}, ours, "model") == "model lacks b"
-    assert unlike({**ours, "c": torch.ones(1)}, ours, "model") == "model has the strange weight c"
+    assert unlike({**ours, "c": torch.ones(1)}, ours, "model") == "model has the unknown weight c"
     assert "not torch.float32 (3,)" in unlike({**ours, "b": torch.ones(4)}, ours, "model")

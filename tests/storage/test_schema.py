@@ -39,7 +39,7 @@ def test_what_fits(value: Any, rule: Any) -> None:
         (True, int, "must be int, not bool"),
         ({"a": "x"}, {"a": int}, "a must be int, not str"),
         ({}, {"a": int}, "it lacks a"),
-        ({1: 1}, schema.Each(int), "must be names, not 1"),
+        ({1: 1}, schema.Each(int), "its keys must be strings, not 1"),
         ([1, "a"], schema.List(int), r"\[1\] must be int, not str"),
         ([1], schema.Row(int, str), "a list of 2 values"),
         (

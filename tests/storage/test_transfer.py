@@ -82,7 +82,7 @@ def test_a_file_that_had_arrived_only_needs_its_name(tmp_path: Path) -> None:
     ("path", "md5", "message"),
     [
         ("/a.gz", "0" * 32, "MD5 checksum is wrong"),
-        ("/page.gz", "", "what came is no .gz file"),
+        ("/page.gz", "", "it is not a .gz file"),
         ("/gone.gz", "", "the server answers 404"),
     ],
 )

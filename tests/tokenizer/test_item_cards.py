@@ -103,7 +103,7 @@ def test_columns_can_be_named(rule_folder: Path) -> None:
     cards = cards_of(rule_folder, codes_title_column="year", codes_words_column="title")
     at = cards.tokens.index("i3")
     assert cards.titles[at] == "1995" and cards.words[at] == ["Toy"]
-    with pytest.raises(ValueError, match=r"codes_words_column \(genre\) is no .item column.*year"):
+    with pytest.raises(ValueError, match=r"codes_words_column \(genre\) is not a column.*year"):
         cards_of(rule_folder, codes_words_column="genre")
 
 
@@ -137,5 +137,5 @@ def test_images_of_other_items_do_not_stop_a_run_that_only_shows_them(
     Image.new("RGB", (8, 8)).save(images / "cover.png")
     assert not any(cards_of(rule_folder).posters)
     assert "No posters are shown" in caplog.text
-    with pytest.raises(ValueError, match="none is named like an item"):
+    with pytest.raises(ValueError, match="none is named after an item"):
         cards_of(rule_folder, image_dir=str(images))

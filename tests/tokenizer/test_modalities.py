@@ -200,7 +200,7 @@ def test_no_images_are_one_line_that_says_where_they_belong(
         tokens = tokens_of(rule_folder)
     assert tokens.table.modalities == ["collaborative", "text"]
     (line,) = [r.message for r in caplog.records if "image" in r.message]
-    assert line.startswith("Modalities: collaborative, text. No item has image (no image as ")
+    assert line.startswith("Modalities: collaborative, text. No item has image (no image at ")
     assert str(rule_folder / "data" / "rule" / "images" / "ITEM.jpg") in line
     with pytest.raises(ValueError, match="target_modality image: no item has it; choose another"):
         tokens_of(rule_folder, target_modality="image")

@@ -78,7 +78,7 @@ def test_new_items_are_found_by_their_texts() -> None:
     [
         ({"popularity": torch.ones(4)}, "not those of 8 items"),
         ({"start": torch.zeros(N + 1, dtype=torch.long)}, "wrong bounds"),
-        ({"item": torch.full((21,), N, dtype=torch.int32)}, "leads to no item"),
+        ({"item": torch.full((21,), N, dtype=torch.int32)}, "names an item that does not exist"),
     ],
 )
 def test_damaged_transitions_are_told(change: dict[str, torch.Tensor], told: str) -> None:

@@ -143,7 +143,7 @@ function codeView({ code, sort: order }) {
   if (children.length === 0) return [element("p", { class: "summary" }, `No item has the code ${code}.`)];
   const level = data.levels[depth(code)].name;
   const items = code === "" ? data.health.n_items : size(code);
-  const text = `${count(items, "item")} in ${count(children.length, "code")} of ${level}; under a title its interactions`;
+  const text = `${count(items, "item")} in ${count(children.length, "code")} of ${level}; the number under a title counts its interactions`;
   const [summary, sheets] = [element("p", { class: "summary" }, text), element("div", { class: "sheets" })];
   if (code === "") {
     sheets.append(...children.map(sheet));
