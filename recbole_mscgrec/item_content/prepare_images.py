@@ -45,10 +45,10 @@ def main(arguments: list[str]) -> int:
     folder = files.folder / "images"
     check_folder(folder, "--data_path")
     wanted = _from_folder(options, items) if options.folder else _from_column(options, items)
-    n_without = len(items.frame) - len(wanted)
 
     there = images_in(folder)
-    n_there = sum(item in there for item in wanted)
+    n_there = sum(item in there for item in items.frame[items.key])
+    n_without = sum(item not in there and item not in wanted for item in items.frame[items.key])
     failures = Failures(files.folder / f"{files.name}.images-failed.csv")
     before = {
         item: failure

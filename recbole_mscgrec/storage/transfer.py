@@ -88,8 +88,8 @@ def _more(address: str, part: Path, timeout: float) -> bool:
         if error.code == 416 and have:  # no bytes beyond those we have
             if have == notes["size"]:
                 return True
-            part.unlink()
-            raise OSError("the file on the server has changed") from error
+            part.unlink()  # the file on the server has changed
+            return _more(address, part, timeout)
         raise
     with answer:
         have = have if answer.status == 206 else 0

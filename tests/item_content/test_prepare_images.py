@@ -102,6 +102,18 @@ def test_a_folder_of_images(rule_folder: Path, capsys: pytest.CaptureFixture[str
     assert "2 fetched, 0 already there, 27 items without one, 1 failed" in capsys.readouterr().out
 
 
+def test_images_that_were_there_count(
+    rule_folder: Path, server: ImageServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """i1 has an image and no address; i2 has an address that fails."""
+    images = rule_folder / "data" / "rule" / "images"
+    images.mkdir()
+    Image.new("L", (20, 10)).save(images / "i1.png")
+    write_urls(rule_folder, {"i1": "", "i2": f"{server.url}status/404", "i3": ""})
+    assert prepare() == 0
+    assert "0 fetched, 1 already there, 1 items without one, 1 failed" in capsys.readouterr().out
+
+
 def test_ctrl_c_keeps_what_is_done(rule_folder: Path, server: ImageServer) -> None:
     urls = {f"i{i}": f"{server.url}ok/{i}" for i in range(5)}
     urls |= {"i5": f"{server.url}status/404", "i6": f"{server.url}slow/1"}

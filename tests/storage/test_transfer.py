@@ -78,6 +78,16 @@ def test_a_file_that_had_arrived_only_needs_its_name(tmp_path: Path) -> None:
     assert (tmp_path / "a.gz").read_bytes() == CONTENT
 
 
+def test_a_file_that_became_shorter_is_fetched_from_its_beginning(tmp_path: Path) -> None:
+    """The server has no bytes beyond those of the longer file that had begun to arrive."""
+    with server_of({"/a.gz": CONTENT}) as host:
+        (tmp_path / "a.gz.part").write_bytes(CONTENT + b"more")
+        notes = {"address": f"{host.address}/a.gz", "version": '"v1"', "size": 10**6}
+        transfer.write_json(tmp_path / "a.gz.part.json", notes)
+        fetch(f"{host.address}/a.gz", tmp_path / "a.gz")
+    assert (tmp_path / "a.gz").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize(
     ("path", "md5", "message"),
     [
