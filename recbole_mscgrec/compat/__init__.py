@@ -19,6 +19,7 @@ def apply() -> None:
         settings,
     )
 
-    # models first: the names of numpy; devices before processes, whose losses it reads
+    # models comes first, because it restores numpy's names; devices comes before processes, because
+    # it reads the losses that processes weighs.
     for part in (models, settings, reading, evaluation, devices, processes, joint_evaluation):
         part.apply()
