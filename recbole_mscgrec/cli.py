@@ -173,8 +173,8 @@ def _lost_another(error: Exception) -> bool:
 
 
 def _reader_has_gone() -> bool:
-    """Whether stdout is a pipe whose reader has exited, as with `| head`. Pipes to other processes
-    can break too."""
+    """Whether stdout is a pipe whose reader has exited, as with `| head`. A BrokenPipeError can
+    also come from a pipe to another process."""
     try:
         poll = select.poll()
         poll.register(sys.stdout, 0)  # poll always reports errors and a closed other end

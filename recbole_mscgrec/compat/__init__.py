@@ -19,7 +19,7 @@ def apply() -> None:
         settings,
     )
 
-    # models comes first, because it restores numpy's names; devices comes before processes, because
-    # it reads the losses that processes weighs.
+    # models comes first, because it restores names of numpy; devices comes before processes, whose
+    # losses it reads.
     for part in (models, settings, reading, evaluation, devices, processes, joint_evaluation):
         part.apply()

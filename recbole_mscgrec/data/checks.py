@@ -123,7 +123,7 @@ def _loaded(config: Any, suffix: str, columns: list[str]) -> list[str]:
 
 def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
     """Check that the columns of `val_interval` and `threshold` are loaded, and that the intervals
-    are valid. RecBole skips what it cannot read with a warning."""
+    are valid. RecBole only warns about what it cannot read, and ignores it."""
     types: dict[str, str] = {}
     for suffix in ("item", "user", "inter"):  # the .inter file wins if two files have a column
         file = inter.with_name(f"{config['dataset']}.{suffix}") if suffix != "inter" else inter

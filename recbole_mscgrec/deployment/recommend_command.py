@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     who.add_argument("--history_file", type=Path, help="one history per line, as text or JSON")
     who.add_argument("--all_users", action="store_true", help="every user; needs --out")
     made.add_argument("--top", type=int, default=10, help="items per list (default: 10)")
-    made.add_argument("--beam_size", type=int, help="default: the one used in the training's test")
+    made.add_argument("--beam_size", type=int, help="beam size (default: that of the training)")
     made.add_argument("--exclude_seen", action="store_true", help="recommend no history items")
     made.add_argument("--exclude_items", type=Path, help="file of tokens never to recommend")
     made.add_argument("--allowed_items", type=Path, help="file of tokens to choose from")
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, help="a .csv, .jsonl or .parquet file")
     made.add_argument("--html", type=Path, help="a page with histories, posters and results")
-    made.add_argument("--image_dir", help="of the page's posters (default: the training's)")
+    made.add_argument("--image_dir", help="posters for --html (default: the training's)")
     made.add_argument("--batch_size", type=int, default=1024, help="histories per batch")
     made.add_argument("--no_progress", action="store_true", help="no progress bar")
     return made

@@ -230,7 +230,7 @@ def _check_codes(
     if features.codes is None and bool(differ.any()):
         differ[differ.clone()] = ~quantizer.fits(features.vectors[rows][differ], trained[differ])
     if name == table.target and collision == REDISTRIBUTE:
-        # Items that share a code may have been moved. The other ones may have no vector any more.
+        # Items that share a code may have been moved, even if the other one has no vector.
         _, group, count = torch.unique(made, dim=0, return_inverse=True, return_counts=True)
         differ, n_moved = differ & (count[group] == 1), table.n_items - 1 - int(rows.sum())
     if int(differ.sum()) > n_moved:

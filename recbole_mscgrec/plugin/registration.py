@@ -34,7 +34,7 @@ TRAINERS = {
     "MSCGRecTokenizerTrainer": (f"{_PLUGIN}.tokenizer_model", "MSCGRecTokenizerTrainer"),
 }
 
-# Our versions of functions of recbole.quick_start that read checkpoints; ours hold no pickles.
+# Functions of recbole.quick_start that read checkpoints; we replace them, to read no pickles.
 FUNCTIONS = {"load_data_and_model": ("recbole_mscgrec.runner.quick_start", "load_data_and_model")}
 
 

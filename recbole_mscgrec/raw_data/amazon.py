@@ -100,7 +100,7 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     notes = (
         []
         if items is None
-        else ["average_rating and rating_number include later reviews and are left out."]
+        else ["average_rating and rating_number count later reviews, so they are left out."]
     )
     if benchmark:
         table, with_histories = _benchmark(benchmark)

@@ -88,7 +88,7 @@ def _add_common(one: argparse.ArgumentParser, name: str) -> None:
     )
     one.add_argument("--from", dest="from_", nargs="+", metavar="PATH", help="raw files or folders")
     for kind in ("user", "item"):
-        text = f"drop {kind}s with fewer, until all that are left have as many (default: {core})"
+        text = f"drop {kind}s with fewer than N, repeatedly (default: {core})"
         one.add_argument(f"--min_{kind}_interactions", type=_count, metavar="N", help=text)
     one.add_argument("--min_rating", type=float, metavar="R", help="drop lower ratings")
     one.add_argument(

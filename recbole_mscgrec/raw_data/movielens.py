@@ -1,4 +1,4 @@
-"""MovieLens: 100k, 1m, 10m, 20m, 25m, 32m, latest and latest-small."""
+"""MovieLens: 100k, 1m, 10m, 20m, 25m, 32m, latest and latest-small, with exact times."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
-    """The files in --from, which is a folder or the unpacked or packed zip archive; or those of
-    --version. Raises UserError."""
+    """The files in --from (a folder or a zip archive), or those of --version. Raises UserError."""
     given = places.given(options)
     if given and options.version:
         raise UserError("--version is looked for or downloaded, --from names the files: give one.")

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", required=True, metavar="COL", help="column of the user")
     parser.add_argument("--item", required=True, metavar="COL", help="column of the item")
     parser.add_argument(
-        "--time", metavar="COL", help="column of the time; without it the rows count as in order"
+        "--time", metavar="COL", help="column of the time; without it, the order of the rows counts"
     )
     parser.add_argument("--rating", metavar="COL", help="column of the rating")
     parser.add_argument(
