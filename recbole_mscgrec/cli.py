@@ -179,7 +179,7 @@ def _reader_has_gone() -> bool:
         poll = select.poll()
         poll.register(sys.stdout, 0)  # poll always reports errors and a closed other end
         return bool(poll.poll(0))
-    except (AttributeError, OSError, TypeError, ValueError):  # stdout is no file, or no poll here
+    except (AttributeError, OSError, TypeError, ValueError):  # stdout is not a file, or no poll
         return False
 
 

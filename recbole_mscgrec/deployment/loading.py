@@ -60,6 +60,7 @@ class TrainedModel:
 
     @property
     def has_data(self) -> bool:
+        """Whether the model came with its data set, that is, from a checkpoint."""
         return self._data is not None
 
     def title(self, item: str) -> str:

@@ -137,6 +137,7 @@ def _whole(value: float | None, separator: str = "") -> str:
 
 
 def table_of(head: list[str], lines: Iterable[list[str]]) -> str:
+    """A markdown table with the header `head`; cells become plain text."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(map(_one_line, cells)) + " |" for cells in rows)
 

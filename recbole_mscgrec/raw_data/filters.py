@@ -37,7 +37,8 @@ class Step(NamedTuple):
 class Columns(Protocol):
     """The rows of the first stage, read into memory one column at a time."""
 
-    def column(self, name: str) -> np.ndarray: ...
+    def column(self, name: str) -> np.ndarray:
+        """One column of all rows: (n,)."""
 
 
 def kept_rows(rows: Columns, filters: Filters) -> tuple[np.ndarray, list[Step]]:

@@ -153,6 +153,7 @@ class Source:
 
     @property
     def files(self) -> list[RawFile]:
+        """All raw files: of the interactions, then of the items."""
         return [*self.interactions.files, *(self.items.files if self.items else [])]
 
 
