@@ -114,9 +114,9 @@ def _with_some_modality(
     empty = [token for token, has in zip(rows.tokens, some.tolist(), strict=True) if not has]
     if empty and not skip_empty:
         raise UserError(
-            f"{len(empty):,} items of {rows.file.path} have no {' or '.join(found)} from which a "
-            f"code could be made: first {', '.join(empty[:_NAMED])}. Add their texts or images, or "
-            "add --skip_empty to leave them out."
+            f"{len(empty):,} items of {rows.file.path} have no usable {' or '.join(found)}: first "
+            f"{', '.join(empty[:_NAMED])}. Fill in their cells or images, or add --skip_empty to "
+            "leave them out."
         )
     kept = {name: Vectors(each.vectors[some], each.present[some]) for name, each in found.items()}
     return rows.only(some.tolist()), kept, empty
