@@ -1,4 +1,4 @@
-"""Run MSCGRec or any RecBole model; every setting of RecBole or of ours is --key=value."""
+"""Run MSCGRec or any RecBole model; every setting is --key=value."""
 
 import sys
 

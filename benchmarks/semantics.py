@@ -8,7 +8,7 @@ The second command prints such a report as markdown and plots DINO's loss.
 Compared, with the same code sizes: RQ-DINO; k-means residual quantization of the same backbone's
 vectors before training, and after DINO without quantization; random codes. Items are compared by
 the vectors that their codes represent. Stages use the cache of the package, so RQ-DINO is trained
-only if no run has trained it yet. Any setting can be given: --image_epochs=5 --seed=1.
+only if no run has trained it yet. Any setting can be passed: --image_epochs=5 --seed=1.
 
 Genres are all words of the .item column --label_column. A genre is predicted for an item if at
 least t of its 10 nearest other items have it. All rows use the t that is best for the backbone

@@ -1,4 +1,4 @@
-"""Hand every item's semantic IDs to another item: what do codes give that mean nothing?
+"""Give every item the semantic IDs of another item: how well do meaningless codes work?
 
     python run_recbole_mscgrec.py --model=MSCGRecTokenizer --dataset=ml-100k
     python benchmarks/shuffled_codes.py --to=saved/shuffled saved/codes/ml-100k/codes_*.json

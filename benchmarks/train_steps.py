@@ -6,7 +6,7 @@ the device's measured peak they use.
 
 Items are random codes of 4 levels of 256 codewords, as in decode.py. A step is the forward pass,
 the backward pass and Adam for --rows full windows of --length items, every position of which is a
-target. What a training has besides, reading batches and validating, is in train.py's epochs.
+target. Reading batches and validation are not included; train.py measures whole epochs.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from recbole_mscgrec.storage.errors import UserError
 
-# The modules that import RecBole and torch are imported inside the functions: that takes seconds,
-# in which Ctrl-C must end the program like at any other time.
+# Modules that import RecBole and torch are imported inside functions: importing them takes seconds,
+# and Ctrl-C must work during that time too.
 _SETTING = re.compile(r"--\w+=")
 # The first words of a command line -> the module whose `main(arguments)` returns the exit status.
 COMMANDS = {
@@ -33,21 +33,21 @@ COMMANDS = {
     "add-items": "recbole_mscgrec.new_items.add_command",
     "remove-items": "recbole_mscgrec.new_items.remove_command",
 }
-_SHARED_OUT = ("prepare text",)  # processes of torchrun take a part each
-_NO_READER = 128 + 13  # the status of a program that SIGPIPE has ended
-_BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with what follows."
+_SHARED_OUT = ("prepare text",)  # torchrun's processes share the work
+_NO_READER = 128 + 13  # the exit status of a program ended by SIGPIPE
+_BUG = "This is a bug of recbole-mscgrec or of RecBole. Please report it with the text below."
 _NO_MEMORY = (
     "There is not enough memory for these settings: lower the sizes of the model, "
     "MAX_ITEM_LIST_LENGTH, train_batch_size or eval_batch_size. --debug shows where."
 )
 _DISK = (
-    "Files are written completely or not at all, so those that were finished are kept: free space "
-    "there or name another folder, and repeat the command."
+    "Files are written completely or not at all, so finished files are kept: free space there or "
+    "name another folder, and repeat the command."
 )
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Split the command line into model, dataset, config files and `--key=value` settings. Model
+    """Split the command line into model, data set, config files and `--key=value` settings. Model
     and data set may be named in a config file instead."""
     from recbole_mscgrec.config import parsing
     from recbole_mscgrec.experiments import grid
@@ -64,13 +64,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     grid.add_options(parser)
     tuning.add_options(parser)
-    # argparse takes `--key=value` for a file name where the value holds a space.
+    # argparse mistakes `--key=value` for a file name if the value contains a space.
     own = {name for action in parser._actions for name in action.option_strings}
     is_setting = [bool(_SETTING.match(a)) and a.partition("=")[0] not in own for a in argv]
     ours = [a for a, is_one in zip(argv, is_setting, strict=True) if not is_one]
     known, rest = parser.parse_known_args(ours)
     rest += [a for a, is_one in zip(argv, is_setting, strict=True) if is_one]
-    # RecBole's way to name several is one text with spaces; a name of one file may hold spaces too.
+    # RecBole names several files in one string with spaces; a single name may contain spaces too.
     files = [
         file
         for text in known.config_files
@@ -119,15 +119,15 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _disk_refuses(error: Exception) -> bool:
-    """Whether a disk takes no more: it is full, read-only, or the like."""
+    """Whether a disk cannot be written to: it is full, read-only, or the like."""
     from recbole_mscgrec.storage import files
 
     return files.refuses(error)
 
 
 def command_of(argv: list[str]) -> tuple[str, list[str]] | None:
-    """The module of the command that the arguments begin with, and the other arguments; None for a
-    run."""
+    """The module of the command that `argv` begins with, and the remaining arguments; None if it
+    begins with no command."""
     for n_words in (2, 1):
         if module := COMMANDS.get(" ".join(argv[:n_words])):
             return module, argv[n_words:]
@@ -135,7 +135,7 @@ def command_of(argv: list[str]) -> tuple[str, list[str]] | None:
 
 
 def _check_alone(what: str, n_asked: int = 1) -> None:
-    """Raise UserError if several processes were started, or asked for, for what runs in one."""
+    """Raise UserError if several processes were started or requested for what runs in one only."""
     n = max(n_asked, int(os.environ.get("WORLD_SIZE") or 1))
     if n > 1:
         raise UserError(
@@ -145,7 +145,8 @@ def _check_alone(what: str, n_asked: int = 1) -> None:
 
 
 def _reports() -> bool:
-    """Whether this process tells its end: of several that train together, the first that failed."""
+    """Whether this process reports how it ended. Of several that train together, only the first
+    one to fail does."""
     if "WORLD_SIZE" not in os.environ:
         return True
     from recbole_mscgrec.storage import processes
@@ -153,9 +154,9 @@ def _reports() -> bool:
     return processes.reports_first()
 
 
-def _told_of_loss() -> int:
-    """Tell that another process has ended without a word, unless `--nproc` will say how. Returns
-    the exit status."""
+def _report_lost_process() -> int:
+    """Report that another process ended without an error message, unless the launcher of `--nproc`
+    will say how it ended. Returns the exit status."""
     from recbole_mscgrec.runner import launch
 
     if not launch.started_this():
@@ -164,26 +165,27 @@ def _told_of_loss() -> int:
 
 
 def _lost_another(error: Exception) -> bool:
-    """Whether another process that trains together with this one has ended without a word."""
+    """Whether another process that trains together with this one ended without an error
+    message."""
     from recbole_mscgrec.storage import processes
 
     return processes.lost_another(error)
 
 
 def _reader_has_gone() -> bool:
-    """Whether stdout is a pipe that nobody reads any more, as of `| head`. A pipe to another
-    process, which can break too, is something else."""
+    """Whether stdout is a pipe whose reader has exited, as with `| head`. A BrokenPipeError can
+    also come from a pipe to another process."""
     try:
         poll = select.poll()
-        poll.register(sys.stdout, 0)  # errors and a closed other end are always told
+        poll.register(sys.stdout, 0)  # poll always reports errors and a closed other end
         return bool(poll.poll(0))
-    except (AttributeError, OSError, TypeError, ValueError):  # stdout is no file, or no poll here
+    except (AttributeError, OSError, TypeError, ValueError):  # stdout is not a file, or no poll
         return False
 
 
 def _drop_output() -> None:
-    """Let stdout lead nowhere, so that Python does not fail when it empties its buffer at the
-    end."""
+    """Redirect stdout to the null device, so that Python does not fail when it flushes the buffer
+    at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -207,7 +209,7 @@ def _run(given: list[str]) -> int:
     if tuning.asked_for(known):
         _check_alone("A search of settings", n_processes)
         if table := grid.given(known):
-            raise UserError(f"--tune and --{table[0]} are two commands: leave one of them out.")
+            raise UserError(f"--tune and --{table[0]} cannot be combined: leave one of them out.")
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
         tuning.run(known, dict(settings))
         return 0
@@ -228,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 after an error, or if a row of a table lacks a result; 130 after
-        Ctrl-C; 141 if the reader of the output has gone, as a shell tells it.
+        Ctrl-C; 141, as after SIGPIPE, if the reader of the output has exited.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -241,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with ended_like_ctrl_c():
             status = _run(given)
-            print(end="", flush=True)  # a reader that has gone is noticed here, not at the end
+            print(end="", flush=True)  # notice a closed pipe here, not when Python exits
             return status
     except UserError as error:
         if not _reports():
@@ -262,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         if not _reports():
             return 1
         if _lost_another(error):
-            return _told_of_loss()
+            return _report_lost_process()
         if _disk_refuses(error) and not debug:
             print(f"error: {error}. {_DISK}", file=sys.stderr)
             return 1

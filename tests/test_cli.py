@@ -57,7 +57,7 @@ def test_model_and_dataset_may_be_named_in_a_file(
         assert (known.model, known.dataset) == (model, dataset)
     (tmp_path / "c.yaml").write_text("dataset: 2018\n")
     assert main(["--config_files=c.yaml"]) == 1
-    assert "dataset (2018) must be a text, not int: put it in quotes" in capsys.readouterr().err
+    assert "dataset (2018) must be a string, not int: put it in quotes" in capsys.readouterr().err
 
 
 def test_a_saved_model_may_be_named_in_a_file(

@@ -19,6 +19,7 @@ def apply() -> None:
         settings,
     )
 
-    # models first: the names of numpy; devices before processes, whose losses it reads
+    # models comes first, because it restores names of numpy; devices comes before processes, whose
+    # losses it reads.
     for part in (models, settings, reading, evaluation, devices, processes, joint_evaluation):
         part.apply()

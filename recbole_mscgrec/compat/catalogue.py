@@ -1,5 +1,5 @@
-"""Lists that are longer than the catalogue are cut to it: RecBole's models and metrics ask for the
-best k of all items, and there are fewer."""
+"""Lowers list lengths that exceed the catalogue: RecBole's models and metrics would ask for more
+items than there are."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def cut_lists(config: Any, n_items: int, n_users: int) -> None:
-    """Cut `topk`, the k of `valid_metric` and the lists inside RaCT (`metrics_k`), SASRecCPR and
-    GRU4RecCPR (`reranker_CAN_NUM`) to the items, NCL's clusters of users and of items
-    (`num_clusters`) to the fewer of both, and tell so in one line of the log. `config.uncut` keeps
-    what was asked for: a saved model can be asked for the same again."""
+    """Lower `topk`, the k of `valid_metric` and the list lengths of RaCT (`metrics_k`), SASRecCPR
+    and GRU4RecCPR (`reranker_CAN_NUM`) to the number of items, and NCL's number of clusters
+    (`num_clusters`) to that of items or users, whichever is smaller. One log line says so.
+    `config.uncut` keeps the original values, with which a saved model can be tested again."""
     settings = config.final_config_dict
     name, at, k = str(settings["valid_metric"]).partition("@")
     cut = {

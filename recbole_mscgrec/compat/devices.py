@@ -1,5 +1,5 @@
 """Fixes for RecBole's training with mixed precision and on a GPU: autocast in a chosen type,
-gradients clipped after they are unscaled, and steps for which the host does not wait."""
+gradients clipped after they are unscaled, and steps in which the host does not wait for the GPU."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def apply() -> None:
 
 
 def _send_without_waiting() -> None:
-    """`Interaction.to` copies each column from pageable memory, for which the host waits until the
-    GPU has finished all its work. From pinned memory it does not need to."""
+    """`Interaction.to` copies each column from pageable memory, so the host waits until the GPU has
+    finished all its work. Copies from pinned memory do not wait."""
     from recbole.data.interaction import Interaction
 
     original = Interaction.to
 
     def to(self: Any, device: Any, selected_field: Any = None) -> Any:
-        """A copy with all or the selected columns on `device`, to a GPU from pinned memory."""
+        """A copy with all or the selected columns on `device`; to a GPU through pinned memory."""
         if torch.device(device).type != "cuda":
             return original(self, device, selected_field)
         chosen = {selected_field} if isinstance(selected_field, str) else selected_field
@@ -57,7 +57,8 @@ def _sent(column: torch.Tensor, device: Any) -> torch.Tensor:
 
 
 def _train_without_waiting() -> None:
-    """`Trainer._train_epoch` reads the loss amid each step, for which the host waits."""
+    """`Trainer._train_epoch` reads the loss in each step, so the host waits for the GPU. Here the
+    losses are read at the end of the epoch."""
     from recbole.trainer import Trainer
 
     original = Trainer._train_epoch
@@ -67,7 +68,7 @@ def _train_without_waiting() -> None:
     ) -> Any:
         if self.device.type == "cpu":
             return original(self, train_data, epoch_idx, loss_func, **kwargs)
-        with _unread(self):
+        with _without_nan_check(self):
             kept = _kept_on_device(loss_func or self.model.calculate_loss)
             return _read(original(self, train_data, epoch_idx, kept, **kwargs))
 
@@ -75,8 +76,8 @@ def _train_without_waiting() -> None:
 
 
 def _train_in_chosen_precision() -> None:
-    """The loops with mixed precision know one type of autocast per device, and clip gradients that
-    are still scaled."""
+    """RecBole's loops with mixed precision know one autocast type per device, and clip gradients
+    that are still scaled."""
     from recbole.trainer.trainer import NCLTrainer, Trainer
 
     for kind in (Trainer, NCLTrainer):
@@ -107,8 +108,8 @@ def _autocast_in(device: str, name: str | None) -> Iterator[None]:
 
 @contextmanager
 def _clipped_unscaled(trainer: Any) -> Iterator[None]:
-    """Within this block gradients are clipped by a hook of the optimizer, before which torch
-    unscales them. Clipped before, they would be too small by the scale of the loss."""
+    """Within this block gradients are clipped by a hook of the optimizer, which runs after torch
+    has unscaled them. Clipped before, they would be too small by the factor of the loss scale."""
     clip = trainer.clip_grad_norm
     if not (trainer.enable_scaler and clip):
         yield
@@ -127,17 +128,18 @@ def _clipped_unscaled(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _unread(trainer: Any) -> Iterator[None]:
-    """Within this block the trainer does not look whether a loss is not a number; `_read` does."""
+def _without_nan_check(trainer: Any) -> Iterator[None]:
+    """Within this block the trainer does not check losses for NaN; `_read` does so instead."""
     trainer._check_nan = lambda loss: None
     try:
         yield
     finally:
-        del trainer._check_nan  # the class's own again
+        del trainer._check_nan  # restores the class's method
 
 
 def _kept_on_device(loss_func: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same losses, whose `item()`, which RecBole sums up, stays on the device."""
+    """The same losses, but `item()`, whose results RecBole sums up, returns a tensor on the
+    device."""
 
     def loss_of(interaction: Any) -> Any:
         losses = loss_func(interaction)
@@ -153,7 +155,7 @@ def _returning(value: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def _read(total: Any) -> Any:
-    """The losses of an epoch as numbers. Raises ValueError as RecBole does if one is none."""
+    """The losses of an epoch as numbers. Raises ValueError for NaN, as RecBole does."""
     if total is None:
         return None
     losses = tuple(float(part) for part in (total if isinstance(total, tuple) else (total,)))
@@ -163,8 +165,8 @@ def _read(total: Any) -> Any:
 
 
 def _resume_without_waiting() -> None:
-    """`Trainer.resume_checkpoint` loads the optimizer's step counters to the GPU, where every step
-    would wait for them."""
+    """`Trainer.resume_checkpoint` loads the optimizer's step counters onto the GPU, so that every
+    step would wait for them. Here they stay on the CPU."""
     from recbole.trainer import Trainer
 
     original = Trainer.resume_checkpoint

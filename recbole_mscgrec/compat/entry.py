@@ -23,11 +23,11 @@ _QUICK_START = "recbole.quick_start.quick_start"
 
 
 def apply(models: Iterable[str], functions: dict[str, Any]) -> None:
-    """Let RecBole's entry points know this project's models; safe to call again.
+    """Make RecBole's entry points accept this project's models; safe to call again.
 
     Args:
         models: their names.
-        functions: what takes the place of functions of the same name in `recbole.quick_start`.
+        functions: name -> function that replaces the one in `recbole.quick_start`.
     """
     _make_our_config_of(frozenset(models))
     _leave_seen_items_out()
@@ -38,7 +38,8 @@ def apply(models: Iterable[str], functions: dict[str, Any]) -> None:
 
 
 def _make_our_config_of(models: frozenset[str]) -> None:
-    """RecBole's Config would know neither the settings of these models nor their protocol."""
+    """RecBole's Config knows neither the settings of these models nor their protocol, so
+    `Config(...)` returns ours for them."""
     if "__new__" in _STOCK.__dict__:
         return
 
@@ -52,7 +53,7 @@ def _make_our_config_of(models: frozenset[str]) -> None:
     ) -> Any:
         asked = cls is _STOCK and (model or config_file_list or config_dict)
         ours = asked and _named(model, config_file_list, config_dict) in models
-        if ours:  # imported here, as our Config's module may be what imports RecBole now
+        if ours:  # imported here, because our Config's module may be importing RecBole right now
             from recbole_mscgrec.compat.recbole_config import RecBoleConfig
 
             return object.__new__(RecBoleConfig)
@@ -62,7 +63,7 @@ def _make_our_config_of(models: frozenset[str]) -> None:
 
 
 def _named(model: Any, files: Any, settings: Any) -> str | None:
-    """The model that a Config of these arguments would be for, by RecBole's order of precedence."""
+    """The model that these arguments of a Config select, by RecBole's order of precedence."""
     if model is not None:
         return model if isinstance(model, str) else getattr(model, "__name__", None)
     for option in sys.argv[1:]:
@@ -76,7 +77,7 @@ def _named(model: Any, files: Any, settings: Any) -> str | None:
 
 
 def _leave_seen_items_out() -> None:
-    """`exclude_seen` applies wherever data are prepared, also by RecBole's own functions."""
+    """Apply `exclude_seen` wherever data are prepared, also by RecBole's own functions."""
     package, module = (importlib.import_module(f"recbole.data{part}") for part in ("", ".utils"))
     original = module.data_preparation
     if getattr(original, "leaves_seen_items_out", False):
@@ -97,14 +98,14 @@ def _leave_seen_items_out() -> None:
 
 
 class _AroundQuickStart(MetaPathFinder):
-    """`recbole.quick_start` imports ray, which only a search by Ray Tune needs and which does not
-    install or start with today's packages: where it fails, a placeholder stands in."""
+    """Imports `recbole.quick_start` with a placeholder for ray if ray cannot be imported. Only a
+    search with Ray Tune needs ray, which often neither installs nor runs with current packages."""
 
     def __init__(self, functions: dict[str, Any]) -> None:
         self._functions = functions
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The module's own spec, with a loader that runs it beside ray or the placeholder."""
+        """The module's own spec, with a loader that provides ray or the placeholder."""
         if name != _QUICK_START:
             return None
         sys.meta_path.remove(self)
@@ -125,7 +126,7 @@ class _AroundQuickStart(MetaPathFinder):
 def _ray_or_placeholder() -> Iterator[None]:
     try:
         importlib.import_module("ray.tune")
-    except Exception:  # not installed, or too old for numpy or setuptools: each fails otherwise
+    except Exception:  # not installed, or too old for numpy or setuptools: the types differ
         for name in [name for name in sys.modules if name.split(".")[0] == "ray"]:
             del sys.modules[name]
         ray, tune = ModuleType("ray"), ModuleType("ray.tune")
@@ -135,7 +136,7 @@ def _ray_or_placeholder() -> Iterator[None]:
         try:
             yield
         finally:
-            del sys.modules["ray"], sys.modules["ray.tune"]  # whoever asks later is told
+            del sys.modules["ray"], sys.modules["ray.tune"]  # later imports fail with the reason
     else:
         yield
 

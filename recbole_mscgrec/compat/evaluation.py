@@ -20,8 +20,8 @@ def apply() -> None:
 
 
 def _collect_in_linear_time() -> None:
-    """`DataStruct.update_tensor` copies the lists of all earlier users for every batch. Here their
-    tensor is the beginning of one with room for more rows, which doubles when it is full."""
+    """`DataStruct.update_tensor` copies the lists of all earlier users for every batch. Here they
+    are in a buffer with room for more rows, whose size doubles when it is full."""
     from recbole.evaluator.collector import DataStruct
 
     original = DataStruct.update_tensor
@@ -29,7 +29,7 @@ def _collect_in_linear_time() -> None:
         return
 
     def update_tensor(self: Any, name: str, value: torch.Tensor) -> None:
-        """Append the rows of `value` to those held under `name`, if any."""
+        """Append the rows of `value` to those stored under `name`, if any."""
         held = self._data_dict.get(name)
         if not _can_follow(value, held):
             original(self, name, value)
@@ -41,7 +41,7 @@ def _collect_in_linear_time() -> None:
             room[:n_held] = held
         room[n_held:n] = value.detach()
         longer: Any = room[:n]
-        longer.room = room  # goes with the tensor when the Collector deletes it
+        longer.room = room  # freed with the tensor when the Collector deletes it
         self._data_dict[name] = longer
 
     DataStruct.update_tensor = update_tensor
@@ -49,7 +49,7 @@ def _collect_in_linear_time() -> None:
 
 
 def _can_follow(value: torch.Tensor, held: Any) -> bool:
-    """Whether the rows of `value` can be copied behind those held, with nothing converted."""
+    """Whether the rows of `value` can be appended to those of `held` without conversion."""
     if not isinstance(held, torch.Tensor):
         return False
     kinds = [(t.dtype, t.device, t.shape[1:]) for t in (value, held)]
@@ -66,7 +66,7 @@ def _keep_plain_evaluation_data() -> None:
         return
 
     def get_data_struct(self: Any) -> Any:
-        """RecBole's method, called without the entries that are not tensors."""
+        """RecBole's method; entries that are not tensors are set aside while it runs."""
         held = self.data_struct
         plain = {k: v for k, v in held._data_dict.items() if not isinstance(v, torch.Tensor)}
         for key in plain:
@@ -101,9 +101,9 @@ def _look_tail_items_up() -> None:
 
 
 def _collect_no_excluded_items() -> None:
-    """`Collector.eval_batch_collect` takes the k items of the highest scores, also where fewer have
-    one above -inf: excluded items and the padding item then stand in the list. Their places get
-    item 0, and no hit."""
+    """`Collector.eval_batch_collect` takes the k items with the highest scores, even if fewer have
+    a score above -inf: then the list contains excluded items and the padding item. Here these are
+    replaced by item 0, an empty place."""
     from recbole.evaluator import Collector
 
     original = Collector.eval_batch_collect
@@ -122,8 +122,8 @@ def _collect_no_excluded_items() -> None:
 
 
 def _count_no_empty_places() -> None:
-    """ItemCoverage, GiniIndex and ShannonEntropy count the item 0 of an empty place as an item, and
-    AveragePopularity and TailPercentage as one that nobody had."""
+    """ItemCoverage, GiniIndex and ShannonEntropy count the item 0 of an empty place as an item;
+    AveragePopularity and TailPercentage count it as an item without interactions."""
     from recbole.evaluator import metrics
 
     if getattr(metrics.ItemCoverage.get_coverage, "without_empty_places", False):
@@ -142,7 +142,7 @@ def _count_no_empty_places() -> None:
 
 
 def _of_items(original: Callable[..., float]) -> Callable[..., float]:
-    """A metric of all lists together, (B, k), that is given their items only, (1, n)."""
+    """Wrap a metric of all lists (B, k) so that it gets only their real items, (1, n)."""
 
     @wraps(original)
     def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> float:
@@ -154,10 +154,11 @@ def _of_items(original: Callable[..., float]) -> Callable[..., float]:
 
 
 def _with_means_in_empty_places(original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """A value per place, (B, k), of which the metric takes means over the first places. Empty ones
-    stand behind all items of a list; with the mean of these they change nothing."""
+    """Wrap a function that gives a value per place, (B, k), over whose first places the metric
+    takes means. Empty places come after all items of a list; they get the mean of these items'
+    values, so they do not change the metric."""
 
-    @wraps(original)  # with the marks of earlier fixes
+    @wraps(original)  # copies the marks of earlier fixes
     def measure(self: Any, item_matrix: np.ndarray, *args: Any) -> np.ndarray:
         values, real = original(self, item_matrix, *args), item_matrix != 0
         if real.all():

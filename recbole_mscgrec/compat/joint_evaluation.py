@@ -1,4 +1,4 @@
-"""RecBole's evaluation in several processes: the metrics of one process, to the last digit."""
+"""RecBole's evaluation in several processes, with exactly the metrics of one process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from recbole_mscgrec.storage import processes
 
 
 def apply() -> None:
-    """`Trainer._map_reduce` averages the metrics of the processes. Here the first one gets the
-    lists of all, in the order of one process, and its Evaluator alone measures them; the others get
-    its result. Safe to call again."""
+    """`Trainer._map_reduce` averages the metrics of the processes. Here the first process collects
+    the lists of all, in the order of a single process, and only its Evaluator measures them; the
+    others get its result. Safe to call again."""
     from recbole.evaluator import Collector, Evaluator
     from recbole.evaluator.collector import DataStruct
     from recbole.trainer import Trainer
@@ -25,7 +25,7 @@ def apply() -> None:
     collected, measured = Collector.get_data_struct, Evaluator.evaluate
     evaluated = Trainer.evaluate
 
-    @wraps(collected)  # with the marks of earlier fixes
+    @wraps(collected)  # copies the marks of earlier fixes
     def get_data_struct(self: Any) -> Any:
         lengths = dict(getattr(self.data_struct, "lengths", {}))
         struct = collected(self)
@@ -61,7 +61,7 @@ def apply() -> None:
 
 
 def _keep_the_lengths_of_batches(kind: Any) -> None:
-    """`lengths` of a DataStruct: for each of its tensors, the numbers of rows that were added."""
+    """Give a DataStruct `lengths`: for each of its tensors, the numbers of rows per batch."""
     original = kind.update_tensor
 
     @wraps(original)

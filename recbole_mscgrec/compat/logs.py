@@ -1,4 +1,4 @@
-"""RecBole writes log/ and log_tensorboard/ into the working directory: here, into `log_dir`."""
+"""Makes RecBole write log/ and log_tensorboard/ into `log_dir`, not into the working directory."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from recbole_mscgrec.storage import files, processes
 
 
 def start_logger(config: Any) -> None:
-    """RecBole's `init_logger`, with log/ in the folder `log_dir`. The handler keeps the absolute
-    path, so the working directory is another one only while it is made.
+    """Call RecBole's `init_logger`, with log/ in the folder `log_dir`. The working directory is
+    changed only for this call: the handler keeps the absolute path.
 
-    Of several processes the first one logs; the others would repeat it.
+    Of several processes only the first one logs, because the others would repeat it.
 
     Raises:
-        CannotWrite: the log file cannot be made; later also by whatever logs a line.
+        CannotWrite: the log file cannot be made. Later, a call that logs a line raises it if the
+            line cannot be written.
     """
     if not processes.is_first():
         logging.basicConfig(level=logging.CRITICAL, handlers=[logging.NullHandler()], force=True)
@@ -39,11 +40,12 @@ def start_logger(config: Any) -> None:
         os.chdir(before)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
-            handler.handleError = partial(_tell, handler)  # type: ignore[method-assign]
+            handler.handleError = partial(_raise, handler)  # type: ignore[method-assign]
 
 
-def _tell(handler: logging.FileHandler, record: logging.LogRecord) -> None:
-    """In place of a traceback for each line that cannot be written. Raises CannotWrite."""
+def _raise(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """Raise CannotWrite, where logging would print a traceback for each line that it cannot
+    write."""
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
         logging.Handler.handleError(handler, record)
@@ -53,7 +55,7 @@ def _tell(handler: logging.FileHandler, record: logging.LogRecord) -> None:
 
 
 class _Nowhere:
-    """Takes what a SummaryWriter takes, and writes nothing."""
+    """A SummaryWriter that writes nothing."""
 
     def add_scalar(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing."""
@@ -63,8 +65,8 @@ class _Nowhere:
 
 @contextmanager
 def tensorboard_in(folder: str | Path) -> Iterator[None]:
-    """Within this block the trainers of RecBole write log_tensorboard/ into this folder. Of several
-    processes the first one writes."""
+    """Within this block RecBole's trainers write log_tensorboard/ into this folder. Of several
+    processes only the first one writes."""
     original, hook = utils.SummaryWriter, threading.excepthook
     made: list[files.Told] = []
 
@@ -76,7 +78,7 @@ def tensorboard_in(folder: str | Path) -> Iterator[None]:
         return made[-1]
 
     def heard(args: Any) -> None:
-        """Its thread's OSError is raised by the next call of the writer, so it needs no print."""
+        """Ignore an OSError of the writer's thread: the writer's next call raises it."""
         if not isinstance(args.exc_value, OSError):
             hook(args)
 

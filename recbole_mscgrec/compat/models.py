@@ -44,8 +44,8 @@ def _restore_numpy_aliases() -> None:
 
 
 def _fill_sparse_matrices() -> None:
-    """LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their graphs by a private method
-    of `dok_matrix`, which scipy has dropped."""
+    """LightGCN, NGCF, NCL, GCMC, SpectralCF, KGIN and MCCLK fill their graphs with a private method
+    of `dok_matrix` that scipy has removed."""
 
     def _update(self: Any, data: dict[tuple[int, int], float]) -> None:
         self._dict.update(data)
@@ -79,7 +79,7 @@ def _import_models_without_kmeans() -> None:
 def _import_models_without_anomaly_detection() -> None:
     """RecBole's sine.py turns autograd's anomaly detection on when the package of sequential models
     is imported: every model then checks all gradients for NaN and trains much more slowly. If that
-    import has already happened, nobody can tell whether the user had turned it on: it is turned
+    package is already imported, it is unknown whether the user had turned it on: it is turned
     off."""
     by_sine = "recbole.model.sequential_recommender.sine" in sys.modules
     before = torch.is_anomaly_enabled() and not by_sine
@@ -112,15 +112,15 @@ def _count_every_interaction() -> None:
 
 
 class _Joining(logging.LoggerAdapter):
-    """A logger that takes the parts of a message as `print` does."""
+    """A logger whose `info` accepts several parts of a message, as `print` does."""
 
     def info(self, *parts: object, **kwargs: Any) -> None:
         super().info(" ".join(map(str, parts)), **kwargs)
 
 
 def _log_where_ract_begins() -> None:
-    """RaCT gives its logger a text and a path, for which the text has no place: logging then prints
-    a traceback."""
+    """RaCT calls its logger with a text without placeholders and a path, so logging prints a
+    traceback."""
     from recbole.model.general_recommender.ract import RaCT
 
     def keep(self: Any, logger: logging.Logger) -> None:
@@ -130,8 +130,8 @@ def _log_where_ract_begins() -> None:
 
 
 def _read_vectors_of_relations() -> None:
-    """KSR keeps the vectors of relations as float64, as they were read, and multiplies them by its
-    own of float32, which torch refuses."""
+    """KSR keeps the vectors of relations as float64, as they were read, and multiplies them by
+    float32 weights, which torch refuses."""
     from recbole.model.sequential_recommender.ksr import KSR
 
     original = KSR.__init__
@@ -147,8 +147,8 @@ def _read_vectors_of_relations() -> None:
 
 
 def _read_several_numbers() -> None:
-    """The layers of features behind SASRecF, FDSA, GRU4RecF, DIN and DIEN join several float
-    features along the axis of (value, bucket), so that more than one cannot be told apart."""
+    """The feature layers of SASRecF, FDSA, GRU4RecF, DIN and DIEN concatenate float features along
+    the axis of (value, bucket), so they fail to separate more than one."""
     from recbole.model.layers import ContextSeqEmbAbstractLayer as Layer
 
     original = Layer.embed_float_fields
@@ -165,8 +165,8 @@ def _read_several_numbers() -> None:
 
 
 def _make_the_graph_of_kgat() -> None:
-    """KGAT makes the matrix that its attention begins at with dgl, by an argument that no dgl for
-    Python 3.10 or later takes. Its own lists of triples give the same matrix."""
+    """KGAT builds the initial matrix of its attention with dgl, with an argument that no dgl for
+    Python 3.10 or later accepts. Here the matrix is built from KGAT's own lists of triples."""
     from recbole.data.dataset import KnowledgeBasedDataset as Data
     from recbole.model.knowledge_aware_recommender.kgat import KGAT
 

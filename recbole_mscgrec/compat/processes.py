@@ -1,8 +1,8 @@
 """RecBole's training in several processes: its hooks (`single_spec`, DistributedDataParallel), with
-batches and losses that are those of one process.
+the batches and losses of a single process.
 
-RecBole knows GPUs only, pads the parts of the processes with repeated rows, and weighs all of them
-alike. Evaluation is in joint_evaluation.py.
+RecBole supports only GPUs, pads the processes' parts with repeated rows, and gives every part the
+same weight. Evaluation is in joint_evaluation.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def apply() -> None:
 
 @contextmanager
 def _as_one(config: Any) -> Iterator[None]:
-    """Within this block RecBole takes this for its only process."""
+    """Within this block RecBole treats this process as the only one."""
     config["single_spec"] = True
     try:
         yield
@@ -43,9 +43,10 @@ def _as_one(config: Any) -> Iterator[None]:
 
 
 def _average_gradients_on_any_device() -> None:
-    """`AbstractTrainer.__init__` wraps the model for one GPU per process, and sends its buffers,
-    among which are integers that cannot be sent. Buffers here follow from the settings, except
-    those of BatchNorm, which is computed over all processes on GPUs and refused on CPUs."""
+    """`AbstractTrainer.__init__` wraps the model for one GPU per process and broadcasts its
+    buffers, some of which are integers that cannot be sent. Here buffers are not broadcast: they
+    follow from the settings, except those of BatchNorm, which is synchronized on GPUs and refused
+    on CPUs."""
     from recbole.trainer.trainer import AbstractTrainer
 
     original = AbstractTrainer.__init__
@@ -77,8 +78,8 @@ def _with_joint_batch_norm(model: Any, group: Any, config: Any) -> Any:
         return model
     if config["device"].type != "cuda":
         raise UserError(
-            f"{config['model']} uses BatchNorm, which torch computes over several processes on "
-            "GPUs only: start one process, without torchrun and --nproc."
+            f"{config['model']} uses BatchNorm, which torch can compute over several processes "
+            "only on GPUs: start one process, without torchrun and --nproc."
         )
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
 
@@ -88,8 +89,9 @@ def _with_joint_batch_norm(model: Any, group: Any, config: Any) -> Any:
 
 def _share_batches() -> None:
     """`AbstractDataLoader` repeats rows until each process has equally many. Here the loaders make
-    the batches of one process, in the same order. In training each process takes its part of every
-    batch; in evaluation every n-th batch, so that all scores are those of one process."""
+    the batches of a single process, in the same order. In training each process takes its part of
+    every batch; in evaluation it takes every n-th batch, so that all scores are those of a single
+    process."""
     from recbole.data.dataloader import (
         AbstractDataLoader,
         FullSortEvalDataLoader,
@@ -110,13 +112,14 @@ def _share_batches() -> None:
             batches = _Dealt(batches)
         elif not isinstance(self, NegSampleEvalDataLoader):
             batches = _Part(batches, config)
-        self.__dict__["batch_sampler"] = batches  # torch lets nobody set it in another way
+        self.__dict__["batch_sampler"] = batches  # DataLoader refuses to set it as an attribute
 
     AbstractDataLoader.__init__ = __init__
     every_batch, n_batches = NegSampleEvalDataLoader.__iter__, NegSampleEvalDataLoader.__len__
 
     def __iter__(self: Any) -> Iterator[Any]:
-        """All draw the candidates of all batches, with the random numbers of the first process."""
+        """Draw the candidates of all batches in every process, with the first one's random
+        numbers."""
         if self.config["single_spec"]:
             yield from every_batch(self)
             return
@@ -137,7 +140,7 @@ def _share_batches() -> None:
 
 
 def _same_order(epoch: int) -> None:
-    """In place of `DistributedSampler.set_epoch`: the generators of all processes agree."""
+    """Replaces `DistributedSampler.set_epoch`: the generators of all processes agree anyway."""
 
 
 class _Dealt:
@@ -150,12 +153,13 @@ class _Dealt:
         return (batch for n, batch in enumerate(self.batches) if processes.dealt(n))
 
     def __len__(self) -> int:
-        """That of the first process, for all of them: RecBole skips loaders without batches."""
+        """The first process's number, in all processes: RecBole skips loaders without batches."""
         return -(-len(self.batches) // processes.count())
 
 
 class _Part:
-    """A part of every batch. A last batch with fewer rows than processes joins the one before.
+    """This process's part of every batch. A last batch with fewer rows than processes is merged
+    into the one before.
 
     Raises:
         UserError: a batch, or the whole train split, has fewer rows than there are processes.
@@ -167,8 +171,8 @@ class _Part:
         for what, rows in (("train split", self.n_rows), ("train_batch_size", self.size)):
             if rows < n:
                 raise UserError(
-                    f"{n} processes share the rows of every batch of {config['model']}, but the "
-                    f"{what} gives {rows}: start fewer processes, or raise train_batch_size."
+                    f"{n} processes share the rows of every batch of {config['model']}, but "
+                    f"{what} is only {rows}: start fewer processes, or raise train_batch_size."
                 )
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -189,9 +193,10 @@ class _Part:
 
 
 def _weigh_losses() -> None:
-    """DistributedDataParallel takes the mean of the processes' gradients, but their batches differ
-    in targets. Each loss is weighed such that this is the gradient of the mean over all targets of
-    the joint batch. The loss of an epoch is that of the joint batches, too."""
+    """DistributedDataParallel takes the mean of the processes' gradients, but their parts of a
+    batch have different numbers of targets. Each loss is weighted so that this mean is the gradient
+    of the mean loss over all targets of the joint batch. The loss of an epoch is that of the joint
+    batches, too."""
     from recbole.trainer import Trainer
 
     original = Trainer._train_epoch
@@ -218,7 +223,7 @@ def weighed_loss(
 ) -> Callable[[Any], Any]:
     """A loss whose mean over the processes is the mean over all targets of their joint batch.
 
-    `model.n_targets(interaction)` counts them, where it exists; otherwise each row is one.
+    `model.n_targets(interaction)` counts the targets if it exists; otherwise each row is one.
     """
 
     def weighed(interaction: Any) -> Any:
@@ -234,5 +239,5 @@ def weighed_loss(
 
 
 def _times(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A batch without targets has no mean, and no weight."""
+    """The weighted loss. A batch without targets has no mean, and weight 0."""
     return torch.where(weight > 0, loss, torch.zeros_like(loss)) * weight

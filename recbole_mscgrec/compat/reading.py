@@ -1,4 +1,4 @@
-"""RecBole's reading of data sets: one reader of atomic files, today's pandas, nothing unpickled."""
+"""RecBole's reading of data sets: our reader of atomic files, current pandas, no pickles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 def apply() -> None:
-    """Mend what is described below; safe to call again."""
+    """Apply the fixes below; safe to call again."""
     _read_atomic_files()
     _fill_missing_values()
     _count_sequences()
@@ -36,9 +36,9 @@ def apply() -> None:
 class _AtomicPandas:
     """pandas, except that `read_csv` is `read_atomic_file`.
 
-    RecBole calls it with its defaults: names such as NA and None are missing values, a quote at the
-    beginning of a title swallows what follows, and a text that is no number ends in a traceback.
-    A missing value of a sequence is '' here, because RecBole's own
+    RecBole calls pandas' own with its defaults: names such as NA and None become missing values, a
+    quote at the beginning of a title swallows what follows, and a text in a column of numbers ends
+    in a traceback. A missing value of a sequence is '' here, because RecBole's own
     `df[field].fillna(value="", inplace=True)` changes a temporary copy since pandas 3.
     """
 
@@ -59,20 +59,20 @@ class _AtomicPandas:
         for column, kind in kinds.items():
             if kind == "float":
                 frame[column] = numbers_of(frame[column], file.lines, file.path, column)
-                if frame[column].isna().all():  # RecBole fills gaps with the mean of the others
+                if frame[column].isna().all():  # RecBole imputes the mean of the others
                     raise UserError(
                         f"{path}: column {column} holds no number: leave it out of load_col, or "
                         "fill it in."
                     )
             elif kind == "token":
                 frame[column] = frame[column].mask(frame[column] == "", np.nan)
-        frame.attrs["lines"] = file.lines  # for the caller, which takes it away
+        frame.attrs["lines"] = file.lines  # for the caller, which removes it
         return frame
 
 
 def _open(file: Any, mode: str = "r", **options: Any) -> Any:
-    """Python's, but for the header of an atomic file, which RecBole opens with an encoding: without
-    a mark of UTF-8 and without quotes."""
+    """Python's `open`, except that a file opened with an encoding (RecBole does so to read the
+    header of an atomic file) yields only its first line, without BOM and quotes."""
     if mode != "r" or "encoding" not in options:
         return open(file, mode, **options)
     with open(file, encoding=codec_of(options["encoding"]), errors="replace") as stream:
@@ -86,7 +86,7 @@ def _read_atomic_files() -> None:
     if isinstance(module.pd, _AtomicPandas):
         return
     module.pd = _AtomicPandas(module.pd)
-    module.open = _open  # a module's own name comes before Python's function of that name
+    module.open = _open  # a module's own name hides the built-in function
     original = module.Dataset._load_feat
 
     @wraps(original)
@@ -127,19 +127,20 @@ def _check_sequences(config: Any, path: Path, types: dict[str, str]) -> None:
             numbers = numbers_of(texts, np.full(len(texts), line), path, column)
             if np.isnan(numbers).any():
                 raise UserError(
-                    f"{path}, line {line}: {text!r} in column {column} lacks a number, and a "
-                    "sequence has no gaps."
+                    f"{path}, line {line}: {text!r} in column {column} lacks a number, but "
+                    "sequences have no missing values."
                 )
 
 
 def _count_sequences() -> None:
-    """RecBole asks a column of arrays for their lengths by `agg(len)`, which since pandas 3 is the
-    length of the column: sequences cannot be normalized, put into buckets, merged with entities or
-    taken as given histories. There, `len` of a column of arrays is the lengths of these."""
+    """RecBole computes the lengths of the arrays in a column by `agg(len)`, which since pandas 3
+    gives the length of the column: sequences cannot be normalized, put into buckets, merged with
+    entities or used as given histories. In RecBole's module, `len` of a column of arrays becomes
+    the lengths of the arrays."""
     from recbole.data.dataset import dataset, kg_dataset, sequential_dataset
 
     pandas = dataset.pd
-    with warnings.catch_warnings():  # before pandas 3 the question gives a warning
+    with warnings.catch_warnings():  # before pandas 3 this test gives a warning
         warnings.simplefilter("ignore", FutureWarning)
         of_the_column = isinstance(pandas.Series([np.zeros(1), np.zeros(2)]).agg(len), int)
     if not of_the_column:
@@ -175,7 +176,7 @@ def _fill_missing_values() -> None:
                 elif self.field2type[field] == FeatureType.FLOAT:
                     feat[field] = feat[field].fillna(feat[field].mean())
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its chained assignments then have nothing to do
+            warnings.simplefilter("ignore")  # its chained assignments have no effect by now
             original(self)
 
     module.Dataset._fill_nan = _fill_nan

@@ -1,4 +1,4 @@
-"""Our Config in the place of RecBole's, for scripts that use RecBole's own entry points."""
+"""Our Config in place of RecBole's, for scripts that use RecBole's own entry points."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from recbole_mscgrec.config.config import Config
 
 
 class RecBoleConfig(Config):
-    """What RecBole's `Config(...)` makes for a model of this project. Like RecBole's it reads the
-    command line, where a script may have options of its own: unknown ones are told and ignored."""
+    """What RecBole's `Config(...)` returns for a model of this project. Like RecBole's it reads the
+    command line, where a script may have its own options: unknown ones are logged and ignored."""
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return recbole.config.Config._load_cmd_line(self)

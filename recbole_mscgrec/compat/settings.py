@@ -16,8 +16,8 @@ def apply() -> None:
 
 
 def _keep_the_lists_of_settings() -> None:
-    """Config adds the keys of a data set's file to RecBole's own list of data settings, which
-    therefore grows with every Config of a process."""
+    """Config adds the keys of a data set's file to RecBole's global list of data settings, which
+    therefore grows with every Config. Here each Config has its own list."""
     from recbole.config import Config
 
     original = Config._init_parameters_category

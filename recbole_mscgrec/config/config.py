@@ -150,7 +150,7 @@ class Config(recbole.config.Config):
     def _init_device(self) -> None:
         settings, given = self.final_config_dict, self.external_config_dict
         check_processes(settings, given)
-        if settings["use_gpu"] is False:  # which RecBole does not look at here
+        if settings["use_gpu"] is False:  # RecBole ignores it here
             settings["gpu_id"] = ""
         if processes.count() == 1:
             super()._init_device()
@@ -187,7 +187,7 @@ class Config(recbole.config.Config):
             settings["load_col"] = (settings["load_col"] or {}) | everything
 
     def _columns_of(self, suffix: str) -> dict[str, str]:
-        """Column -> type of an atomic file, or of the first part of a split .inter file; none where
+        """Column -> type of an atomic file, or of the first part of a split .inter file; empty if
         there is no such file."""
         settings = self.final_config_dict
         parts = (settings["benchmark_filename"] if suffix == "inter" else None) or [""]
@@ -237,7 +237,7 @@ def check_model_name(name: str) -> None:
                 return
         except ModuleNotFoundError:  # a family whose own requirements are not installed
             if name in _EXTERNAL:
-                return  # which is told when it is imported
+                return  # the error comes when the model is imported
     folders = (
         _RECBOLE_PROPERTIES / "model",
         properties_folder() / "model",
@@ -258,7 +258,7 @@ def check_type(key: str, value: Any, default: Any) -> None:
     if isinstance(default, bool):
         allowed = (bool,)
     elif isinstance(default, int):
-        # One number or a list of numbers (per level, per k); the reader of the key checks which.
+        # One number or a list of numbers (per level, per k); the code that uses it checks which.
         allowed = (int, list, tuple)
     elif isinstance(default, float):
         allowed = (int, float)

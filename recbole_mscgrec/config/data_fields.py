@@ -62,8 +62,8 @@ def header_cells(file: Path, separator: str, encoding: str | None) -> list[str]:
 
 
 def codec_of(encoding: str | None) -> str:
-    """Python's name of an encoding; UTF-8, also without the setting, with or without a mark at the
-    beginning of the file (BOM), which is no part of the first column's name."""
+    """Python's name of an encoding; None is UTF-8. For UTF-8 it is a codec that skips a byte order
+    mark (BOM), which would become part of the first column's name."""
     try:
         name = codecs.lookup(encoding or "utf-8").name
     except LookupError as error:
@@ -72,7 +72,8 @@ def codec_of(encoding: str | None) -> str:
 
 
 def _first_line(file: Path, encoding: str | None) -> str:
-    """Bytes that are not of this encoding are told by whoever reads the whole file."""
+    """The header line. Bytes that are invalid in this encoding are replaced: the code that reads
+    the whole file reports them."""
     with file.open(encoding=codec_of(encoding), errors="replace") as stream:
         line = stream.readline().rstrip("\r\n")
     if "\0" in line:

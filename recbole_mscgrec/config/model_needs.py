@@ -1,5 +1,5 @@
-"""What RecBole's models need beyond the columns and the protocol of the others: models that read
-features of items and users, knowledge graphs or labels.
+"""The columns and the protocol of RecBole's models that read features of items and users, knowledge
+graphs or labels.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from recbole_mscgrec.config import parsing
 from recbole_mscgrec.config.protocol import complete_eval_args
 from recbole_mscgrec.storage.errors import UserError
 
-# Suffix of an atomic file -> column -> type; empty where there is no such file.
+# Suffix of an atomic file -> column -> type; empty if there is no such file.
 Columns = Callable[[str], dict[str, str]]
 
 _LABELLED = Path(recbole.__file__).parent / "properties/quick_start_config/context-aware.yaml"
 _FEATURES_OF_ITEMS = ("selected_features", "item_attribute")
-# Texts, which a model of features would take word by word.
+# Columns of text, in which a feature-based model would treat every word as a feature.
 _PROSE = frozenset(
     """title movie_title description plot overview synopsis abstract summary text content review
     headline caption features""".split()
@@ -36,15 +36,16 @@ def by_features(kind: ModelType) -> bool:
 
 
 def choose_protocol(config: Any, columns: Columns) -> str:
-    """Set how a model that learns from features is trained and evaluated, but for the settings that
-    the user chose: on the labels of the data where there are any, else on sampled negatives, in the
-    protocol of the other models.
+    """Set how a feature-based model is trained and evaluated: on the labels of the data if there
+    are any, else on sampled negatives with the protocol of the other models. Settings chosen by the
+    user are kept.
 
     Returns:
-        What is to be told to the user; '' for other models.
+        A message for the user; '' for other models.
 
     Raises:
-        UserError: labels together with metrics of ranked lists, or a model that needs labels.
+        UserError: a threshold for labels together with ranking metrics, or a model that needs
+            labels and data without them.
     """
     settings, chosen = config.final_config_dict, config.external_config_dict
     if not by_features(settings["MODEL_TYPE"]):
@@ -70,7 +71,7 @@ def choose_protocol(config: Any, columns: Columns) -> str:
         if _asked_for(chosen, EvaluatorType.VALUE) and not ranks:
             evaluated = {**settings["eval_args"], "mode": "uni100"}
             _default(config, {**_measured_by_values(), "eval_args": evaluated})
-            task = "tells targets from 100 sampled items"
+            task = "ranks each target among 100 sampled items"
         why = f"{ranks} ranks items" if source else "the data have no labels"
         return (
             f"{config.model} learns from the interactions and one sampled negative each, and "
@@ -90,7 +91,7 @@ def _measured_by_values() -> dict[str, Any]:
 
 
 def _asked_for(chosen: dict[str, Any], type_of_metrics: EvaluatorType) -> str:
-    """The setting by which the user asks for ranked lists or for values, or ''."""
+    """The user's setting that requires this type of metrics, or '' if there is none."""
     for key in ("valid_metric", "metrics"):
         names = chosen.get(key) or []
         for name in [names] if isinstance(names, str) else names:
@@ -107,7 +108,7 @@ def _asked_for(chosen: dict[str, Any], type_of_metrics: EvaluatorType) -> str:
 
 
 def _default(config: Any, settings: dict[str, Any]) -> None:
-    """Set what the user did not choose; of `eval_args`, the parts that were not."""
+    """Apply these settings except where the user chose a value; `eval_args` part by part."""
     chosen = config.external_config_dict
     config.final_config_dict.update({k: v for k, v in settings.items() if k not in chosen})
     if "eval_args" in settings and "eval_args" in chosen:
@@ -116,14 +117,14 @@ def _default(config: Any, settings: dict[str, Any]) -> None:
 
 
 def load_columns(config: Any, columns: Columns) -> None:
-    """Let `load_col` name what the model reads beside user, item and time.
+    """Add to `load_col` the columns that the model reads beside user, item and time.
 
     Raises:
-        UserError: a column that is not there or has a type that the model does not read, or a
-            `load_col` of the user without it.
+        UserError: a column does not exist, has a type that the model does not read, or is missing
+            from the user's `load_col`.
     """
     settings, load = config.final_config_dict, config.final_config_dict["load_col"]
-    if not columns("inter"):  # the data are still to be fetched, and this is asked again
+    if not columns("inter"):  # not downloaded yet; this is called again afterwards
         return
     needed = _features_of_items(config, columns)
     if _has_graph(config):
@@ -144,7 +145,7 @@ def load_columns(config: Any, columns: Columns) -> None:
 
 
 def _with(needed: dict[str, list[str]], config: Any, load: dict[str, Any]) -> dict[str, Any]:
-    """`load` and what is needed. Raises UserError where it is the user's and lacks some of that."""
+    """`load` plus the needed columns. Raises UserError if the user's own `load` lacks some."""
     lacking = {suffix: _lacking(load, suffix, names) for suffix, names in needed.items()}
     more: dict[str, Any] = {
         suffix: "*" if names == ["*"] else [*load.get(suffix, []), *names]
@@ -197,8 +198,8 @@ def _features_of_items(config: Any, columns: Columns) -> dict[str, list[str]]:
 
 
 def _load_features(config: Any, columns: Columns) -> None:
-    """Let a model of features load those of users and items, where neither the user nor RecBole's
-    description of the data chose them, and use the numbers among them."""
+    """Load the features of users and items for a feature-based model, unless the user or RecBole's
+    settings of the data set choose the columns, and use the numeric ones."""
     settings, chosen = config.final_config_dict, config.external_config_dict
     for suffix in ("user", "item"):
         there, load = columns(suffix), settings["load_col"]
@@ -207,18 +208,18 @@ def _load_features(config: Any, columns: Columns) -> None:
             fit = [
                 n for n, kind in there.items() if kind != "float_seq" and n.lower() not in _PROSE
             ]
-            # RecBole takes one of load_col and unload_col for a file.
+            # RecBole accepts only one of load_col and unload_col per file.
             settings["load_col"] = load = {**load, suffix: "*" if unload else fit}
         names = "*" if load is None else load.get(suffix, [])
         names = [n for n in there if (names == "*" or n in names) and n not in unload]
-        # Trees read the values themselves, and not RecBole's pairs of value and bucket.
+        # Trees read the plain values, not RecBole's pairs of value and bucket.
         if settings["MODEL_TYPE"] == ModelType.CONTEXT and "numerical_features" not in chosen:
             _use_numbers(config, names, there)
 
 
 def _use_numbers(config: Any, names: list[str], there: dict[str, str]) -> None:
-    """Make the numbers among these columns `numerical_features`, brought to [0, 1]: RecBole's
-    layers pass over others without a word, and multiply a vector by the number as it is."""
+    """Make the numeric ones of these columns `numerical_features`, scaled to [0, 1]. RecBole's
+    layers silently ignore other numeric columns, and multiply an embedding by the raw number."""
     settings = config.final_config_dict
     held = list(settings["numerical_features"] or [])
     numbers = [name for name in names if there[name] == "float" and name not in held]

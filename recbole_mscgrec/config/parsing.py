@@ -17,7 +17,7 @@ import yaml
 from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.storage.nesting import n_values
 
-NAMES = ("model", "dataset")  # what a run is of, beside its settings
+NAMES = ("model", "dataset")  # a file of settings may name them too
 _MOST_VALUES = 100_000  # in a file of settings
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN = (str, int, float, list, tuple, dict, bool, type(None))
@@ -87,24 +87,24 @@ def read_settings(file: str | Path) -> Any:
     """The content of a YAML file. Numbers such as 1e-3 are read as in RecBole.
 
     Raises:
-        UserError: the file cannot be read, is not YAML, contains Python objects, or is larger than
-            settings are once its aliases are followed.
+        UserError: the file cannot be read, is not YAML, contains Python objects, or its aliases
+            expand to far more values than settings have.
     """
     try:
         content = _load(Path(file).read_text(encoding="utf-8"))
         size = n_values(content)
     except RecursionError as error:
         raise UserError(
-            f"{file} is not used: it is nested too deeply, or an alias stands for itself."
+            f"{file} is not used: it is nested too deeply, or an alias refers to itself."
         ) from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error}).") from error
-    # PyYAML raises other types for a date or number that is none, such as 2020-13-45.
+    # PyYAML raises other exceptions for an invalid date or number, such as 2020-13-45.
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is not YAML: {one_line(error, 300)}") from error
     if size > _MOST_VALUES:
         raise UserError(
-            f"{file} is not used: its aliases stand for {size:.0e} values; settings have at "
+            f"{file} is not used: its aliases expand to {size:.0e} values; settings have at "
             f"most {_MOST_VALUES:,}."
         )
     return content
@@ -121,7 +121,7 @@ def read_mapping(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file; an empty file has none.
 
     Raises:
-        UserError: see `read_settings`; or it does not hold one `key: value` a line.
+        UserError: see `read_settings`; or the file is not a mapping.
     """
     content = read_settings(file)
     if content is None:
@@ -133,7 +133,7 @@ def read_mapping(file: str | Path) -> dict[str, Any]:
 
 
 def read_mappings(files: Iterable[str | Path]) -> dict[str, Any]:
-    """The settings of several YAML files, of which later ones win. Raises as `read_mapping`."""
+    """The merged settings of several YAML files; later ones win. Raises as `read_mapping`."""
     settings: dict[str, Any] = {}
     for file in files:
         settings |= read_mapping(file)
@@ -141,22 +141,22 @@ def read_mappings(files: Iterable[str | Path]) -> dict[str, Any]:
 
 
 def settings_beside_names(files: Iterable[str | Path]) -> dict[str, Any]:
-    """`read_mappings` without `model` and `dataset`, which a table or a search has of its own."""
+    """`read_mappings` without `model` and `dataset`, which a table of runs or a search sets."""
     return {key: value for key, value in read_mappings(files).items() if key not in NAMES}
 
 
 def name_in(settings: dict[str, Any], key: str, default: str) -> str:
-    """The model or data set that the settings of files name, or else the default.
+    """The model or data set (`key`) that the settings name, or else the default.
 
     Raises:
-        UserError: it is not a text, such as a data set 2018 without quotes.
+        UserError: it is not a string, such as the name 2018 of a data set without quotes.
     """
     name = settings.get(key)
     if name is None:
         return default
     if not isinstance(name, str):
         raise UserError(
-            f"{key} ({name}) must be a text, not {type(name).__name__}: put it in quotes in the "
+            f"{key} ({name}) must be a string, not {type(name).__name__}: put it in quotes in the "
             f"file of --config_files, or name it with --{key}=..."
         )
     return name

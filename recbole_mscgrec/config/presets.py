@@ -6,12 +6,14 @@ from logging import getLogger
 from typing import Any
 
 SHOWN_BELOW = 30  # average number of times that an item occurs in the train split
-LEARNED_ITEMS = 20_000  # the most frequent ones; a vector for each of more items and for the nodes
-# of their paths would be most of the memory, and updating them most of the time of a training step
-TRANSITIONS_UP_TO = 100_000  # items; beyond it, transitions, a distribution over all items for each
-# user, would be most of the time of a search
+# Only the most frequent items learn a vector. With more, the vectors of the items and of the nodes
+# on their paths would take most of the memory and of the time of a training step.
+LEARNED_ITEMS = 20_000
+# Number of items. Transitions are a distribution over all items for each user, which in larger
+# catalogues would take most of the time of a beam search.
+TRANSITIONS_UP_TO = 100_000
 TRANSITION_WEIGHT = 0.7  # chosen on validation (results/transitions.md)
-AT_LEAST = 1000  # items; fewer items need no larger codebooks
+AT_LEAST = 1000  # items; smaller catalogues need no larger codebooks
 
 # If items occur only a few times, the model has to distinguish them by their content. Finer codes,
 # the vectors behind the codes, and replacing items by neighbours help

@@ -21,12 +21,11 @@ _SET_BY_TORCHRUN = ("world_size", "local_rank", "offset", "ip", "port")
 
 
 def complete_eval_args(given: Any, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of `eval_args` that were given, and ours for the rest. RecBole would fill the rest
-    with a random split, so that naming a mode would change the split.
+    """`eval_args` as given, with missing parts taken from `ours`. RecBole would fill them with a
+    random split, so that setting only the mode would change the split.
 
     Raises:
-        UserError: no dict, an unknown part, a split that is none, or a grouping that RecBole does
-            not have.
+        UserError: `given` is not a dict, or has an unknown part, split or grouping.
     """
     if not isinstance(given, dict):
         raise UserError(f"eval_args ({given!r}) must be a dict of some of {', '.join(_PARTS)}.")
@@ -48,7 +47,7 @@ def check_protocol(settings: Mapping[str, Any]) -> None:
     """Check metrics, lists and candidates of the evaluation against each other.
 
     Args:
-        settings: RecBole's, of all sources.
+        settings: RecBole's settings, merged from all sources.
 
     Raises:
         UserError: an unknown metric, metrics of two kinds, a validation metric that is not
@@ -71,11 +70,11 @@ def check_protocol(settings: Mapping[str, Any]) -> None:
 
 
 def check_processes(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Check the settings that RecBole has for several processes against those that there are.
+    """Check RecBole's settings for several processes against the processes that are running.
 
     Args:
-        settings: of all sources.
-        given: those of the user.
+        settings: all settings, merged from all sources.
+        given: the user's settings.
 
     Raises:
         UserError: `nproc` is not the number of processes on this machine; or `world_size` and the
@@ -110,8 +109,8 @@ def processes_settings(gpu_id: Any) -> dict[str, Any]:
 
 
 def choose_precision(settings: dict[str, Any]) -> None:
-    """Set the precision of training for the device that was chosen: `matmul_precision`, if it is
-    not set, and RecBole's `enable_amp` and `enable_scaler`, if `amp_dtype` is.
+    """Set the precision of training for the chosen device: `matmul_precision` if it is not set,
+    and RecBole's `enable_amp` and `enable_scaler` if `amp_dtype` is set.
 
     Raises:
         UserError: fp16 without a GPU.

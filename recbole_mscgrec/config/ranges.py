@@ -6,9 +6,9 @@ RECBOLE holds the rules of RecBole's own settings in the same form:
     TYPE                        int, float, str, list, dict, bool, or several: int or list
     TYPE, at least 1            also: above 0; at least 0 and below 1; from 0 to 1
     TYPE, one of a, b           with `in any case` at the end: a, A, b or B
-    TYPE, such as x             an example, no rule
+    TYPE, such as x             an example, not a rule
 
-A rule of numbers also holds for each number of a list.
+A rule for numbers also holds for each number of a list.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _COMMENT = re.compile(r"(?P<key>\w+):\s*(?P<default>.*?)\s*#\s*\((?P<rule>[^)]*)
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((numbers.Integral,), "a whole number"),
     "float": ((numbers.Real,), "a number"),
-    "str": ((str, PurePath), "a text"),
+    "str": ((str, PurePath), "a string"),
     "list": ((list, tuple), "a list"),
     "dict": ((dict,), "a mapping"),
     "bool": ((bool,), "True or False"),
@@ -72,7 +72,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 
 
 class Rule(NamedTuple):
-    """What a setting may be."""
+    """The values that a setting may have."""
 
     types: tuple[str, ...]
     text: str = ""  # the rule in words, without the type
@@ -93,8 +93,8 @@ class Rule(NamedTuple):
         return self._allows_one(value)
 
     def decides(self) -> bool:
-        """Whether the rule says more than that the value is a list: what RecBole takes for a list
-        depends on the key (`topk: 10`, `metrics: NDCG`)."""
+        """Whether the rule can refuse a value. A bare `list` cannot: for some keys RecBole also
+        accepts a single value (`topk: 10`, `metrics: NDCG`)."""
         return bool(self.text) or "list" not in self.types
 
     def _allows_one(self, value: Any) -> bool:
@@ -117,12 +117,12 @@ class Rule(NamedTuple):
 
 
 def parse(text: str, may_be_unset: bool = False) -> Rule:
-    """The rule that a comment or a value of RECBOLE holds. Raises ValueError if it is none."""
+    """The rule written in a comment or in RECBOLE. Raises ValueError if it is not a rule."""
     kinds, _, words = text.partition(", ")
     rule = Rule(tuple(kinds.split(" or ")), words, may_be_unset=may_be_unset)
     unknown = [name for name in rule.types if name not in _TYPES]
     if unknown:
-        raise ValueError(f"({text}): {unknown} is no type")
+        raise ValueError(f"({text}): {unknown} is not a type")
     if not words or words.startswith("such as "):
         return rule
     if words.startswith("one of "):
@@ -134,7 +134,7 @@ def parse(text: str, may_be_unset: bool = False) -> Rule:
         return rule._replace(least=float(found[1]), most=float(found[2]))
     found = re.fullmatch(r"(at least|above) (\S+)(?: and below (\S+))?", words)
     if not found:
-        raise ValueError(f"({text}): {words!r} is no rule, see the top of config/ranges.py")
+        raise ValueError(f"({text}): {words!r} is not a rule, see the top of config/ranges.py")
     rule = rule._replace(least=float(found[2]), least_allowed=found[1] == "at least")
     return rule._replace(most=float(found[3]), most_allowed=False) if found[3] else rule
 
@@ -156,7 +156,7 @@ def check(settings: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
     """Check that each setting has a value that its rule allows.
 
     Raises:
-        UserError: one has not, or an interval or the encoding is none.
+        UserError: a value breaks its rule, or an interval or the encoding is invalid.
     """
     for key, rule in rules.items():
         if rule.decides() and key in settings and not rule.allows(settings[key]):
@@ -179,8 +179,8 @@ def check(settings: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
 
 
 def check_interval(key: str, value: Any) -> None:
-    """Raise UserError for a value that is no interval. RecBole ignores an interval that it cannot
-    read, so that nothing is filtered."""
+    """Raise UserError for an invalid interval. RecBole ignores an interval that it cannot parse,
+    and then filters nothing."""
     if value is None:
         return
     for part in str(value).split(";"):

@@ -16,7 +16,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 _OURS = Path(recbole_mscgrec.__file__).resolve().parent
 _THEIRS = Path(recbole.__file__).resolve().parent
-# Package -> what pip calls it, where that differs.
+# Import name of a package -> its name for pip, where they differ.
 _PIP = {
     "faiss": "faiss-cpu",
     "torch_scatter": "torch-scatter",
@@ -25,7 +25,7 @@ _PIP = {
 }
 _KINDS = (
     *(NotImplementedError, TypeError, RuntimeError, ValueError, KeyError, OSError),
-    AssertionError,  # ConvNCF's and others' way to check settings
+    AssertionError,  # ConvNCF and others check settings with assert
 )
 
 
@@ -52,11 +52,11 @@ def told_to_the_user() -> Iterator[None]:
 
 @contextmanager
 def ends_told_to_the_user(model: str) -> Iterator[None]:
-    """Within this block, a package that is not installed and RecBole's way to end the program are
-    errors of the user, wherever in a run they happen.
+    """Within this block, a missing package and RecBole's calls of `exit` are reported as errors of
+    the user, at any stage of a run.
 
     Raises:
-        UserError: in place of both.
+        UserError: instead of ModuleNotFoundError and SystemExit.
     """
     try:
         yield
@@ -75,13 +75,14 @@ def ends_told_to_the_user(model: str) -> Iterator[None]:
 
 
 def check_wandb(config: Any) -> None:
-    """RecBole looks for wandb when the model is made, and raises an ImportError without a name.
+    """Check that wandb is installed if it is needed. RecBole imports it only when the model is
+    created, and raises an ImportError that does not name the package.
 
     Raises:
         UserError: `log_wandb` is on, and wandb is not installed.
     """
     spec = find_spec("wandb") if config["log_wandb"] else None
-    # A folder `wandb` without code, as wandb itself writes its logs to, has no origin.
+    # A folder `wandb` without code, such as the one that wandb logs to, has no origin.
     if config["log_wandb"] and (spec is None or spec.origin is None):
         raise UserError(
             "log_wandb needs the package wandb, which is not installed: pip install wandb, or "
@@ -90,7 +91,7 @@ def check_wandb(config: Any) -> None:
 
 
 def _is_recboles(error: BaseException) -> bool:
-    """Whether the last of our functions in the traceback had called RecBole."""
+    """Whether the innermost of our functions in the traceback had called RecBole."""
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     last = max((n for n, file in enumerate(files) if file.is_relative_to(_OURS)), default=-1)
     return any(file.is_relative_to(_THEIRS) for file in files[last + 1 :])

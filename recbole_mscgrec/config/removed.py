@@ -36,7 +36,7 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "request_time": (False, "the time of the request is not read; leave it out"),
     "encoder": ("attention", "the encoder has attention and short convolutions; leave it out"),
 }
-# Key that an earlier version did not have -> the value that gives what it did.
+# Key that an earlier version did not have -> the value that reproduces its behaviour.
 ADDED: dict[str, Any] = {"conv_kernel_size": 0, "transition_weight": 0.0, "learned_items": 0}
 _IMAGE = (
     "global_scale local_scale colour_jitter warmup_epochs weight_decay clip_norm drop_path"
@@ -50,8 +50,8 @@ for _name in _IMAGE:
     )
 _DECODERS = {("history", True): "item_aware", ("learned", False): "t5"}
 _ITEM_VECTORS = "network.history.item_embedding.weight"
-_ALL = 2**31 - 1  # items; a run takes as many as there are
-# They have an effect on the codes alone, and a saved model contains its codes.
+_ALL = 2**31 - 1  # items; more than any catalogue has
+# These affect only the codes, and a saved model contains its codes.
 _MADE_CODES = (
     *("collaborative_source", "collaborative_similarity", "collaborative_settings"),
     *(f"image_{name}" for name in _IMAGE),

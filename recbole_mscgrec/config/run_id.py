@@ -1,5 +1,5 @@
-"""The settings that affect training. They identify a run, so that the same settings find its files
-again, and they cannot be changed for a trained model."""
+"""The settings that affect training. They identify a run: the same settings find its files again,
+and a trained model cannot be used with other values."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def training_keys(model_keys: Iterable[str]) -> frozenset[str]:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """All settings that a result depends on, including defaults, as plain values. Those that
-    `compat.catalogue` cut have the values from before."""
+    `compat.catalogue` lowered have their original values."""
     keys = sorted(config.training_keys | set(MEASURED))
     return {key: to_plain(config.uncut.get(key, config[key])) for key in keys if key in config}
 
@@ -86,8 +86,8 @@ def check_same_data(
         trained, ours: all settings of that model's run, and of this one.
 
     Raises:
-        UserError: other data, whose items would have other numbers, or another split, by which the
-            model would know what it is tested on.
+        UserError: the data differ, so that item ids would not match, or the split differs, so that
+            the model may have been trained on its test targets.
     """
     there = _data_settings(trained)
     for key, value in _data_settings(ours).items():
@@ -101,7 +101,7 @@ def check_same_data(
 def _data_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     args = settings["eval_args"]
     split = {f"eval_args {part}": to_plain(args.get(part)) for part in SPLIT}
-    if "RO" in str(args.get("order")):  # a random split is another one for another seed
+    if "RO" in str(args.get("order")):  # a random split depends on the seed
         split["seed"] = settings.get("seed")
     return {key: to_plain(settings.get(key)) for key in _DATA} | split
 

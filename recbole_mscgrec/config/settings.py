@@ -116,9 +116,9 @@ class DecodingSettings:
     """Beam search, transitions, reranking, and the second test without a modality."""
 
     beam_size: int  # by default twice the longest list
-    transition_weight: float  # of the transitions in the choice of every code level
+    transition_weight: float  # share of the transitions in the score of every code
     rescore_model: tuple[str, ...]
-    rescore_weight: tuple[float, ...] | None  # of this model and of those; None: to be fitted
+    rescore_weight: tuple[float, ...] | None  # this model's, then theirs; None: to be fitted
     eval_drop_modality: str | None
 
 
@@ -216,7 +216,7 @@ def text_settings(config: Any) -> TextSettings:
         config,
         "text_",
         columns=None if columns is None else tuple(columns),
-        # The settings of a saved second model do not say who chose them.
+        # The settings of a saved second model do not record which ones the user chose.
         columns_chosen="text_columns" in getattr(config, "external_config_dict", ()),
     )
 

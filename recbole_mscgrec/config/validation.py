@@ -12,7 +12,7 @@ from recbole_mscgrec.semantic_ids.code_table import FUSED
 from recbole_mscgrec.storage.errors import UserError
 
 _ANY = object()  # any value but 0
-# A value of a key, the value of another key that it needs, and the reason.
+# A key and its value, another key and the value that it then needs, and the reason.
 _NEEDS = (
     (
         *("encoder_attention", "bidirectional", "train_rows", "prefix"),
@@ -88,7 +88,7 @@ def rescore_models(files: Any) -> tuple[str, ...]:
     """The files that `rescore_model` names: none, one or a list.
 
     Raises:
-        UserError: it holds something else, or a file twice.
+        UserError: it names something else, or a file twice.
     """
     many = files if isinstance(files, (list, tuple)) else [] if files is None else [files]
     if not all(isinstance(file, (str, Path)) for file in many) or len(set(many)) < len(many):
@@ -100,13 +100,18 @@ def rescore_models(files: Any) -> tuple[str, ...]:
 
 
 def rescore_weights(value: Any, n_others: int) -> tuple[float, ...] | None:
-    """The weights that `rescore_weight` gives this run's model and n others, which sum to 1.
+    """The weights of this run's model and of the `n_others` models, in this order; they sum to 1.
 
-    A list holds those of the others, one number is shared by them. Without a value all models have
-    the same weight. None: they are to be fitted.
+    Args:
+        value: the setting `rescore_weight`: a list with one weight for each of the others, one
+            number that they share, None for equal weights of all models, or `FIT`.
+        n_others: number of models in `rescore_model`.
+
+    Returns:
+        n_others + 1 weights; None if they are to be fitted.
 
     Raises:
-        UserError: it is nothing of this kind.
+        UserError: `value` is none of these.
     """
     if value == FIT:
         return None

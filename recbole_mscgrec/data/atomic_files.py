@@ -1,13 +1,14 @@
 """The one reader of atomic files (.inter, .item, .user, ...), for RecBole's data sets and texts.
 
-A line is a row and a separator ends a cell. RecBole's files quote nothing, so `"` is a character
-like any other. Files that pandas or csv wrote quote a cell that holds a quote, a separator or a
-line break, and double the quotes inside it. A file is taken for such a one if its header is quoted,
-if its lines do not fit the header otherwise, or if every cell with a quote is quoted as a whole and
-one doubles a quote. No row is skipped: what fits neither way is refused with its line.
+Each line is a row, and separators divide it into cells. RecBole's files quote nothing: `"` is an
+ordinary character there. Files written by pandas or csv quote a cell that contains a quote, a
+separator or a line break, and double the quotes inside it. A file is read as quoted if its header
+is quoted, if its lines fit the header only that way, or if every cell with a quote is quoted as a
+whole and one of them doubles a quote. No row is skipped: a file that can be read neither way is
+refused, and the message names the line.
 
-A cell without a character is a missing value. In a column of numbers so are NA, nan, null, None and
-the like; in any other column these are names like any other.
+An empty cell is a missing value. In a column of numbers so are NA, nan, null, None and the like; in
+other columns these are ordinary names.
 """
 
 from __future__ import annotations
@@ -41,21 +42,25 @@ class AtomicFile(NamedTuple):
 def read_atomic_file(
     path: Path, separator: str, encoding: str | None, columns: Sequence[str] | None = None
 ) -> AtomicFile:
-    """All rows of an atomic file, in its order; of its columns those that are named, or all.
+    """Read all rows of an atomic file, in the order of the file.
 
-    Lines without a character are no rows. A row may lack its last cells: they are missing values,
-    and a warning counts such rows.
+    Empty lines are skipped. A row may lack its last cells: they are missing values, and a warning
+    counts such rows.
+
+    Args:
+        path, separator, encoding: the file; the encoding None is UTF-8.
+        columns: the columns to return; None: all.
 
     Raises:
-        UserError: a header or bytes that cannot be read, no row, or a row with more cells than the
-            header; names the line.
+        UserError: the header or some bytes cannot be read, there is no row, or a row has more cells
+            than the header; the message names the line.
     """
     types = header_of(path, separator, encoding)
     lines = _text_of(path, encoding).split("\n")
     quoted_header = lines[0].split(separator) != header_cells(path, separator, encoding)
     numbers = [n for n, line in enumerate(lines[1:], start=2) if line.strip(" ")]
     if not numbers:
-        raise UserError(f"{path} holds a header and no row.")
+        raise UserError(f"{path} has a header and no rows.")
     found = _rows(path, lines, numbers, len(types), separator, quoted_header)
     wanted = list(types) if columns is None else list(columns)
     place = {column: n for n, column in enumerate(types)}
@@ -68,7 +73,7 @@ def numbers_of(texts: Iterable[Any], lines: np.ndarray, path: Path, column: str)
     """A column of numbers as float64 (n,), NaN where a value is missing.
 
     Raises:
-        UserError: a text that is not a finite number; names it and its line.
+        UserError: a text is not a finite number; the message names it and its line.
     """
     texts = list(texts)
     try:
@@ -88,8 +93,8 @@ def numbers_of(texts: Iterable[Any], lines: np.ndarray, path: Path, column: str)
 
 
 def first_of_each(file: AtomicFile, key: str) -> AtomicFile:
-    """The rows whose `key` (item or user) is there and has no earlier row, as in RecBole; one
-    warning tells what was left out."""
+    """The first row of each value of `key` (the item or user column), as in RecBole. Repeated rows
+    and rows without a value are dropped with a warning."""
     keys = file.frame[key]
     unnamed = keys.isna() | (keys == "")
     later = keys.duplicated() & ~unnamed
@@ -111,7 +116,7 @@ def first_of_each(file: AtomicFile, key: str) -> AtomicFile:
 
 
 def first_lines(lines: np.ndarray, where: np.ndarray) -> str:
-    """The first few lines of a file in which `where` holds, to be named in a message."""
+    """The first few `lines` where the mask `where` is True, in words for a message."""
     chosen = lines[where]
     named = ", ".join(str(line) for line in chosen[:_SHOWN])
     return f"line {named}" if len(chosen) == 1 else f"the first are lines {named}"
@@ -123,12 +128,12 @@ class _Rows(NamedTuple):
 
 
 def _text_of(path: Path, encoding: str | None) -> str:
-    """The whole file, with line breaks as they are on this system or another."""
+    """The whole file as text; the line breaks of all systems become newlines."""
     stored, codec = path.read_bytes(), codec_of(encoding)
     try:
         text = stored.decode(codec)
     except UnicodeDecodeError as error:
-        stored = error.object  # without a mark of UTF-8
+        stored = error.object  # without the BOM
         line = stored.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, line {line}: byte {stored[error.start]:#04x} is not {encoding or 'utf-8'}. "
@@ -137,7 +142,7 @@ def _text_of(path: Path, encoding: str | None) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(
-            f"{path}, line {line}: a character of number zero, which no text has: name the file's "
+            f"{path}, line {line}: a NUL character, which texts do not contain: name the file's "
             "encoding, such as --encoding=utf-16."
         )
     text = text.replace("\r\n", "\n")
@@ -159,10 +164,11 @@ def _rows(
         if quoted or (counts > width).any() or _opens_a_cell(body, separator):
             line = f", line {numbers[wrong[0]]}" if len(wrong) else ""
             raise UserError(
-                f"{path}{line}: this file has cells with quotes, and neither is every row one line "
-                f"of {width} cells, separated by {separator!r} (field_separator), nor is every "
-                "cell with a quote quoted as csv and pandas do it, its own quotes doubled. Write "
-                'the file with pandas: frame.to_csv(file, sep="\\t", index=False).'
+                f"{path}{line}: this file has cells with quotes and can be read in neither way: "
+                f"not every row is one line of {width} cells, separated by {separator!r} "
+                "(field_separator), and not every cell with a quote is quoted as csv and pandas do "
+                "it, with its own quotes doubled. Write the file with pandas: "
+                'frame.to_csv(file, sep="\\t", index=False).'
             )
     if (counts > width).any():
         row = int((counts > width).argmax())
@@ -172,8 +178,8 @@ def _rows(
         )
     if len(wrong):
         getLogger().warning(
-            f"{path}: {len(wrong)} rows have fewer cells than the header; what they lack is "
-            f"missing: {first_lines(np.asarray(numbers), counts != width)}."
+            f"{path}: {len(wrong)} rows have fewer cells than the header; their last cells count "
+            f"as missing: {first_lines(np.asarray(numbers), counts != width)}."
         )
         lacking = zip(body, (width - counts).tolist(), strict=True)
         body = [line + separator * n for line, n in lacking]
@@ -185,8 +191,8 @@ def _opens_a_cell(body: list[str], separator: str) -> bool:
 
 
 def _quoted_rows(lines: list[str], width: int, separator: str) -> _Rows | None:
-    """The rows as csv writes them; None where one is not written so, or is not as wide as the
-    header."""
+    """The rows of a file quoted as csv does it; None if a cell is quoted in another way, or a row
+    does not have `width` cells."""
     end = re.escape(separator)
     whole = re.compile(rf'"[^"]*(?:""[^"]*)*"(?={end}|\n|\Z)')
     text, at, before = "\n".join(lines), 0, 0
@@ -200,7 +206,7 @@ def _quoted_rows(lines: list[str], width: int, separator: str) -> _Rows | None:
         values.append(match[0][1:-1].replace('""', '"'))
         between.append(text[before:at])
         before = at = match.end()
-    # What was quoted becomes one character that no text holds.
+    # Each quoted cell becomes one character that no text contains.
     masked = _QUOTED.join([*between, text[before:]])
     quoted, cells, numbers, number = iter(values), list[str](), list[int](), 1
     for line in masked.split("\n"):
@@ -215,8 +221,8 @@ def _quoted_rows(lines: list[str], width: int, separator: str) -> _Rows | None:
 
 
 def _without_quotes(cells: list[str]) -> list[str]:
-    """Cells that hold no separator and no line break, without the quotes of csv if it wrote them:
-    if all that hold a quote are quoted as a whole, and one doubles a quote, as csv had to."""
+    """Remove csv's quotes from cells without separators and line breaks, if csv wrote them: if all
+    cells with a quote are quoted as a whole, and one of them doubles a quote."""
     doubles = False
     for cell in cells:
         if '"' in cell:
@@ -234,7 +240,7 @@ def _is_missing(text: str) -> bool:
 
 
 def _number(text: str) -> float:
-    """Infinity, which no column may hold, stands for what is not a number."""
+    """NaN for a missing value; infinity, which no column may contain, if it is not a number."""
     try:
         return float("nan" if _is_missing(text) else text)
     except ValueError:

@@ -18,7 +18,7 @@ from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.data.tiled_rows import TiledDataset
 from recbole_mscgrec.storage.errors import UserError
 
-# Models, beside those of features, that learn from labels if no negatives are sampled.
+# Models, beside the feature-based ones, that learn from labels if no negatives are sampled.
 _LEARN_FROM_LABELS = frozenset("DIEN DIN DMF FISM MKR NAIS NeuMF NNCF RippleNet".split())
 # RecBole applies these to NAME.inter only. `filter_inter_by_user_or_item` is on by default.
 _FILTERS = (
@@ -33,8 +33,8 @@ def check_data(config: Any) -> None:
 
     Raises:
         UserError: no .inter file; no user, item or time column; a filter's column that is not
-            loaded; a `threshold` for labels that nothing reads; a filter of data that come split;
-            a split that leaves nothing to test; or a setting that saves data.
+            loaded; a `threshold` for labels that nothing reads; a filter of pre-split data; a split
+            that leaves nothing to test; or a setting that saves data.
     """
     saved_data.check(config)
     _check_split(config)
@@ -74,7 +74,7 @@ def _check_columns(config: Any, inter: Path) -> None:
     columns = list(header_of(inter, config["field_separator"], config["encoding"]))
     if config.found_fields:
         found = ", ".join(f"{key} {column}" for key, column in config.found_fields.items())
-        getLogger().info(f"{inter.name} has other columns than RecBole's default names: {found}.")
+        getLogger().info(f"{inter.name} does not have RecBole's default column names: {found}.")
     if config.protocol:
         getLogger().info(config.protocol)
     needed, time = ["USER_ID_FIELD", "ITEM_ID_FIELD"], config["TIME_FIELD"]
@@ -88,7 +88,7 @@ def _check_columns(config: Any, inter: Path) -> None:
     if LABELED in config["eval_args"]["mode"].values() and not config["threshold"]:
         if label not in loaded:
             raise UserError(
-                f"eval_args mode labeled needs labels, and of {inter} are loaded: "
+                f"eval_args mode labeled needs labels, and the loaded columns of {inter} are "
                 f"{', '.join(loaded)}. Load the column {label} (LABEL_FIELD), or make labels from "
                 "another one, such as --threshold=\"{'rating': 4}\"."
             )
@@ -122,10 +122,10 @@ def _loaded(config: Any, suffix: str, columns: list[str]) -> list[str]:
 
 
 def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
-    """The columns that `val_interval` and `threshold` read have to be loaded, and intervals have to
-    be such: RecBole passes over what it cannot read with a warning."""
+    """Check that the columns of `val_interval` and `threshold` are loaded, and that the intervals
+    are valid. RecBole only warns about what it cannot read, and ignores it."""
     types: dict[str, str] = {}
-    for suffix in ("item", "user", "inter"):  # a column of two files is that of the .inter file
+    for suffix in ("item", "user", "inter"):  # the .inter file wins if two files have a column
         file = inter.with_name(f"{config['dataset']}.{suffix}") if suffix != "inter" else inter
         load = config["load_col"]
         if file.is_file() and config["val_interval"] and (load is None or suffix in load):
@@ -135,8 +135,8 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
         for field in config[key] or {}:
             if field not in there:
                 raise UserError(
-                    f"{key} reads the column {field!r}, which is not loaded; of {inter} these are: "
-                    f"{', '.join(loaded)}. Add it to load_col, such as "
+                    f"{key} reads the column {field!r}, which is not loaded; the loaded columns of "
+                    f"{inter} are {', '.join(loaded)}. Add it to load_col, such as "
                     f"--load_col=\"{{'inter': {[*loaded, field]}}}\"."
                 )
     for field, chosen in (config["val_interval"] or {}).items():
@@ -150,8 +150,8 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
 
 
 def _check_no_filters(config: Any) -> None:
-    """Data that come split are not filtered. Filters of the data set's properties, which the user
-    did not ask for, are warned of."""
+    """Refuse the user's filters of pre-split data, which have no effect. For filters from the data
+    set's properties, warn."""
     for key in _FILTERS:
         if not config[key] or str(config[key]).replace(" ", "") in _ALL:
             continue
@@ -167,7 +167,7 @@ def _check_no_filters(config: Any) -> None:
 
 
 def _check_threshold(config: Any) -> None:
-    """A `threshold` has to make labels that are read: it filters nothing."""
+    """Refuse a `threshold` whose labels nothing reads: it does not filter."""
     labeled = LABELED in config["eval_args"]["mode"].values()
     learns = by_features(config["MODEL_TYPE"]) or config["model"] in _LEARN_FROM_LABELS
     sampled = config["train_neg_sample_args"]["distribution"] != "none"  # which replaces labels
@@ -236,7 +236,7 @@ def _warn_of_labels(config: Any, inter: Path, columns: list[str]) -> None:
             f"{inter.name} has a column {label!r}, and all of its rows count as interactions. To "
             "keep the positive ones: "
             + (
-                "take the others out of the files."  # whose parts are not filtered
+                "take the others out of the files."  # RecBole does not filter pre-split data
                 if config["benchmark_filename"]
                 else f"--val_interval=\"{{'{label}': '[1,1]'}}\"{load}"
             )

@@ -1,4 +1,4 @@
-"""Rows whose histories are made when they are read."""
+"""Rows whose histories are built when they are read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Columns = dict[str, torch.Tensor]
 
 class GatheredRows(Interaction):
     """Rows whose histories and targets, (R, T), are gathered from the users' sequences when they
-    are read, since at a million users they take 10 GB.
+    are read: stored, they would take 10 GB for a million users.
 
     Args:
-        columns: the columns that are held, (R,) each.
-        gathered: name of a further column -> function that makes it from the held ones.
+        columns: the stored columns, (R,) each.
+        gathered: name of a further column -> function that makes it from the stored ones.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class GatheredRows(Interaction):
         return rows
 
     def in_blocks(self, name: str) -> Any:
-        """A column for `cache.fingerprint`, which gives the same result as the whole column."""
+        """A column in blocks for `cache.fingerprint`, with the fingerprint of the whole column."""
         if name not in self.gathered:
             return self[name]
         one = self[:1][name].numpy()
@@ -64,7 +64,7 @@ class GatheredRows(Interaction):
     def __contains__(self, name: object) -> bool:
         return name in self.columns
 
-    # RecBole's methods that return other rows know the held columns only.
+    # RecBole's methods that return other rows know only the stored columns.
     def to(self, *args: Any, **kwargs: Any) -> Interaction:
         return self[:].to(*args, **kwargs)
 

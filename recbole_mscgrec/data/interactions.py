@@ -1,7 +1,7 @@
-"""Values of an .inter file that decide who had what and when: none of them is ever filled in.
+"""Checks the values of an .inter file that must not be imputed: users, items, times and labels.
 
-RecBole drops rows without a user or an item, and gives a missing number the mean of its column: a
-missing time becomes the mean time, a missing rating a label.
+RecBole drops rows without a user or an item, and replaces a missing number by the mean of its
+column: a missing time becomes the mean time, a missing rating becomes a label.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from recbole.utils import FeatureType, ModelType
 from recbole_mscgrec.data.atomic_files import AtomicFile, first_lines, numbers_of
 from recbole_mscgrec.storage.errors import UserError
 
-_LABELLED = (ModelType.CONTEXT, ModelType.DECISIONTREE)  # models that read labels of the file
+_LABELLED = (ModelType.CONTEXT, ModelType.DECISIONTREE)  # these read labels from the file
 
 
 def check_interactions(dataset: Any, file: AtomicFile) -> None:
-    """Check the columns of user, item, time and label, and those that `threshold` reads, as far as
-    they are loaded. Rows without a value in a column of `val_interval` are counted in a warning.
+    """Check the loaded columns of user, item, time and label, and those that `threshold` reads.
+    A warning counts rows without a value in a column of `val_interval`.
 
     Args:
-        dataset: RecBole's, which has read the file and knows the types of its columns.
-        file: the columns that are loaded, NaN where a value is missing.
+        dataset: RecBole's data set, which has read the file and knows its columns' types.
+        file: the loaded columns, NaN where a value is missing.
 
     Raises:
-        UserError: a column of the wrong type or with missing values; names the first lines.
+        UserError: a column has the wrong type or missing values; the message names the first lines.
     """
     config = dataset.config
     _check_times(dataset, file)
@@ -52,7 +52,7 @@ def check_interactions(dataset: Any, file: AtomicFile) -> None:
 
 
 def check_ids(config: Any, file: AtomicFile) -> None:
-    """Raise UserError where the column of users or items is of another type than token."""
+    """Raise UserError if the user or item column is not of type token."""
     for key, role in (("USER_ID_FIELD", "a user"), ("ITEM_ID_FIELD", "an item")):
         field = config[key]
         if field in file.frame and file.types[field] != "token":
@@ -81,6 +81,6 @@ def _refuse_missing(file: AtomicFile, field: str, key: str) -> None:
     if missing.any():
         raise UserError(
             f"{file.path}: {missing.sum()} of {len(missing)} rows have no {field} ({key}): "
-            f"{first_lines(file.lines, missing)}. Nothing may be put in its place: write the value "
-            "into the file, or leave these rows out."
+            f"{first_lines(file.lines, missing)}. Such values are never guessed: write them into "
+            "the file, or leave these rows out."
         )

@@ -1,5 +1,5 @@
-"""How many interactions each of RecBole's filters drops: one log line. A filter or a split that
-leaves nothing is named by an error."""
+"""Logs in one line how many interactions each of RecBole's filters drops, and refuses a filter or
+a split that leaves nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_mscgrec.storage.errors import UserError
 
-# RecBole's method -> the settings that it follows.
+# RecBole's method -> the settings that control it.
 _FILTERS = {
     "_remove_duplication": ["rm_dup_inter"],
     "_filter_by_field_value": ["val_interval"],
@@ -51,8 +51,8 @@ def install() -> None:
 
 
 def _counted(original: Callable[[Any], None], settings: list[str]) -> Callable[[Any], None]:
-    """A filter of RecBole that keeps count. Without settings it is the one that keeps the items
-    which the .link file names."""
+    """Wrap a filter of RecBole so that it counts the rows that it drops. The filter that keeps the
+    items of the .link file has no settings."""
     name = " and ".join(settings) or "the .link file"
 
     @wraps(original)
@@ -76,12 +76,12 @@ def _refuse(dataset: Any, feat: str, name: str, settings: list[str]) -> None:
     before.pop(name, None)
     raise UserError(
         f"{', '.join(chosen) or name} leaves no {what}: {dataset.rows_read} interactions were "
-        f"read, and {_list(before) or 'none'} dropped before. Widen this filter, or leave it out."
+        f"read, and {_list(before) or 'none'} dropped before. Relax this filter, or leave it out."
     )
 
 
 def _check_sizes(config: Any, n_train: int, n_test: int) -> None:
-    """Raise UserError where a split has no row to train on, or none to test."""
+    """Raise UserError if the train split or the test split is empty."""
     parts = config["benchmark_filename"]
     how = f"benchmark_filename {parts}" if parts else f"eval_args {config['eval_args']['split']}"
     for name, size, least in (("train", n_train, "two"), ("test", n_test, "three")):

@@ -1,8 +1,8 @@
-"""Data that come split (`benchmark_filename`): histories across the parts, for sequential models.
+"""Pre-split data (`benchmark_filename`): histories across the parts, for sequential models.
 
-RecBole wants each row's history in a column of lists there (`item_id_list`). Parts that hold plain
-interactions are put together, each interaction gets its history from all that came before it, and
-is then a target of its own part.
+RecBole expects each row's history in a column of lists there (`item_id_list`). Parts with plain
+interactions are concatenated instead: each interaction gets all earlier ones of its user as its
+history, and is then a target of its own part.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PART = "part_of_benchmark"
 
 
 def list_field(config: Any) -> str:
-    """The column that holds the history of each row, where there is one."""
+    """The name of the column that holds the history of each row, if there is one."""
     return f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
 
 
 def install() -> None:
-    """Make RecBole's SequentialDataset take parts with and without histories."""
+    """Make RecBole's SequentialDataset accept parts with and without histories."""
     from recbole.data.dataset import SequentialDataset
 
     presets, change = SequentialDataset._benchmark_presets, SequentialDataset._change_feat_format
@@ -36,17 +36,17 @@ def install() -> None:
     @wraps(presets)
     def _benchmark_presets(self: Any) -> None:
         if has_histories(self):
-            # RecBole's name of this attribute, whatever ITEM_ID_FIELD is.
+            # RecBole's attribute has this name for any ITEM_ID_FIELD.
             self.item_id_list_field = list_field(self.config)
             _keep_the_newest(self)
             presets(self)
 
     def _init_alias(self: Any) -> None:
-        """A history holds items, whether or not `alias_of_item_id` says so."""
+        """Histories contain items even if `alias_of_item_id` does not say so."""
         lists, given = list_field(self.config), self.config["alias_of_item_id"] or []
         if self.config["benchmark_filename"] and has_histories(self) and lists not in given:
             self.config["alias_of_item_id"] = [*given, lists]
-        super(SequentialDataset, self)._init_alias()  # with a graph, that of KnowledgeBasedDataset
+        super(SequentialDataset, self)._init_alias()  # KnowledgeBasedDataset's if there is a graph
 
     @wraps(change)
     def _change_feat_format(self: Any) -> None:
@@ -66,7 +66,7 @@ def has_histories(dataset: Any) -> bool:
 
 
 def _keep_the_newest(dataset: Any) -> None:
-    """Cut given histories to MAX_ITEM_LIST_LENGTH, as those that RecBole builds are."""
+    """Cut given histories to MAX_ITEM_LIST_LENGTH, as RecBole does with those that it builds."""
     suffix, longest = dataset.config["LIST_SUFFIX"], dataset.max_item_list_len
     for field in dataset.inter_feat:
         if f"{field}{suffix}" in dataset.inter_feat:
@@ -96,13 +96,13 @@ def _build_histories(dataset: Any) -> None:
     ]
     getLogger().info(
         f"Targets by part: {', '.join(counts)}; a user's first interaction has no history and is "
-        "the target of none."
+        "no target."
     )
 
 
 def _refuse_other_orders(dataset: Any, parts: np.ndarray) -> None:
-    """A history holds all that came before: a part must not hold what came before an earlier part's
-    interactions of the same user."""
+    """Raise UserError if a part holds an interaction of a user that is older than one in an earlier
+    part: a history contains all earlier interactions."""
     rows = dataset.inter_feat
     users, times = rows[dataset.uid_field].numpy(), rows[dataset.time_field].numpy()
     order = np.lexsort((parts, times, users))

@@ -1,8 +1,8 @@
-"""RecBole's saved data sets and loaders are not read and not written.
+"""Keeps RecBole from reading and writing saved data sets and loaders.
 
-They are pickles, which can run any code when they are loaded, and they do not know when the .inter
-file they were made of has changed. RecBole takes one from `checkpoint_dir` unasked. Every run reads
-the atomic files instead.
+They are pickles, which can run any code when they are loaded, and they become stale unnoticed when
+the .inter file changes. RecBole loads one from `checkpoint_dir` unasked. Every run reads the atomic
+files instead.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class _Unlike(dict):
 
 
 def _unread(stream: Any) -> SimpleNamespace:
-    """In place of a saved data set: one that RecBole takes for another's and makes anew."""
+    """Stands in for a saved data set. Its settings match no run, so RecBole builds a new one."""
     getLogger().warning(f"{stream.name} is a pickle of saved data and is not read.")
     return SimpleNamespace(config=_Unlike())
 
 
 def _no_loaders(config: Any) -> None:
-    """In place of saved loaders."""
+    """Stands in for saved loaders: there are none."""
 
 
 def _refused(original: Any) -> Any:

@@ -1,7 +1,8 @@
 """Excludes seen items from the ranking, for every model that ranks all items (`exclude_seen`).
 
 RecBole's evaluation excludes the items in a batch's `history_index`. Its own loaders fill it only
-for non-sequential models, and only if `repeatable` is False. Here the loaders of all models do.
+for non-sequential models, and only if `repeatable` is False. Here the loaders of all models fill
+it.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class SeenItems:
 
     def leave_out(self, valid_data: Any, test_data: Any) -> None:
         """Make the loaders exclude the items that their users have seen: those of the train split
-        and, for the test, those of validation. A target is never excluded. An item that a user
-        interacts with again in a later split is: interactions are counted, not pairs.
+        and, for the test, those of validation. A target of the evaluated split is never excluded.
+        A seen item is excluded even if it occurs again as a target of a later split.
 
         Raises:
             UserError: the loaders sample candidates; or 'history' is set for a model that reads no
                 history.
         """
-        before = self.had
+        before = self.had  # counts: removing a target must not hide earlier ones of the same item
         for loader in (test_data, valid_data):  # from the last split back to the first
             if not isinstance(loader, FullSortEvalDataLoader):
                 raise UserError(
@@ -59,11 +60,11 @@ class SeenItems:
             before = before - targets
             seen = (before > 0) > (targets > 0)
             history = _history_field(loader) if self.which == HISTORY else None
-            loader.collate_fn = _naming(loader, seen, history)
+            loader.collate_fn = _collate_with(loader, seen, history)
 
 
 def _counts(rows: Any, items: Any, shape: tuple[int, int]) -> csr_matrix:
-    """How often a row (a user, or one of a batch) has each item."""
+    """How often each row (a user, or a row of a batch) has each item."""
     where = (np.asarray(rows), np.asarray(items))
     return csr_matrix((np.ones(len(where[0]), dtype=np.int32), where), shape=shape)
 
@@ -79,11 +80,11 @@ def _history_field(loader: Any) -> str:
     return field
 
 
-def _naming(loader: Any, seen: csr_matrix, history: str | None) -> Any:
+def _collate_with(loader: Any, seen: csr_matrix, history: str | None) -> Any:
     plain = loader.collate_fn
 
     def collate(index: Any) -> tuple:
-        """The loader's batch of full ranking, with the seen items of its users as history index."""
+        """The loader's batch for full ranking, with its users' seen items as `history_index`."""
         users, _, positive_u, positive_i = plain(index)
         rows = seen[users[loader.uid_field].numpy()]
         if history is not None:

@@ -68,7 +68,7 @@ def _finite_number(text: str) -> Decimal:
 
 
 def _read_exact_times(dataset_class: Any) -> None:
-    """Times that float64 cannot tell apart are read again as text; so are times of type token."""
+    """Read times as text if they are of type token or may not be exact as float64."""
     from recbole.utils import FeatureSource, FeatureType
 
     original = dataset_class._load_feat
@@ -80,7 +80,7 @@ def _read_exact_times(dataset_class: Any) -> None:
         if source != FeatureSource.INTERACTION or frame is None or field is None:
             return frame
         if field not in frame:
-            given = list_field(self.config) in frame  # histories, which need no times
+            given = list_field(self.config) in frame  # given histories need no times
             if by_time and not given and _has_no_times(self.config, filepath):
                 self.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
                 first = getattr(self, "rows_without_times", 0)  # of the parts before this file
@@ -118,7 +118,7 @@ def _has_no_times(config: Any, filepath: str) -> bool:
 
 
 def _exact(times: np.ndarray) -> bool:
-    """Whether different texts cannot have become the same float64."""
+    """Whether different texts cannot have been rounded to the same float64."""
     return bool(((times == np.rint(times)) & (np.abs(times) < _EXACT_INTEGERS)).all())
 
 

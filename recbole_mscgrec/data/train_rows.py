@@ -14,7 +14,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 def train_rows(dataset: Any) -> dict[str, str]:
     """`rows`, the fingerprint of a train split and of its users' and items' names, and `form`, the
-    kind of the rows: only rows of the same form compare."""
+    kind of its rows: only rows of the same form can be compared."""
     feat = dataset.inter_feat
     columns = {name: cache.fingerprint(rows=_column(feat, name)) for name in sorted(feat.columns)}
     for field in (dataset.uid_field, dataset.iid_field):
@@ -35,11 +35,11 @@ def _names(dataset: Any, field: str) -> np.ndarray:
 def check_same_rows(
     key_name: str, file: Any, trained: Mapping[str, str], ours: Mapping[str, str]
 ) -> None:
-    """Check that a saved model saw the train rows of this run. Checkpoints of older versions, and
-    of models with rows of another form, are not compared.
+    """Check that a saved model was trained on the train rows of this run. Checkpoints of older
+    versions, and of models with rows of another form, are not compared.
 
     Raises:
-        UserError: it saw other rows, and perhaps those that it is tested on.
+        UserError: it was trained on other rows, perhaps on those that it is tested on.
     """
     if text := other_rows(trained, ours):
         raise UserError(

@@ -29,8 +29,8 @@ class Answer(NamedTuple):
 
 
 def rows_of(answer: Answer, model: TrainedModel, explain: bool) -> list[dict[str, Any]]:
-    """One row per recommendation, with the columns `COLUMNS` and, with `explain`, `shared_levels`:
-    history item and number of leading levels that its code shares ("50:2 172:1")."""
+    """One row per recommendation, with the columns `COLUMNS`. With `explain` also `shared_levels`:
+    history items, each with the number of leading levels that its code shares ("50:2 172:1")."""
     rows = []
     for rank, found in enumerate(answer.items, 1):
         row: dict[str, Any] = {
@@ -91,7 +91,7 @@ def writer_of(file: Path) -> Callable[[Path, Iterable[dict[str, Any]], list[str]
     """The function that writes rows to a file, by the ending of its name.
 
     Raises:
-        UserError: the ending is none of .csv, .jsonl and .parquet, or pyarrow is missing.
+        UserError: the ending is not .csv, .jsonl or .parquet, or pyarrow is missing.
     """
     writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
     if file.suffix not in writers:

@@ -6,12 +6,12 @@ import argparse
 
 from recbole_mscgrec.config.parsing import parse_value
 
-# What a command beside training asks of the run that reads a checkpoint.
+# Settings with which commands other than training read a checkpoint.
 QUIET: dict[str, object] = {"show_progress": False, "state": "WARNING"}
 
 
 def settings_of(rest: list[str], parser: argparse.ArgumentParser) -> dict[str, object]:
-    """The arguments `--key=value` that are no options of a command: settings that override those
+    """The arguments `--key=value` that are not options of the command: settings that override those
     of the training. Other arguments end the program with the command's usage."""
     settings: dict[str, object] = {}
     for argument in rest:

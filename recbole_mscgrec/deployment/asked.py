@@ -1,4 +1,4 @@
-"""Whom recommendations are asked for: histories from the command line, from a file, or of users."""
+"""The histories to recommend for: from the command line, from a file, or of users."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NamedTuple
 from recbole_mscgrec.deployment.loading import TrainedModel
 from recbole_mscgrec.storage.errors import UserError, one_line
 
-_ENCODING = "utf-8-sig"  # a mark at the beginning (BOM) is no part of the first token
+_ENCODING = "utf-8-sig"  # a byte order mark (BOM) is not part of the first token
 
 
 class Asked(NamedTuple):
-    """A name for the answer, and the items that the answer is based on, oldest first."""
+    """A name for the answer, and the history that it is based on, oldest item first."""
 
     name: str
     history: list[str]
@@ -33,14 +33,14 @@ def of_all_users(model: TrainedModel) -> Iterator[Asked]:
 
 
 def of_texts(texts: list[str]) -> Iterator[Asked]:
-    """Histories written as tokens with commas between them: "50,172,181"."""
+    """Histories written as tokens separated by commas: "50,172,181"."""
     for text in texts:
         yield Asked(text, tokens_of(text))
 
 
 def of_file(file: Path) -> Iterator[Asked]:
-    """The histories of a file, one per line: tokens with commas between them; a JSON list of
-    tokens; or a JSON object with `history` and, for the answer's name, `user`. Without a name it is
+    """The histories of a file, one per line: tokens separated by commas, a JSON list of tokens, or
+    a JSON object with `history` and optionally `user`, the name of the answer. The default name is
     the number of the line.
 
     Raises:
@@ -56,7 +56,7 @@ def of_file(file: Path) -> Iterator[Asked]:
 
 
 def lines_of(file: Path, option: str) -> list[str]:
-    """The lines of a file that are not empty. Raises UserError, with the option that names it."""
+    """The lines of a file that are not empty. Raises UserError, which names `option`."""
     try:
         lines = file.read_text(encoding=_ENCODING).split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -65,7 +65,7 @@ def lines_of(file: Path, option: str) -> list[str]:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Tokens with commas between them."""
+    """The tokens of a text, separated by commas."""
     return [token.strip() for token in text.split(",") if token.strip()]
 
 

@@ -1,4 +1,4 @@
-"""Recommendations for many histories: in batches, kept as they are made, continued after a stop."""
+"""Recommendations for many histories: made in batches that are kept, and resumed after a stop."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def write_all(
 ) -> int:
     """Write the rows for all histories to `out`. Returns the number of histories.
 
-    Finished batches are kept in the folder OUT.parts until all are there. After a stop, the same
-    command goes on from them.
+    Finished batches are kept in the folder OUT.parts until all are finished. After a stop, the same
+    command continues from them.
 
     Args:
         asked: the histories, in a fixed order.
         total: their number, for the progress bar.
         rows_of: the rows of a batch.
-        key: all that the rows depend on; parts with another key are made again.
+        key: everything that the rows depend on; parts with another key are made again.
 
     Raises:
         UserError: a file cannot be written, or `rows_of` refuses a history.

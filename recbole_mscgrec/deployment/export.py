@@ -91,7 +91,7 @@ def export_of(model_file: str, config_dict: dict[str, Any] | None = None) -> Exp
     """The export of a saved model.
 
     Raises:
-        UserError: it is no model of MSCGRec, or it is set to be reranked by a second model.
+        UserError: it is not an MSCGRec model, or it is set to be reranked by a second model.
     """
     config, model, _, train = load_mscgrec(model_file, config_dict)
     return export_of_loaded(config, model, train)
@@ -103,7 +103,7 @@ def load_mscgrec(
     """Config, model, data set and train split of a saved model of MSCGRec.
 
     Raises:
-        UserError: it is another model, or the data set is not there or another one.
+        UserError: it is another model, or its data set does not exist or has changed.
     """
     kind = checkpoint.load(model_file)["config"]["model"]
     if kind != "MSCGRec":
@@ -123,13 +123,13 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
     settings = model.settings
     if settings.decoding.rescore_model:
         raise UserError(
-            "rescore_model is set, and a second model cannot be exported: set rescore_model to "
+            "rescore_model is set, but a second model cannot be exported: set rescore_model to "
             "None to export MSCGRec alone."
         )
     plain, n_items = model.code_state, train.item_num
     return Export(
         table=CodeTable.from_plain(plain["table"]),
-        # Only training replaces history items by their neighbours.
+        # Only training replaces history items by their neighbours: an export must not.
         network=replace(settings.network, neighbour_prob=0.0),
         weights={name: w.cpu() for name, w in model.network.state_dict().items()},
         items=[str(token) for token in train.field2id_token[train.iid_field][1:]],
@@ -150,7 +150,7 @@ def export_of_loaded(config: Any, model: MSCGRec, train: Any) -> Export:
 
 
 def _titles(settings: MSCGRecSettings, train: Any) -> list[str] | None:
-    """Titles of the items 1..N-1, '' where there is none; None if no item has one."""
+    """Titles of the items 1..N-1, '' for an item without one; None if no item has one."""
     items = read_items(settings.files, train)
     check_columns(settings, items)
     column = items and (settings.pages.title_column or title_column(items.types))

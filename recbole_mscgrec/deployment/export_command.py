@@ -1,5 +1,5 @@
-"""`recbole-mscgrec export`: a saved model becomes a folder that needs neither RecBole nor the data
-set."""
+"""`recbole-mscgrec export`: writes a saved model to a folder that needs neither RecBole nor the
+data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_file", help="checkpoint of a training")
     source.add_argument(
-        "--export", type=Path, help="export folder that only gets programs, with --format torch"
+        "--export", type=Path, help="existing export folder to add programs to; --format torch"
     )
     made.add_argument("--out", type=Path, help="the export folder; needed with --model_file")
     made.add_argument(
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the export in the folder; a service that reads it takes the new one over",
+        help="replace the export in the folder; a service that reads it loads the new one",
     )
     made.add_argument(
         "--without_new_items",

@@ -34,7 +34,7 @@ Tensor = torch.Tensor
 def programs_of(network: CodeNetwork, max_history: int, constrained: bool) -> dict[str, bytes]:
     """The programs of a network in evaluation: name -> content of a .pt2 file.
 
-    B, T and W are free. Only where `max_history` is below 3, T is `max_history`.
+    B, T and W are free, except that T is fixed to `max_history` if that is below 3.
     """
     fixed = max_history < 3
     items = torch.ones(3, max_history if fixed else 3, dtype=torch.long)
@@ -65,11 +65,11 @@ class EncoderProgram(nn.Module):
         self.hides_keys = network.bidirectional or network.per_item > 1
 
     def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Item ids (B, T), oldest first, padded with 0 at the end -> states (B, S, D), and which of
-        them are in use: bool (B, S)."""
+        """Item ids (B, T), oldest first, padded with 0 at the end -> states (B, S, D), and bool
+        (B, S): which of them are used."""
         x, used = self.history(items)
         used = items != 0 if used is None else used
-        # Without hidden keys attention is causal, and the padding is at the end.
+        # If no keys are hidden, attention is causal and never reads the padding at the end.
         bias = self.bias(items, used if self.hides_keys else None)
         slots = Slots(None, x.size(0), x.size(1), used)
         x = x.flatten(0, 1)
@@ -96,7 +96,7 @@ class DecoderProgram(nn.Module):
         chosen, n = [codes[..., i].flatten() for i in range(level)], n_rows * n_beams
         encoded = Encoded(
             states, used
-        )  # all tokens up to `last`, so hiding the others is no change
+        )  # all tokens up to `last`: hiding the others changes nothing
         limit, place = last.unsqueeze(1).expand(-1, n_beams), torch.arange(n, device=codes.device)
         hidden = network.decode(encoded, limit, chosen, place, [n] * (level + 1))[n * level :]
         nodes = torch.zeros_like(place, dtype=torch.int32)
@@ -114,7 +114,7 @@ class DecoderProgram(nn.Module):
 
 
 def _decoder_of(network: CodeNetwork, level: int) -> CodeNetwork:
-    """The network with only those modules that decode a level; a program saves all modules."""
+    """The network with only the modules that decode a level, because a program saves all."""
     unused = ("history", "neighbours", "encoder", "encoder_bias", "encoder_norm")
     made = copy.copy(network)  # the other modules and the tensors are shared
     made._modules = {name: m for name, m in network._modules.items() if name not in unused}
@@ -135,7 +135,7 @@ def _saved(
         torch.export.export(program.eval(), example, dynamic_shapes=dynamic),
         io.BytesIO(),
     )
-    for node in made.graph.nodes:  # folders of this machine, in each line of the program
+    for node in made.graph.nodes:  # stack traces would reveal folders of this machine
         node.meta.pop("stack_trace", None)
     torch.export.save(made, buffer)
     return buffer.getvalue()
@@ -143,7 +143,7 @@ def _saved(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this block torch.export does not warn of its own implementation."""
+    """Within this block torch.export does not warn about its own implementation."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -35,7 +35,7 @@ class TrainedModel:
         """The saved model `model_file` with its data; `settings` override those of its training.
 
         Raises:
-            UserError: it is no model of MSCGRec, or the data set is not there or another one.
+            UserError: it is not an MSCGRec model, or its data set does not exist or has changed.
         """
         config, model, dataset, train = load_mscgrec(model_file, settings)
         made = export_of_loaded(config, model, train)
@@ -60,6 +60,7 @@ class TrainedModel:
 
     @property
     def has_data(self) -> bool:
+        """Whether the model came with its data set, that is, from a checkpoint."""
         return self._data is not None
 
     def title(self, item: str) -> str:
@@ -87,21 +88,21 @@ class TrainingData:
         return [str(token) for token in self._dataset.id2token(self._dataset.iid_field, items)]
 
     def histories(self) -> Iterator[tuple[str, list[str]]]:
-        """Every user that has items, with them."""
+        """Every user that has items, with these items."""
         for user in self.users.tokens:
             if history := self.history(user):
                 yield user, history
 
     def items_of(self, category: str, column: str | None = None) -> list[str]:
-        """Tokens of the items of a category, whatever its case.
+        """Tokens of the items of a category.
 
         Args:
-            category: a word of the column.
-            column: of the .item file; default: that of `codes_words_column`, or the one found by
+            category: a word of the column, in upper or lower case.
+            column: a column of the .item file; default: `codes_words_column`, or the one found by
                 `words_column`.
 
         Raises:
-            UserError: there is no such column, or no such category; known ones are named.
+            UserError: there is no such column or category; the message names known ones.
         """
         items = read_items(self.settings.files, self._train)
         if items is None:
@@ -133,8 +134,8 @@ class TrainingData:
         return found
 
     def posters(self, tokens: list[str], image_dir: str | None = None) -> dict[str, str]:
-        """JPEG images in base64 of those items that have one in `image_dir` (default: that of the
-        training). Raises UserError if the folder does not exist or has no image of an item."""
+        """Item token -> JPEG in base64, for the items with an image in `image_dir` (default: that
+        of the training). Raises UserError if the folder does not exist or holds no item images."""
         settings = self.settings
         chosen = replace(settings.images, dir=image_dir) if image_dir else settings.images
         images = find_images(chosen, settings.files, settings.run, self._train)

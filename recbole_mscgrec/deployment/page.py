@@ -9,15 +9,15 @@ from recbole_mscgrec.deployment.answers import Answer
 from recbole_mscgrec.deployment.loading import TrainedModel
 from recbole_mscgrec.storage import files
 
-_LAST_ITEMS = 24  # of a history that are shown
+_LAST_ITEMS = 24  # number of the last history items that are shown
 _MOST_SHARED = 2  # history items named for a recommendation
 
 
 def write_page(
     file: Path, found: list[Answer], model: TrainedModel, image_dir: str | None = None
 ) -> None:
-    """Write the page. Raises UserError if the file cannot be written, or if `image_dir`, for the
-    posters, has no image of an item."""
+    """Write the page. Raises UserError if the file cannot be written, or if `image_dir`, the folder
+    of the posters, holds no item images."""
     files.write_text(file, render(page_data(found, model, image_dir)))
 
 

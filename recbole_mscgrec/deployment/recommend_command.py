@@ -36,22 +36,22 @@ def parser() -> argparse.ArgumentParser:
     who.add_argument("--history_file", type=Path, help="one history per line, as text or JSON")
     who.add_argument("--all_users", action="store_true", help="every user; needs --out")
     made.add_argument("--top", type=int, default=10, help="items per list (default: 10)")
-    made.add_argument("--beam_size", type=int, help="default: that of the training's evaluation")
-    made.add_argument("--exclude_seen", action="store_true", help="no items of the history")
+    made.add_argument("--beam_size", type=int, help="beam size (default: that of the training)")
+    made.add_argument("--exclude_seen", action="store_true", help="recommend no history items")
     made.add_argument("--exclude_items", type=Path, help="file of tokens never to recommend")
     made.add_argument("--allowed_items", type=Path, help="file of tokens to choose from")
     made.add_argument("--category", help="only items of this category of the .item file")
-    made.add_argument("--category_column", help="its column; default: found by its values")
-    made.add_argument("--fallback", choices=[POPULAR], help="what an empty history gets")
+    made.add_argument("--category_column", help="its column (default: detected)")
+    made.add_argument("--fallback", choices=[POPULAR], help="list for an empty history")
     made.add_argument(
         "--cold_share", type=float, help="share of each list for items added after training"
     )
     made.add_argument(
-        "--explain", action="store_true", help="history items with which codes share levels"
+        "--explain", action="store_true", help="name history items whose codes share levels"
     )
     made.add_argument("--out", type=Path, help="a .csv, .jsonl or .parquet file")
     made.add_argument("--html", type=Path, help="a page with histories, posters and results")
-    made.add_argument("--image_dir", help="posters of the page; default: that of the training")
+    made.add_argument("--image_dir", help="posters for --html (default: the training's)")
     made.add_argument("--batch_size", type=int, default=1024, help="histories per batch")
     made.add_argument("--no_progress", action="store_true", help="no progress bar")
     return made
@@ -153,7 +153,7 @@ def _write(
     answer: Callable[[list[Asked]], list[Answer]],
     asked: Iterator[Asked],
 ) -> None:
-    """Write the answers to `--out`, and the page if one is asked for."""
+    """Write the answers to `--out`, and the page if `--html` asks for it."""
     kept: list[Answer] = []
 
     def rows_of(batch: list[Asked]) -> list[dict[str, Any]]:

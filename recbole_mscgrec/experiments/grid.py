@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given(options: argparse.Namespace) -> list[str]:
-    """The options of a table that the command line has."""
+    """The options of a table that are set on the command line."""
     return [name for name in _OPTIONS if getattr(options, name) is not None]
 
 
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
 
 
 def any_failed(table: dict[str, Any]) -> bool:
-    """Whether a row of the table lacks a result and no other process is making it."""
+    """Whether a row of the table lacks a result that no other process is making."""
     errors = (error for row in table["rows"] for error in row["errors"].values())
     return any(error != _ELSEWHERE for error in errors)
 
@@ -127,7 +127,7 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> list[Cell]:
 def _rows(options: argparse.Namespace) -> list[Row]:
     if options.ablation is not None:
         if options.model_list is not None:
-            raise UserError("model_list and ablation both name rows: give the rows of one table.")
+            raise UserError("model_list and ablation both name rows: leave one of them out.")
         rows = read_rows(options.ablation, options.model)
         return rows if options.rows is None else select_rows(rows, options.rows)
     if options.rows is not None:
@@ -142,14 +142,14 @@ def _rows(options: argparse.Namespace) -> list[Row]:
 
 def _seeds(options: argparse.Namespace, settings: dict[str, Any]) -> list[int]:
     if options.seed_list is not None and "seed" in settings:
-        raise UserError("seed and seed_list are both given: keep seed_list.")
+        raise UserError("seed and seed_list are both given: leave out seed.")
     text = settings.get("seed", "2020") if options.seed_list is None else options.seed_list
     parts = [part.strip() for part in str(text).split(",") if part.strip()]
     if not parts or not all(part.isdigit() for part in parts):
         raise UserError(f"seed_list ({text}) must be whole numbers: --seed_list=2020,2021,2022.")
     seeds = [int(part) for part in parts]
     if len(set(seeds)) != len(seeds):
-        raise UserError(f"seed_list ({text}) names a seed twice: a repetition shows no spread.")
+        raise UserError(f"seed_list ({text}) names a seed twice: equal seeds show no spread.")
     return seeds
 
 
@@ -174,7 +174,7 @@ def _settings_of_rows(
     for model, keys in known.items():
         left_out = [f"{key}={value}" for key, value in common.items() if key not in keys]
         if left_out:
-            getLogger().info(f"{model} does not have {', '.join(left_out)}: not passed to it.")
+            getLogger().info(f"{model} has no setting {', '.join(left_out)}: not passed to it.")
     return {
         row.name: {k: v for k, v in common.items() if k in known[row.model]} | row.settings
         for row in rows
@@ -209,7 +209,7 @@ def _checked(cells: list[Cell]) -> list[Cell]:
 
 
 def _config(cell: Cell) -> Config:
-    """The Config of a cell, before it is known whether there are ranks."""
+    """The Config of a cell without a file of ranks, because it may have none."""
     config = cell._replace(ranked=False).config()
     check_test_metrics(config)
     return config

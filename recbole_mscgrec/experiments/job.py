@@ -26,7 +26,7 @@ from recbole_mscgrec.experiments.variants import Row
 from recbole_mscgrec.storage import checkpoint, digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
 
-_SECONDS_TO_STOP = 10  # that a cell has to end by itself after Ctrl-C
+_SECONDS_TO_STOP = 10  # time for a cell to end by itself after Ctrl-C
 
 
 class Cell(NamedTuple):
@@ -82,10 +82,10 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     version = result.get("made_by", {}).get("version")
     if version != recbole_mscgrec.__version__:
         raise UserError(
-            f"{cell.result_file} was made by version {version} of this package, this is "
-            f"{recbole_mscgrec.__version__}. {way_out}"
+            f"{cell.result_file} was made by version {version} of this package, but this is "
+            f"version {recbole_mscgrec.__version__}. {way_out}"
         )
-    # Values that the preset for sparse data changed are no difference.
+    # Values that a preset changed do not count as different.
     asked = {**stored, **{key: wanted.get(key) for key in result.get("preset", {})}}
     differ = sorted(k for k in asked.keys() | wanted.keys() if asked.get(k) != wanted.get(k))
     if differ:
@@ -137,8 +137,8 @@ def run_cell(cell: Cell) -> str | None:
 
 
 def _run(command: list[str], stream: Any) -> int:
-    """Run a command with its output in `stream`. Returns its status. After Ctrl-C it is stopped
-    first."""
+    """Run a command with its output in `stream`. Returns its exit status. After Ctrl-C, the command
+    is stopped before KeyboardInterrupt is raised."""
     package = str(Path(recbole_mscgrec.__file__).resolve().parent.parent)
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -153,12 +153,12 @@ def _run(command: list[str], stream: Any) -> int:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """Stop a process: wait, as Ctrl-C in a terminal also reaches it; then send SIGTERM, then kill
-    it.
+    """Stop a process: wait, because Ctrl-C in a terminal reaches it too; then send SIGTERM; then
+    kill it.
 
     At most the epoch in progress is lost, since files are written completely or not at all.
     """
-    # SIGTERM, which our command line treats like Ctrl-C even if SIGINT is ignored.
+    # Our command line treats SIGTERM like Ctrl-C, even if SIGINT is ignored.
     for ask in (None, process.terminate, process.kill):
         if ask is not None:
             ask()

@@ -11,7 +11,7 @@ _DIVERSITY = ("itemcoverage", "giniindex", "tailpercentage")
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """Tables of accuracy, significance, cost, diversity and failures, those that are not empty."""
+    """Tables of accuracy, significance, cost, diversity and failures; empty ones are left out."""
     rows = table["rows"]
     measured = [row for row in rows if row["seeds"]]
     parts = [f"# {', '.join(table['datasets']) or 'No result'}"]
@@ -86,9 +86,9 @@ def _cost(rows: list[dict]) -> str:
         cells += [_whole(row["peak_memory_mb_after"].get(mark)) for mark in marks]
         lines.append([*cells, f"{row['peak_gpu_memory_mb']:.0f}"] if on_gpu else cells)
     text = (
-        "Seconds: the mean over seeds; a stage found in the cache counts with the seconds of "
-        "reading it. Memory: the highest of all seeds, resident in the process by the end of a "
-        "stage."
+        "Seconds: the mean over seeds; for a stage found in the cache, the time to read it. "
+        "Memory: the peak resident memory of the process by the end of a stage, the maximum over "
+        "seeds."
     )
     return f"## Seconds and memory\n\n{table_of(head, lines)}\n\n{text}"
 
@@ -118,7 +118,7 @@ def _failures(rows: list[dict]) -> list[str]:
 
 
 def _notes(rows: list[dict]) -> list[str]:
-    """The note on each row and the modalities that it really had, since the data may lack one."""
+    """The note on each row and the modalities that it used, since the data may lack one."""
     if not any(row["note"] or row["modalities"] for row in rows):
         return []
     lines = [[row["name"], row["note"], ", ".join(row["modalities"])] for row in rows]
@@ -137,6 +137,7 @@ def _whole(value: float | None, separator: str = "") -> str:
 
 
 def table_of(head: list[str], lines: Iterable[list[str]]) -> str:
+    """A markdown table with the header `head`; cells become plain text."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(map(_one_line, cells)) + " |" for cells in rows)
 

@@ -1,1 +1,1 @@
-"""Items that training never saw: encoders kept in an export, codes, generations."""
+"""New items, which training never saw: encoders kept in an export, codes, generations."""

@@ -1,4 +1,4 @@
-"""`recbole-mscgrec add-items`: items that training never saw join an export."""
+"""`recbole-mscgrec add-items`: adds items that training never saw to an export."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NAMED = 3  # tokens that an error names
 
 
 class Added(NamedTuple):
-    """What `add_items` has done, in tokens."""
+    """What `add_items` has done, as item tokens."""
 
     generation: int
     added: list[str]
-    restored: list[str]  # removed before, back again with their codes
-    left_out: list[str]  # there already, or without text, image and vector
+    restored: list[str]  # removed before, now restored with their codes
+    left_out: list[str]  # already in the export, or without text, image and vector
 
 
 def add_items(
@@ -44,8 +44,8 @@ def add_items(
     """Add the items of an .item file to an export, as its next generation.
 
     New items get codes from their texts, images and given vectors, by the encoders of the export.
-    The codes of all other items stay as they are. Items that were removed get their old codes
-    back, and nothing else of them changes.
+    The codes of all other items stay as they are. Items that were removed are restored with their
+    old codes and are otherwise unchanged.
 
     Args:
         folder: the export folder.
@@ -53,13 +53,13 @@ def add_items(
         images: folder of image files named by item token.
         vectors: modality -> file of vectors, for modalities that were trained on such files.
         cold_share: the new share of each list that goes to items added after training.
-        skip_known: leave items out that are there already.
-        skip_empty: leave items out that have no text, image or vector.
+        skip_known: leave out items that are already in the export.
+        skip_empty: leave out items without text, image and vector.
         command: for the record in the manifest.
 
     Raises:
-        UserError: a file cannot be used, an item is there already or has no text, image or vector,
-            there are too few free codes, or the folder holds no export with encoders.
+        UserError: a file cannot be used, an item is already in the export or has no text, image or
+            vector, there are too few free codes, or the folder holds no export with encoders.
     """
     folder, items = Path(folder), Path(items)
     if cold_share is not None and not 0 <= cold_share <= 1:
@@ -107,16 +107,16 @@ def _with_some_modality(
     """
     if not found:
         raise UserError(
-            "The model was trained on interactions or given codes alone, which new items do not "
-            "have: train it with text, images or vectors_file to add items."
+            "The model was trained on interactions or given codes alone, which new items lack: to "
+            "add items, train it with text, images or vectors_file."
         )
     some = torch.stack([each.present for each in found.values()]).any(dim=0)
     empty = [token for token, has in zip(rows.tokens, some.tolist(), strict=True) if not has]
     if empty and not skip_empty:
         raise UserError(
-            f"{len(empty):,} items of {rows.file.path} have nothing to make a code from, in "
-            f"{' or '.join(found)}: first {', '.join(empty[:_NAMED])}. Fill in their cells or "
-            "images, or add --skip_empty to leave them out."
+            f"{len(empty):,} items of {rows.file.path} have no usable {' or '.join(found)}: first "
+            f"{', '.join(empty[:_NAMED])}. Fill in their cells or images, or add --skip_empty to "
+            "leave them out."
         )
     kept = {name: Vectors(each.vectors[some], each.present[some]) for name, each in found.items()}
     return rows.only(some.tolist()), kept, empty
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
         prog="recbole-mscgrec add-items",
         description="Add items that training never saw to an export folder. They get codes from "
         "their texts and images; the codes of all other items stay as they are. A service that "
-        "reads the folder takes the new generation over.",
+        "reads the folder loads the new generation.",
         allow_abbrev=False,
     )
     made.add_argument("--export", required=True, type=Path, help="the export folder")
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         "0 to 1; kept for later generations",
     )
     made.add_argument(
-        "--skip_known", action="store_true", help="leave out items that are there already"
+        "--skip_known", action="store_true", help="leave out items that are already in the export"
     )
     made.add_argument(
         "--skip_empty", action="store_true", help="leave out items without text, image and vector"

@@ -1,4 +1,4 @@
-"""Generations of an export: the next one with more items, with items removed or back again."""
+"""Generations of an export: writes the next one, with items added, removed or restored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def opened(folder: Path) -> Iterator[Export]:
     Raises:
         UserError: another process is writing one, or the folder holds no export.
     """
-    read_manifest(folder)  # before the lock makes a file in a folder that holds no export
+    read_manifest(folder)  # fail before the lock makes a file in a folder without an export
     with lock.claim(folder / NAME, f"adds or removes items in {folder}"):
         yield export_folder.read(folder)
 
@@ -43,7 +43,7 @@ def with_items(
     text: Tensor | None = None,
 ) -> Export:
     """The export with n new items at its end, and the vectors of their texts (n, D). Codes, weights
-    and vectors of the items that are there stay as they are."""
+    and vectors of the existing items stay as they are."""
     n, before = len(tokens), export.table
     codes = {name: torch.cat([known, made.codes[name]]) for name, known in before.codes.items()}
     table = CodeTable(codes, before.sizes, before.target)
@@ -68,7 +68,7 @@ def with_items(
 
 
 def with_removed(export: Export, ids: Tensor, removed: bool) -> Export:
-    """The export with items (n,) removed or back again."""
+    """The export with items (n,) removed or restored."""
     mask = export.removed.clone()
     mask[ids] = removed
     return replace(export, removed=mask)
@@ -76,9 +76,8 @@ def with_removed(export: Export, ids: Tensor, removed: bool) -> Export:
 
 def grown_weights(export: Export, after: CodeTable) -> dict[str, Tensor]:
     """The weights of an export's network for a table with more items at its end. If all items have
-    a learned vector, those items and tree nodes that were there keep theirs, and new ones get
-    zeros, as those have that training does not see. If only some have one, the tables stay as they
-    are."""
+    a learned vector, existing items and tree nodes keep theirs, and new ones get zeros, like items
+    that training does not see. If only some have one, these weights stay as they are."""
     weights, before = export.weights, export.table
     if not _grows(export):
         return weights
@@ -88,7 +87,7 @@ def grown_weights(export: Export, after: CodeTable) -> dict[str, Tensor]:
     grown[_ITEM_VECTORS] = _extended(weights[_ITEM_VECTORS], n_new, 0)
     for level in range(1, old.n_levels):
         name = f"node_vectors.levels.{level - 1}.weight"
-        # The path of an item leads through the same nodes in both trees.
+        # An item's path leads through corresponding nodes of both trees.
         some_leaf = old.leaf_start[level + 1][:-1] if level + 1 < old.n_levels else slice(None)
         nodes = new.path(old.leaf_item[some_leaf].long())[level + 1]
         grown[name] = weights[name].new_zeros(len(new.code[level]), weights[name].size(1))
@@ -97,12 +96,12 @@ def grown_weights(export: Export, after: CodeTable) -> dict[str, Tensor]:
 
 
 def write(folder: Path, export: Export, what: str, command: str, **counts: int) -> Export:
-    """Write an export as the next generation, which replaces the old one when it is whole.
+    """Write an export as the next generation, which replaces the old one once it is complete.
 
     Args:
         what: the name of the command.
         command: the whole command, for the manifest.
-        counts: how many items it has added, removed, ...
+        counts: numbers of items that were added, removed, ...
     """
     export = export_folder.next_generation(export, what, **counts, command=command)
     unchanged = {ENCODERS, FEATURES} & set(read_manifest(folder)["files"])

@@ -1,4 +1,4 @@
-"""Vectors of items that are added to an export, by the encoders that it keeps."""
+"""Vectors of new items, from the encoders that an export keeps."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Vectors(NamedTuple):
 
 @dataclass(frozen=True)
 class NewItems:
-    """New items, in the form in which the features' functions know the items of a data set.
+    """New items, with the interface of a data set that the functions of `features` expect.
 
     Attributes:
         tokens: their tokens, sorted, so that their order in the file does not matter.
@@ -77,13 +77,13 @@ class NewItems:
 
     @property
     def titles(self) -> list[str]:
-        """Their titles, '' where there is none."""
+        """Their titles; '' for items without one."""
         if self.title_column not in self.file.types:
             return [""] * len(self.tokens)
         return [clean_text(title) for title in self.file.frame[self.title_column]]
 
     def only(self, kept: list[bool]) -> NewItems:
-        """Those for which the list (n,) holds True."""
+        """The items for which the list `kept` (n,) holds True."""
         frame = self.file.frame[pd.Series(kept, dtype=bool)].reset_index(drop=True)
         tokens = frame[self.file.key].tolist()
         return NewItems(tokens, self.file._replace(frame=frame), self.title_column)
@@ -122,7 +122,7 @@ class ItemEncoders:
 
     Attributes:
         plan: see `kept_encoders`.
-        tensors: those of the file `encoders`.
+        tensors: the tensors of the file `encoders`.
 
     Raises:
         UserError: the export was written without them.
@@ -139,7 +139,7 @@ class ItemEncoders:
         self.plan, self.tensors = export.new_items, tensors
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, without this beginning."""
+        """The tensors whose names begin with `prefix`, by their names without it."""
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
     def vectors(
@@ -152,7 +152,7 @@ class ItemEncoders:
             given: modality -> file of vectors, for modalities that were trained on such files.
 
         Raises:
-            UserError: a file cannot be used, or there is one for a modality that is not made so.
+            UserError: a file cannot be used, or it is for a modality that is not made from one.
         """
         modalities: dict[str, str] = self.plan["modalities"]
         makers = [name for name, kind in modalities.items() if kind == GIVEN]
@@ -205,7 +205,7 @@ class ItemEncoders:
             vectors[rows] = tfidf.vectors([texts[row] for row in rows])
         elif rows:
             vectors[rows] = encoder_vectors([texts[row] for row in rows], chosen, _run_settings(""))
-        return Vectors(vectors, vectors.any(dim=1))  # without a known word there is no text
+        return Vectors(vectors, vectors.any(dim=1))  # texts without a known word count as missing
 
     def _image(self, items: NewItems, folder: Path) -> Vectors:
         from recbole_mscgrec.rq_dino.image_encoder import ImageEncoder  # importing timm is slow
@@ -231,7 +231,7 @@ def _none(items: NewItems) -> Tensor:
 
 
 def _run_settings(cache_dir: str) -> RunSettings:
-    """Settings of the features' functions outside of a training."""
+    """Settings with which the functions of `features` run outside a training."""
     return RunSettings(
         seed=0,
         reproducibility=True,

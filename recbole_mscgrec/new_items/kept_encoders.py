@@ -1,11 +1,11 @@
-"""What an export keeps of the training, so that items can be added to it later: codebooks, the text
-and image encoders, and the vectors of the known items.
+"""What an export keeps from the training so that items can be added to it later: codebooks, the
+text and image encoders, and the vectors of the known items.
 
 The plan, plain values for the manifest:
 
     item_column, title_column, separator, encoding   how .item files are read
-    modalities      those whose vectors a new item can have, in the order of training, with how
-                    they are made: text, image or given
+    modalities      modality -> how its vectors are made (text, image or given), for those that a
+                    new item can have, in the order of training
     widths          modality -> width of its vectors, for all that have any, in the same order
     content_levels  modality -> number of levels of its codes without the collision level
     text, image     settings of the encoders
@@ -48,7 +48,7 @@ Tensor = torch.Tensor
 ENCODERS, FEATURES = "encoders", "features"
 TEXT, IMAGE, GIVEN = "text", "image", "given"  # how the vectors of a modality are made
 _HALF_ERROR = 1e-4  # squared, relative to the variance of the vectors
-_SAMPLE = 16  # known items that a kept encoder must give their vectors again
+_SAMPLE = 16  # known items whose vectors a kept encoder must reproduce
 _LEFT_OUT = "Add --without_new_items to export the model alone; no item can be added to it then."
 
 
@@ -60,14 +60,14 @@ class Kept(NamedTuple):
 
 
 def kept_encoders(model: MSCGRec, train: Any) -> Kept:
-    """What is kept of the training of a model, whose train split is `train`.
+    """What is kept from the training of a model on the train split `train`.
 
     Vectors are read from the cache, or made again if they are not there; they must give the codes
     that the model was trained with.
 
     Raises:
         UserError: they give other codes, because texts, images or packages have changed, or an
-            encoder is not there any more.
+            encoder no longer exists.
     """
     settings, state = model.settings, model.code_state
     table = CodeTable.from_plain(state["table"])
@@ -85,7 +85,7 @@ def kept_encoders(model: MSCGRec, train: Any) -> Kept:
         stage = stage_of(name, settings, train)
         if isinstance(stage, Absent):
             raise UserError(
-                f"No item has {name} any more, with which the model was trained: {stage.reason}. "
+                f"The model was trained with {name}, but no item has it any more: {stage.reason}. "
                 f"{_LEFT_OUT}"
             )
         features = stage.make()
@@ -131,7 +131,7 @@ def _item_file(settings: MSCGRecSettings, train: Any) -> dict[str, Any]:
 
 
 def _half(vectors: Tensor) -> Tensor:
-    """In half precision, unless numbers are too large for it or their differences too small."""
+    """Vectors in half precision, unless they are too large or their differences too small."""
     half = vectors.half()
     error, spread = (half.float() - vectors).square().mean(), vectors.var(dim=0).mean()
     return half if bool(error <= _HALF_ERROR * spread) else vectors
@@ -199,8 +199,8 @@ def _check_vectors(name: str, vectors: Tensor, before: Tensor) -> None:
         close = float((vectors - before).abs().max()) <= 0.02 * max(float(scale), 1e-6)
     if not close:
         raise UserError(
-            f"The {name} encoder gives other vectors than in training: use the texts, images, "
-            f"settings and package versions of the training. {_LEFT_OUT}"
+            f"The {name} encoder gives other vectors than in the training: use its texts, images, "
+            f"settings and package versions. {_LEFT_OUT}"
         )
 
 
@@ -230,14 +230,14 @@ def _check_codes(
     if features.codes is None and bool(differ.any()):
         differ[differ.clone()] = ~quantizer.fits(features.vectors[rows][differ], trained[differ])
     if name == table.target and collision == REDISTRIBUTE:
-        # Items that share a code have been moved, also if the other one has no vector.
+        # Items that share a code may have been moved, even if the other one has no vector.
         _, group, count = torch.unique(made, dim=0, return_inverse=True, return_counts=True)
         differ, n_moved = differ & (count[group] == 1), table.n_items - 1 - int(rows.sum())
     if int(differ.sum()) > n_moved:
         raise UserError(
             f"{int(differ.sum())} of {len(made)} items have other {name} codes than in training: "
-            "the texts, images or files have changed since, or other package versions give other "
-            f"vectors. Restore them. {_LEFT_OUT}"
+            "the texts, images, files or package versions have changed since. Restore them. "
+            f"{_LEFT_OUT}"
         )
 
 

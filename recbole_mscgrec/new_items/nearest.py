@@ -8,8 +8,8 @@ from recbole_mscgrec.semantic_ids.nearest_vectors import nearest_in_blocks
 from recbole_mscgrec.semantic_ids.residual_kmeans import nearest
 
 Tensor = torch.Tensor
-EXACT = 50_000  # up to this many known items all are compared
-_PROBED = 4  # otherwise those whose nearest codeword is among the item's nearest ones
+EXACT = 50_000  # up to this number of known items, all are compared
+_PROBED = 4  # above it, only the groups of this many nearest codewords are searched
 
 
 def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | None) -> Tensor:
@@ -41,7 +41,7 @@ def nearest_known(vectors: Tensor, known: Tensor, k: int, codebook: Tensor | Non
             )
     best = distance.flatten(1).topk(k, largest=False).indices
     found = found.flatten(1).gather(1, best)
-    few = (found < 0).any(dim=1).nonzero().flatten()  # the groups hold fewer than k
+    few = (found < 0).any(dim=1).nonzero().flatten()  # their groups hold fewer than k
     if len(few):
         found[few] = nearest_known(vectors[few], known, k, None)
     return found

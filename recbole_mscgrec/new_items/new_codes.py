@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 
 
 class NewCodes(NamedTuple):
-    """What the network reads of n new items."""
+    """The codes and vectors of n new items, which the network reads."""
 
     codes: dict[str, Tensor]  # modality -> long (n, L_m); those of the target are unique
     vectors: dict[str, Tensor]  # modality -> float32 (n, D_m), for `history_vectors`
@@ -34,10 +34,11 @@ def new_codes(
 ) -> NewCodes:
     """Codes of n new items with the vectors `found`, which each has in at least one modality.
 
-    In the target modality an item gets the free leaf nearest to its vector. Without a vector there
-    it gets the mean of those of the five nearest known items, by its first modality that known
-    items share; and if the target has no codebooks, the code of the nearest item. In the other
-    modalities it gets its own code, or MISSING.
+    In the target modality an item gets the free leaf nearest to its vector. If it has no vector
+    there, the mean vector of the five nearest known items takes its place; they are found by the
+    item's first modality that known items have too. If the target has no codebooks, the item gets
+    the free leaf near the nearest known item's code. In the other modalities it gets its own code,
+    or MISSING.
 
     Args:
         table: codes of the known items.
@@ -63,7 +64,7 @@ def new_codes(
 
 
 def _comparable(encoders: ItemEncoders, found: dict[str, Vectors]) -> dict[str, Tensor]:
-    """See `features.fusion.comparable`, with the mean of the items of the training."""
+    """As `features.fusion.comparable`, with the mean over the items of the training."""
     result: dict[str, Tensor] = {}
     n = len(next(iter(found.values())).present)
     for name, width in encoders.plan["widths"].items():
@@ -120,9 +121,9 @@ def _nearest(
     n: int,
     k: int,
 ) -> Tensor:
-    """Ids (n, k) of the known items nearest to new ones, by the target or else the first modality
-    that they have; -1 where there are fewer than k. If the target has vectors, only the items with
-    one are searched."""
+    """Ids (n, k) of the known items nearest to each new one, by the target or else the first
+    modality that the new item has; -1 if there are fewer than k. If the target has vectors, only
+    known items with one are searched."""
     result, left = torch.full((n, k), -1), torch.ones(n, dtype=torch.bool)
     own = features.get(f"present.{table.target}")
     for name in sorted(found, key=lambda name: name != table.target):

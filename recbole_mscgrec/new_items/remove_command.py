@@ -1,4 +1,4 @@
-"""`recbole-mscgrec remove-items`: items of an export are no longer recommended."""
+"""`recbole-mscgrec remove-items`: stops an export from recommending some of its items."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def remove_items(
 ) -> int:
     """Remove items from an export, as its next generation. Returns its number.
 
-    They are no longer recommended, but may stand in histories. Their codes stay reserved, so
-    `add_items` brings them back as they were.
+    They are no longer recommended, but may occur in histories. Their codes stay reserved, so
+    `add_items` can restore them as they were.
 
     Args:
         folder: the export folder.
-        items: their tokens; those that are removed already stay so.
+        items: their tokens; tokens of items that are already removed are allowed.
         command: for the record in the manifest.
 
     Raises:
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(
         prog="recbole-mscgrec remove-items",
-        description="Items of an export folder are no longer recommended. They may stand in "
-        "histories, and add-items brings them back with their codes.",
+        description="Stop recommending items of an export folder. They may still occur in "
+        "histories, and add-items restores them with their codes.",
         allow_abbrev=False,
     )
     made.add_argument("--export", required=True, type=Path, help="the export folder")
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty, without a mark of UTF-8 (BOM)."""
+    """The lines of a text file that are not empty, without a byte order mark (BOM)."""
     try:
         tokens = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:

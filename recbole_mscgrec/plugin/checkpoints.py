@@ -1,8 +1,8 @@
-"""RecBole's trainers and models write and read files of plain values.
+"""Makes RecBole's trainers and models write and read checkpoints of plain values.
 
 RecBole pickles its Config object into each checkpoint, which torch >= 2.6 refuses to load and which
-could run code on loading. So do the files that a model begins at, another model's or those of its
-own first stage of training.
+could run code on loading. The same holds for files of pretrained weights, from another model or
+from an earlier training stage of the same model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recbole_mscgrec.storage.checkpoint import from_plain, load, save, to_plain
 from recbole_mscgrec.storage.digest import made_by
 from recbole_mscgrec.storage.errors import UserError
 
-# Models that begin at a file -> the settings that name it.
+# Module of a model that starts from pretrained weights -> the settings that name their files.
 _BEGIN_AT = {
     "context_aware_recommender.kd_dagfm": "warm_up",
     "general_recommender.convncf": "pre_model_path",
@@ -73,7 +73,7 @@ def install() -> None:
 
 
 class _Instead(ModuleType):
-    """A module with other functions of some names: what one module of RecBole sees of it."""
+    """A module with some functions replaced, as a single module of RecBole sees it."""
 
     def __init__(self, module: ModuleType, **functions: Any) -> None:
         super().__init__(module.__name__)
@@ -87,7 +87,7 @@ class _Instead(ModuleType):
 def _weights_of(key: str) -> Any:
     def plain(path: str | None, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
         if not path:
-            raise UserError(f"{key} is not set: it names the checkpoint that the model begins at.")
+            raise UserError(f"{key} is not set: it names the checkpoint the model starts from.")
         return load(path, map_location, {"state_dict": schema.WEIGHTS}, key)
 
     return plain
@@ -105,8 +105,8 @@ def _load_array(path: str, **_: Any) -> np.ndarray:
 
 
 def check_other_parts(state: dict[str, Any], model: Any, name: str) -> None:
-    """Raise UserError if the checkpoint `name` holds a part that the model does not have, since
-    RecBole would set any attribute of it."""
+    """Raise UserError if the checkpoint `name` holds a part that the model does not have: RecBole
+    would set it as an attribute of the model."""
     strange = set(state.get("other_parameter") or {}) - set(model.other_parameter())
     if strange:
         raise UserError(

@@ -72,7 +72,7 @@ class SecondModel:
         self.n_items = dataset.item_num
         try:
             self.model = kind(trained, dataset).to(device).eval().requires_grad_(False)
-        except Exception as error:  # of settings in the file, which may hold anything
+        except Exception as error:  # the settings in the file may be anything
             raise UserError(
                 f"{_KEY} ({file}): {trained['model']} cannot be made with the settings in this "
                 f"file ({type(error).__name__}: {one_line(error)})."
@@ -103,8 +103,8 @@ class Ensemble:
 
     Args:
         files: the checkpoints of the others.
-        weights: of all models in the mean, this run's first; they sum to 1. None: equal until
-            `weights` is set to those fitted on validation.
+        weights: the weights of all models in the mean, this run's first; they sum to 1. None:
+            equal until the attribute is set to the weights fitted on validation.
         device: where to run them.
         dataset: the train split of this run.
     """

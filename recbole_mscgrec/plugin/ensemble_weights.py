@@ -9,7 +9,7 @@ import torch
 
 Tensor = torch.Tensor
 _COARSE, _FINE = 10, 20  # steps of 0.1 and of 0.05
-_NOWHERE = -1e9  # in the place of -inf, which no weight can bring back
+_NOWHERE = -1e9  # replaces -inf, because -inf times a weight of 0 is NaN
 
 
 def advantages(parts: Tensor, items: Tensor, targets: Tensor) -> Tensor:

@@ -57,12 +57,12 @@ class RankedListCollector(Collector):
 
 
 class KeepingEvaluator(Evaluator):
-    """RecBole's Evaluator, which keeps the data of its last evaluation as `collected`."""
+    """RecBole's Evaluator that also keeps the data of its last evaluation as `collected`."""
 
     collected: Any = None
 
     def evaluate(self, dataobject: Any) -> Any:
-        """RecBole's method."""
+        """RecBole's method; it stores the data in `collected`."""
         self.collected = dataobject
         return super().evaluate(dataobject)
 

@@ -71,14 +71,14 @@ class MSCGRec(SequentialRecommender):
         self.transition_weight = decoding.transition_weight
         self.transitions = transition_model(tokens.transitions, settings)
         self._training_loss = self._loss
-        if settings.training.compile:  # few shapes: whole batches, and the last one
+        if settings.training.compile:  # there are few shapes: full batches and the last one
             self._training_loss = torch.compile(self._loss, dynamic=False)
         if dropped := decoding.eval_drop_modality:  # fail now, not after training
             self.network.history.index_without(dropped)
 
     def load_other_parameter(self, para: Any) -> None:
-        """Nothing: the constructor has made the codes, or has taken them from the saved model. The
-        transitions of a model that goes on from another are not those of the file."""
+        """Do nothing: the constructor has made the codes or taken them from the saved model. The
+        transitions of a model that starts from another one are not those of the file."""
 
     def zero_at_first(self) -> frozenset[str]:
         """Names of the weights that are initialized to zero; a saved model without them is
@@ -109,8 +109,8 @@ class MSCGRec(SequentialRecommender):
         return self._training_loss(item_seq, limit, interaction[self.TARGETS])
 
     def _loss(self, item_seq: Tensor, limit: Tensor, targets: Tensor) -> Tensor:
-        """The loss of histories (B, T) and targets (B, Q), of which those that are 0 do not count;
-        for limit (1 or B, Q) see `CodeNetwork.decode`."""
+        """The loss of histories (B, T) and targets (B, Q), where a target 0 does not count; for
+        `limit` (1 or B, Q) see `CodeNetwork.decode`."""
         targets = targets.flatten()
         place = positions(targets != 0)
         items, encoded = targets[place], self.network.encode(item_seq)
@@ -192,7 +192,7 @@ class MSCGRec(SequentialRecommender):
         return self.network.beams(encoded, limit, width, restriction, self.constrained, prior)
 
     def _prior(self, interaction: Any) -> ItemPrior | None:
-        """What follows the last items of each history by the transitions, if they are used."""
+        """The transitions' distribution over the next item of each history; None if unused."""
         if self.transitions is None:
             return None
         texts = self.network.history.left_out != "text"
@@ -213,8 +213,8 @@ class MSCGRec(SequentialRecommender):
 
 
 def _codes_of_all_items(settings: MSCGRecSettings, train: Any) -> Tokenization:
-    """The codes of the saved model that the run starts from, if any; else those made from the train
-    split. The same for the choice of the items with a learned vector."""
+    """The codes of the saved model that the run starts from, if any; else codes made from the train
+    split. The items with a learned vector are chosen in the same way."""
     run = settings.run
     if file := run.model_file:
         return from_checkpoint(checkpoint.load(file, key="model_file"), train, file)

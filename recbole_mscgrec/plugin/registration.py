@@ -34,7 +34,7 @@ TRAINERS = {
     "MSCGRecTokenizerTrainer": (f"{_PLUGIN}.tokenizer_model", "MSCGRecTokenizerTrainer"),
 }
 
-# Functions of recbole.quick_start that read checkpoints, which here hold no pickled objects.
+# Functions of recbole.quick_start that read checkpoints; we replace them, to read no pickles.
 FUNCTIONS = {"load_data_and_model": ("recbole_mscgrec.runner.quick_start", "load_data_and_model")}
 
 
@@ -90,7 +90,7 @@ def _ready() -> None:
 
 
 def _calling(module: str, name: str) -> Any:
-    """A function that is imported when it is called."""
+    """A function that imports the named one when it is called, and calls it."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*args, **kwargs)

@@ -22,9 +22,10 @@ class SequentialRules(SequentialRecommender):
 
     The weight of a rule a -> b counts the pairs of the train split in which b follows a: 1 / d at a
     distance of d items, up to `max_distance`. It is divided by count(b) ** `popularity_power`, and
-    the rules of a are scaled to a distribution. Another distribution follows from the cosine of the
-    text vector of a and those of all items. An item whose rules count n pairs has the mean of both,
-    with the weight n / (n + `text_pairs`) on its rules: text matters where there are few data.
+    the rules of a are normalized to a distribution. A second distribution follows from the cosines
+    between the text vector of a and those of all items. For an item with n counted pairs, the two
+    are averaged with the weight n / (n + `text_pairs`) on the rules: with few pairs, text matters
+    more.
 
     Scores are log-probabilities. Time and memory for the rules are linear in the number of
     interactions.
@@ -42,7 +43,7 @@ class SequentialRules(SequentialRecommender):
         )
         chosen = config["n_last_items"], config["recency_decay"]
         self.transitions = TransitionModel(transitions, *chosen, persistent=True)
-        self.fake_loss = torch.nn.Parameter(torch.zeros(1))  # RecBole's trainer wants a parameter
+        self.fake_loss = torch.nn.Parameter(torch.zeros(1))  # RecBole's trainer needs a parameter
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Zero: there is nothing to learn."""

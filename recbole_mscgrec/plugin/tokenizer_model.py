@@ -20,7 +20,7 @@ from recbole_mscgrec.tokenizer.pipeline import Tokenization, from_checkpoint, to
 
 class MSCGRecTokenizer(SequentialRecommender):
     """Makes (or reuses) the codes of all items, or takes those of the saved model `model_file`.
-    Writes the codes, their health report, and pages that show which items share a code. It
+    It writes the codes, their health report, and pages that show which items share a code, and
     recommends nothing."""
 
     def __init__(self, config: Any, dataset: Any) -> None:

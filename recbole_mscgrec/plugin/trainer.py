@@ -29,7 +29,7 @@ class MSCGRecTrainer(Trainer):
         self.eval_collector = RankedListCollector(config)
         self.ema_decay = model.settings.training.ema_decay
         self.remarking = False
-        self.ahead: list[torch.Tensor] | None = None  # while the weights of models are fitted
+        self.ahead: list[torch.Tensor] | None = None  # set while the models' weights are fitted
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.weights] if self.ema_decay else []
         if self.average:
@@ -76,8 +76,8 @@ class MSCGRecTrainer(Trainer):
     def evaluate(
         self, eval_data: Any, load_best_model: bool = True, *args: Any, **kwargs: Any
     ) -> Any:
-        """RecBole's method, which also collects the data for `remarks`. As this takes time, it is
-        done for the best model only."""
+        """RecBole's method, which also collects the data for `remarks`; this takes time, so it is
+        done only for the best model."""
         self.remarking, self.level_sums = load_best_model, list[torch.Tensor]()
         result = super().evaluate(eval_data, load_best_model, *args, **kwargs)
         self.level_sums = processes.in_turn(self.level_sums)

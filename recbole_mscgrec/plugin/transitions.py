@@ -32,8 +32,8 @@ def transition_model(
 def counted_again(
     old: Transitions | None, settings: MSCGRecSettings, train: Any
 ) -> Transitions | None:
-    """The transitions of the train split `train`, with the texts of those of a saved model, from
-    which a training starts."""
+    """The transitions counted on the train split `train`, with the text vectors of `old`, those of
+    the saved model from which a training starts."""
     if not settings.decoding.transition_weight:
         return None
     return count_transitions(train, old.text if old else None)

@@ -54,17 +54,17 @@ _ALT = re.compile(r'<img [^>]*alt="([^"]*)"', re.IGNORECASE)
 def add_options(parser: argparse.ArgumentParser, year: str) -> None:
     """The options of one of the three data sets."""
     parser.add_argument(
-        "--category", nargs="+", metavar="CAT", help="categories, such as All_Beauty; several join"
+        "--category", nargs="+", metavar="CAT", help="one or more categories, such as All_Beauty"
     )
     parser.add_argument(
-        "--without_metadata", action="store_true", help="make no .item file: no texts, no images"
+        "--without_metadata", action="store_true", help="write no .item file: no texts, no images"
     )
     if year == "2023":
         parser.add_argument(
             "--benchmark",
             choices=["rating_only", "last_out_w_his"],
-            help="read the authors' 5-core csv files in place of the reviews; no filter is applied "
-            "unless you set one. Leave-one-out then is the authors' split",
+            help="read the authors' 5-core csv files instead of the reviews; no filter is applied "
+            "unless you set one, and leave-one-out then gives the authors' split",
         )
 
 
@@ -79,8 +79,8 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     reviews, benchmark = kinds.get("reviews", []), kinds.get("benchmark", [])
     if reviews and benchmark:
         raise UserError(
-            f"{reviews[0]} and {benchmark[0]} are two forms of the same data: name the files of "
-            "one of them with --from."
+            f"{reviews[0]} and {benchmark[0]} hold the same data in two forms: name the files of "
+            "only one of them with --from."
         )
     if reviews and getattr(options, "benchmark", None):
         raise UserError(f"{reviews[0]} holds reviews: --benchmark reads the authors' csv files.")
@@ -90,7 +90,7 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     if not meta and not options.without_metadata:
         raise UserError(
             f"There is no metadata beside {(reviews or benchmark)[0]}: add the meta_ file of its "
-            "category, or say --without_metadata; the data set then has no texts and no images."
+            "category, or use --without_metadata; the data set then has no texts and no images."
         )
     columns = _COLUMNS_2023 if year == "2023" else _COLUMNS_OLDER
     items = None
@@ -98,7 +98,9 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
         items = Items(meta, lines, _metadata(year, cleaner), columns)
     title = f"Amazon reviews {year}"
     notes = (
-        [] if items is None else ["average_rating and rating_number count later reviews: left out."]
+        []
+        if items is None
+        else ["average_rating and rating_number count later reviews, so they are left out."]
     )
     if benchmark:
         table, with_histories = _benchmark(benchmark)
@@ -135,7 +137,7 @@ def _files_of_categories(options: argparse.Namespace, year: str) -> list[Path]:
         if year == "2023" and not options.from_ and category not in places.CATEGORIES_2023:
             near = difflib.get_close_matches(category, places.CATEGORIES_2023, n=3, cutoff=0.3)
             raise UserError(
-                f"--category ({category}) is none of 2023's. Did you mean {' or '.join(near)}?"
+                f"--category ({category}) is not one of 2023. Did you mean {' or '.join(near)}?"
                 if near
                 else f"--category ({category}) must be one of {', '.join(places.CATEGORIES_2023)}."
             )
@@ -185,14 +187,14 @@ def _review_older(line: bytes) -> list[Interaction]:
 
 
 def _benchmark(files: list[RawFile]) -> tuple[Interactions, bool]:
-    """The authors' csv files, train before valid before test, so that interactions of the same time
-    keep their order; and whether they tell the history of each."""
+    """The interactions of the authors' csv files, and whether these files hold histories.
+    The order is train, valid, test, so that interactions of the same time keep their order."""
     parts = {part: [f for f in files if f".{part}." in f.path.name] for part in PARTS}
     in_parts = [file for part in PARTS for file in parts[part]]
     if in_parts and (len(in_parts) < len(files) or len({len(f) for f in parts.values()}) > 1):
         raise UserError(
             f"{', '.join(f.base for f in files)}: the authors' split has the files CAT.train, "
-            "CAT.valid and CAT.test of each category, and nothing may stand beside them."
+            "CAT.valid and CAT.test of each category: name these files and no others."
         )
     header = {file: next(lines(file))[1] for file in files}
     with_histories = all(b"history" in line for line in header.values())
@@ -214,7 +216,7 @@ def _benchmark(files: list[RawFile]) -> tuple[Interactions, bool]:
 
 
 def _dict_of(line: bytes) -> dict[str, Any]:
-    """A line of JSON, or of the Python literals that older files have. Raises BadLine."""
+    """A line as JSON, or as a Python literal, which older files hold. Raises BadLine."""
     try:
         return json_object(line)
     except BadLine as error:
@@ -255,8 +257,8 @@ def _values_2023(found: dict[str, Any], cleaner: Cleaner) -> dict[str, str]:
 
 
 def _main_image(images: Any) -> str:
-    """The address of the MAIN image, else of the first: in high resolution, else large, else the
-    thumbnail."""
+    """The address of the MAIN image, else of the first one; its high-resolution version, else the
+    large one, else the thumbnail."""
     pictures = [i for i in images if isinstance(i, dict)] if isinstance(images, list) else []
     ordered = sorted(pictures, key=lambda picture: picture.get("variant") != "MAIN")
     for picture in ordered:
@@ -268,9 +270,9 @@ def _main_image(images: Any) -> str:
 
 def _values_older(found: dict[str, Any], cleaner: Cleaner) -> dict[str, str]:
     title, main = found.get("title"), str(found.get("main_cat") or "")
-    if isinstance(title, str) and "getTime" in title:  # a script of the page in place of a title
+    if isinstance(title, str) and "getTime" in title:  # a script of the page instead of a title
         title = None
-    alternative = _ALT.search(main)  # in 2018 a picture in place of some names
+    alternative = _ALT.search(main)  # in 2018 some names are a picture
     return {
         "title": cleaner.text(title),
         "features": cleaner.text(found.get("feature")),

@@ -1,4 +1,4 @@
-"""The data card, NAME.card.md: what a data set was made of, by which command, and what is in it."""
+"""The data card, NAME.card.md: a data set's raw files, the command that made it, its contents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATE = re.compile(r"^<!-- prepare: (.*) -->$", re.MULTILINE)
 
 
 def write_card(file: Path, facts: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write the card. `state` is for the next call of the same command, which reads it back."""
+    """Write the card. The next call of the same command reads `state` back from it."""
     parts = [
         f"# {facts['name']}",
         "Made by recbole-mscgrec "
@@ -43,7 +43,7 @@ def write_card(file: Path, facts: dict[str, Any], state: dict[str, Any]) -> None
 def facts_of(
     options: argparse.Namespace, source: Source, steps: Sequence[Sequence[Any]]
 ) -> dict[str, Any]:
-    """What the card says beside the counts of the stages."""
+    """What the card says in addition to the counts of the stages."""
     drops = [
         before[1] - after[1]
         for before, after in zip(steps, steps[1:], strict=False)
@@ -65,7 +65,7 @@ def facts_of(
 
 
 def state_in(file: Path) -> dict[str, Any] | None:
-    """The state in a card, None without a card or in one written by hand."""
+    """The state in a card; None if there is no card, or it was written by hand."""
     if not file.is_file():
         return None
     match = _STATE.search(file.read_text(encoding="utf-8", errors="replace"))

@@ -27,8 +27,8 @@ def table_cells(
     header: bool = True,
     quotes: bool = True,
 ) -> Iterator[Record]:
-    """The named columns of a csv or parquet file, row by row; without a separator the one of the
-    first line."""
+    """The named columns of a csv or parquet file, row by row. Without a separator, it is detected
+    from the first line."""
     if file.path.suffix == ".parquet":
         return _parquet_cells(file, columns)
     found = separator or _separator_of(file, columns, encoding, header)
@@ -43,9 +43,9 @@ def cells_of(
     header: bool = True,
     quotes: bool = True,
 ) -> Iterator[Record]:
-    """The named columns of a csv file. With a separator of several characters or without `quotes`
-    a quote is a character like any other. A row with another number of cells than the first is a
-    BadLine.
+    """The named columns of a csv file. If the separator has several characters or `quotes` is
+    False, a quote is an ordinary character. A row whose number of cells differs from the first
+    row's is a BadLine.
 
     Raises:
         UserError: a column is not in the header, the header is unreadable, or the encoding is
@@ -62,13 +62,14 @@ def cells_of(
             if header:
                 continue
         if not isinstance(cells, BadLine) and len(cells) != len(names):
-            cells = BadLine(f"{len(cells)} cells, and {len(names)} are due ({separator!r}).")
+            cells = BadLine(f"{len(cells)} cells instead of {len(names)} ({separator!r}).")
         yield line, cells if isinstance(cells, BadLine) else [cells[n] for n in chosen]
 
 
 def _rows(file: RawFile, separator: str, codec: str, quotes: bool) -> Iterator[Record]:
-    """Rows at their last lines. A quote that only seems to open a cell must not swallow the lines
-    up to the next quote: the first of them is a BadLine, and the others are read again."""
+    """Rows with the numbers of their last lines. A quote that only seems to open a cell must not
+    swallow the lines up to the next quote: the first line is a BadLine, the others are read
+    again."""
     csv.field_size_limit(_LONGEST_CELL)
     read = _Lines(file, codec)
     plain = len(separator) > 1 or not quotes
@@ -92,9 +93,9 @@ def _rows(file: RawFile, separator: str, codec: str, quotes: bool) -> Iterator[R
             yield (
                 taken[0][0],
                 BadLine(
-                    f"{wrong or 'a quote is left open.'} The next {len(taken) - 1:,} lines, which "
-                    "would belong to its quoted cell, are read as rows. If quotes are characters "
-                    "like any other here, name --no_quotes."
+                    f"{wrong or 'a quote is not closed.'} The next {len(taken) - 1:,} lines, which "
+                    "would belong to its quoted cell, are read as rows. If quotes are ordinary "
+                    "characters here, use --no_quotes."
                 ),
             )
             read.again()
@@ -107,8 +108,8 @@ def _rows(file: RawFile, separator: str, codec: str, quotes: bool) -> Iterator[R
 
 
 def _is_swallowed(row: list[str], taken: list[tuple[int, str]], separator: str, width: int) -> bool:
-    """Whether the lines of a row are rows: it has a wrong number of cells, or most lines have the
-    right one. In sentences, unlike in tables, a space follows the separator."""
+    """Whether the lines of a row are rows themselves: the row has a wrong number of cells, or most
+    of its lines have the right one. A space after a separator is a sign of a sentence instead."""
     if len(row) != width:
         return True
     split = [text.rstrip("\r\n").split(separator) for _, text in taken]
@@ -117,8 +118,8 @@ def _is_swallowed(row: list[str], taken: list[tuple[int, str]], separator: str, 
 
 
 class _Lines:
-    """The lines as texts, which can be read again. Bytes of another encoding become surrogates, and
-    so does NUL, at which csv stops in Python 3.10 and earlier."""
+    """The lines as strings, which can be read again. Invalid bytes become surrogates, and so does
+    NUL, at which csv stops in Python 3.10 and earlier."""
 
     def __init__(self, file: RawFile, codec: str) -> None:
         self._lines, self._codec = lines(file), codec
@@ -138,7 +139,7 @@ class _Lines:
         return text
 
     def again(self) -> None:
-        """Give the lines that were taken once more, without the first."""
+        """Return the taken lines once more, without the first."""
         self._waiting.extendleft(reversed(self.taken[1:]))
 
 
@@ -157,7 +158,8 @@ def codec_of(encoding: str) -> str:
 
 
 def _separator_of(file: RawFile, columns: list[str], encoding: str, header: bool) -> str:
-    """The separator by which the first line has the columns; else the one that makes most."""
+    """The separator that splits the first line into a header with `columns`; else the one that
+    gives most cells."""
     line = next(_Lines(file, codec_of(encoding)), "").rstrip("\r\n")
     cells = {s: [cell.strip('"') for cell in line.split(s)] for s in _SEPARATORS}
     by_separator = {separator: _names(found) for separator, found in cells.items()}
@@ -190,7 +192,7 @@ def _parquet_cells(file: RawFile, columns: list[str]) -> Iterator[Record]:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise UserError(
-            f"{file} is a parquet file: pip install 'recbole-mscgrec[parquet]' reads it."
+            f"{file} is a parquet file; to read it: pip install 'recbole-mscgrec[parquet]'."
         ) from error
     number = 0
     try:
@@ -210,7 +212,7 @@ def _parquet_cells(file: RawFile, columns: list[str]) -> Iterator[Record]:
 
 
 def _decoded(row: tuple[Any, ...]) -> tuple[Any, ...] | BadLine:
-    """Cells of a column of type binary, which parquet files of older programs have, as texts."""
+    """Cells as strings; parquet files of older programs have columns of type binary."""
     try:
         return tuple(cell.decode() if isinstance(cell, bytes) else cell for cell in row)
     except UnicodeDecodeError:

@@ -25,12 +25,12 @@ from recbole_mscgrec.storage import lock
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import check_folder, read_json, write_json, written_whole
 
-_FORMAT = 1  # of the work folder and of what is written; another one makes a data set again
-# Options on which the result does not depend, or whose files are a part of the key.
+_FORMAT = 1  # of the work folder and the written files; a change makes every data set again
+# Options that do not affect the result, or whose files are part of the key.
 _UNCHANGED = frozenset(
     "command source name data_path overwrite no_download raw_path from_ items max_bad_lines".split()
 )
-# Options on which the reading of the interactions does not depend.
+# Options that do not affect how the interactions are read.
 _NOT_READ = frozenset(
     "min_user_interactions min_item_interactions min_rating repeats without_metadata item_key text"
     " number image_url".split()
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(
         prog="recbole-mscgrec prepare",
         description="Make RecBole's atomic files and a data card from raw data. Files are "
-        "streamed, not loaded. The same command goes on where a stopped one was.",
+        "streamed, not loaded. After a stop, the same command continues where it was.",
         epilog=_EPILOG,
         allow_abbrev=False,
     )
@@ -82,30 +82,30 @@ def parser() -> argparse.ArgumentParser:
 def _add_common(one: argparse.ArgumentParser, name: str) -> None:
     core = amazon.K_CORE if name.startswith("amazon-") else tables.K_CORE if name == "csv" else 1
     repeats = "all" if name == "sequences" else "first"
-    one.add_argument("--name", required=True, help="name of the data set that is made")
+    one.add_argument("--name", required=True, help="name of the new data set")
     one.add_argument(
-        "--data_path", default="dataset", metavar="DIR", help="made in DIR/NAME (default: dataset)"
+        "--data_path", default="dataset", metavar="DIR", help="write to DIR/NAME (default: dataset)"
     )
     one.add_argument("--from", dest="from_", nargs="+", metavar="PATH", help="raw files or folders")
     for kind in ("user", "item"):
-        text = f"keep {kind}s with as many, until this holds for all that is left (default: {core})"
+        text = f"drop {kind}s with fewer than N, repeatedly (default: {core})"
         one.add_argument(f"--min_{kind}_interactions", type=_count, metavar="N", help=text)
     one.add_argument("--min_rating", type=float, metavar="R", help="drop lower ratings")
     one.add_argument(
         "--repeats",
         choices=["first", "all"],
         default=repeats,
-        help=f"of a user with an item: keep the first in time, or all (default: {repeats})",
+        help=f"of a user and an item: keep the first interaction, or all (default: {repeats})",
     )
     one.add_argument(
-        "--max_bad_lines", type=_count, default=100, metavar="N", help="skip as many (default: 100)"
+        "--max_bad_lines", type=_count, default=100, metavar="N", help="skip up to N (default: 100)"
     )
-    one.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    one.add_argument("--overwrite", action="store_true", help="replace an existing data set")
     if name.startswith("amazon-") or name in ("movielens", "pixelrec"):
         one.add_argument(
             "--raw_path", metavar="DIR", help="raw files without --from (DATA_PATH/raw/SOURCE)"
         )
-        one.add_argument("--no_download", action="store_true", help="only use files that are here")
+        one.add_argument("--no_download", action="store_true", help="only use files on this disk")
 
 
 def _count(text: str) -> int:
@@ -116,7 +116,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Make a data set, go on with it, or say that it is there. Raises UserError."""
+    """Make or continue a data set, unless it is up to date. Raises UserError."""
     options = parser().parse_args(arguments)
     options.command = shlex.join(["recbole-mscgrec", "prepare", *arguments])
     name = options.name
@@ -129,8 +129,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--name ({name}) must be a plain name, without folders and spaces.")
     if name == "ml-100k":
         raise UserError(
-            "--name (ml-100k) cannot be used: RecBole reads its own copy of ml-100k, wherever "
-            "data_path leads. Choose another name."
+            "--name (ml-100k) cannot be used: RecBole reads its own copy of ml-100k, whatever "
+            "data_path is. Choose another name."
         )
     folder = Path(options.data_path).expanduser() / name
     work = folder / ".prepare"
@@ -141,14 +141,14 @@ def main(arguments: list[str]) -> int:
         with lock.claim(work, f"prepares {folder}"):
             made = _prepare(options, source, cleaner, folder, work)
     except KeyboardInterrupt as stop:
-        told = "Stopped: the same command goes on where this one was."
+        told = "Stopped: the same command continues where this one was."
         raise KeyboardInterrupt(told) from stop
     except OSError as error:
         raise UserError(
-            f"{error.strerror or error} ({error.filename or folder}). What is done is kept in "
-            f"{work}: the same command goes on there."
+            f"{error.strerror or error} ({error.filename or folder}). Finished work is kept in "
+            f"{work}: the same command continues from there."
         ) from error
-    print(("Made " if made else "There already, and up to date: ") + f"{folder}")
+    print(("Made " if made else "Already up to date: ") + f"{folder}")
     print(_shown(folder / f"{name}.card.md"))
     return 0
 
@@ -164,7 +164,7 @@ def _source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
 def _prepare(
     options: argparse.Namespace, source: Source, cleaner: Cleaner, folder: Path, work: Path
 ) -> bool:
-    """Whether something was made."""
+    """Make the data set if it is not up to date. Returns whether something was made."""
     filters = _filters(options, source)
     keys = _keys(options, source, filters)
     key = keys["all"]
@@ -174,7 +174,7 @@ def _prepare(
     before = read_json(work / "keys.json") if (work / "keys.json").is_file() else {}
     if before.get("read") != keys["read"]:
         shutil.rmtree(work, ignore_errors=True)
-    elif before != keys:  # other filters or items: what was read is of use
+    elif before != keys:  # other filters or items: what was read can be reused
         for file in work.iterdir():
             if file.name not in SPOOL_FILES:
                 file.unlink()
@@ -194,7 +194,7 @@ def _stages(
     work: Path,
     key: Any,
 ) -> None:
-    """Each stage leaves a file in `work` when it is done, and is not repeated then."""
+    """Run the stages. Each leaves a file in `work` when it is finished, and is not repeated."""
     bad = BadLines(options.max_bad_lines)
     spool(source, work, bad)
 
@@ -236,9 +236,9 @@ def _stages(
 
 
 def _publish(name: str, folder: Path, work: Path, facts: dict[str, Any], key: Any) -> None:
-    """Move the files to their place, the card last: without it nothing counts as made."""
+    """Move the files to their place, the card last: without a card a data set is unfinished."""
     card = folder / f"{name}.card.md"
-    (work / "moving").touch()  # from here on the data set in the folder is not whole
+    (work / "moving").touch()  # from here on the data set in the folder is incomplete
     card.unlink(missing_ok=True)
     has_items = any(facts.get("items", {}).get("columns", {}).values())
     for kind, is_made in (("inter", True), ("item", has_items)):
@@ -258,7 +258,7 @@ def _filters(options: argparse.Namespace, source: Source) -> Filters:
 
 
 def _keys(options: argparse.Namespace, source: Source, filters: Filters) -> dict[str, str]:
-    """What the reading of the interactions depends on, and what the data set depends on."""
+    """Hashes of all that the read interactions ('read') and the data set ('all') depend on."""
     chosen = {k: v for k, v in vars(options).items() if k not in _UNCHANGED}
     read = {k: v for k, v in chosen.items() if k not in _NOT_READ}
     found = {
@@ -270,7 +270,7 @@ def _keys(options: argparse.Namespace, source: Source, filters: Filters) -> dict
 
 
 def _is_there(folder: Path, name: str, key: Any) -> bool:
-    """Whether the data set of this key is there. Raises UserError if it is another one."""
+    """Whether the data set of this key exists. Raises UserError if there is another one."""
     state = state_in(folder / f"{name}.card.md")
     sizes = {kind: _size(folder / f"{name}.{kind}") for kind in ("inter", "item")}
     if state is not None and state.get("key") == key and state.get("sizes") == sizes:
@@ -278,8 +278,8 @@ def _is_there(folder: Path, name: str, key: Any) -> bool:
     moving = (folder / ".prepare" / "moving").is_file()
     if (sizes["inter"] is not None or sizes["item"] is not None) and not moving:
         raise UserError(
-            f"{folder} holds a data set {name} of other files or options, or one that was changed "
-            "since: --overwrite replaces it; --name names another one."
+            f"{folder} holds a data set {name} that was made from other files or options, or was "
+            "changed since: --overwrite replaces it; or choose another --name."
         )
     return False
 

@@ -1,6 +1,6 @@
 """Second stage: which interactions are kept, and in which order.
 
-All steps work on arrays, a part of the users at a time where they sort.
+All steps work on arrays; those that sort process a part of the users at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Filters(NamedTuple):
     """What is dropped, in this order."""
 
     min_rating: float | None = None  # rows with a lower rating or without one
-    repeats: str = "first"  # of a user and an item: keep the first in time, or all
-    min_user_interactions: int = 1  # repeated with the next until both hold for all that is left
+    repeats: str = "first"  # of the same user and item: keep the 'first' in time, or 'all'
+    min_user_interactions: int = 1  # repeated with the next until both hold for all rows left
     min_item_interactions: int = 1
 
 
 class Step(NamedTuple):
-    """What is there after a step."""
+    """The number of interactions, users and items after a step."""
 
     name: str
     interactions: int
@@ -35,14 +35,15 @@ class Step(NamedTuple):
 
 
 class Columns(Protocol):
-    """The rows of the first stage, of which one column at a time is in memory."""
+    """The rows of the first stage, read into memory one column at a time."""
 
-    def column(self, name: str) -> np.ndarray: ...
+    def column(self, name: str) -> np.ndarray:
+        """One column of all rows: (n,)."""
 
 
 def kept_rows(rows: Columns, filters: Filters) -> tuple[np.ndarray, list[Step]]:
-    """Numbers of the rows that are kept, users in the order of their first row and the rows of a
-    user in the order of time, and what was there after each step.
+    """Numbers of the kept rows, and the counts after each step. Users are in the order of their
+    first row, and the rows of a user in the order of time.
 
     Raises:
         UserError: nothing is left.
@@ -78,7 +79,7 @@ def k_core(
     users: np.ndarray, items: np.ndarray, min_user_interactions: int, min_item_interactions: int
 ) -> np.ndarray:
     """Numbers of the rows in the largest part of the data in which every user and every item has
-    that many rows.
+    at least the given number of rows.
 
     Args:
         users: (n,) codes from 0.
@@ -96,8 +97,8 @@ def k_core(
 
 
 def codes_of(hashes: np.ndarray) -> tuple[np.ndarray, int]:
-    """Equal hashes get equal codes from 0, int32 (n,); and the number of codes. Works on a range of
-    hashes at a time, so that little more memory is needed than for the codes."""
+    """A code from 0 for each hash, int32 (n,), the same for equal hashes; and the number of codes.
+    It works on a range of hashes at a time, so it needs little more memory than the codes."""
     codes, n_codes = np.empty(len(hashes), dtype=np.int32), 0
     n_parts = 1 + len(hashes) // _PART
     bounds = [(part << 64) // n_parts for part in range(n_parts + 1)]
@@ -138,7 +139,8 @@ def _parts(users: np.ndarray, n_users: int) -> Iterator[np.ndarray]:
 def _first_of_pairs(
     users: np.ndarray, items: np.ndarray, times: np.ndarray, n_users: int
 ) -> np.ndarray:
-    """Whether a row is the first of its user with its item: in time, else in the file."""
+    """Whether a row is the first of its user with its item, by time and then by place in the
+    file."""
     first = np.zeros(len(users), dtype=bool)
     for rows in _parts(users, n_users):
         order = rows[np.lexsort((times[rows], items[rows], users[rows]))]
@@ -150,9 +152,9 @@ def _first_of_pairs(
 
 
 def _in_order(users: np.ndarray, times: np.ndarray, n_users: int) -> np.ndarray:
-    """The rows by the first row of their user, then by time; equal times as in the file."""
+    """Rows sorted by the first row of their user, then by time, then by place in the file."""
     begins = np.full(n_users, len(users), dtype=np.int64)
-    begins[users[::-1]] = np.arange(len(users))[::-1]  # of equal places the last value stays
+    begins[users[::-1]] = np.arange(len(users))[::-1]  # the last assignment to a place wins
     rank = np.empty(n_users, dtype=np.int32)
     rank[np.argsort(begins, kind="stable")] = np.arange(n_users)
     ranks = rank[users]

@@ -1,4 +1,4 @@
-"""MovieLens: 100k, 1m, 10m, 20m, 25m, 32m, latest and latest-small, with their true times."""
+"""MovieLens: 100k, 1m, 10m, 20m, 25m, 32m, latest and latest-small, with exact times."""
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
-    """The files in --from, a folder or the zip archive as it is; or of --version. Raises
-    UserError."""
+    """The files in --from (a folder or a zip archive), or those of --version. Raises UserError."""
     given = places.given(options)
     if given and options.version:
         raise UserError("--version is looked for or downloaded, --from names the files: give one.")
@@ -87,7 +86,7 @@ def source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
 
 
 def _place_of(options: argparse.Namespace) -> Path:
-    """The folder or archive of a version, which is downloaded if it is not there."""
+    """The folder or archive of a version, which is downloaded if it does not exist."""
     name = f"ml-{options.version}"
     for inner in (name, _FOLDERS.get(options.version, name)):
         folder = places.raw_folder(options) / inner
@@ -100,13 +99,14 @@ def _place_of(options: argparse.Namespace) -> Path:
 
 
 def _pair(paths: list[Path]) -> tuple[RawFile, RawFile]:
-    """The file of ratings and that of movies, alone in the places."""
+    """The file of ratings and the file of movies. Raises UserError unless `paths` hold exactly one
+    of each."""
     files = [file for path in paths for file in _inside(path)]
     ratings = [file for file in files if file.base in _PAIRS]
     if len(ratings) != 1:
         found = ", ".join(map(str, ratings)) or "none of them"
         raise UserError(
-            f"{', '.join(map(str, paths))}: one of {', '.join(_PAIRS)} is needed, and there is "
+            f"{', '.join(map(str, paths))}: exactly one of {', '.join(_PAIRS)} is needed; found: "
             f"{found}. Name one data set's folder or zip archive with --from."
         )
     base = _PAIRS[ratings[0].base]
@@ -164,7 +164,7 @@ def _movies(file: RawFile, cleaner: Cleaner) -> Items:
 
 
 def _encoding_of(file: RawFile) -> str:
-    """100k and 1m are latin-1, the others UTF-8; the file of movies is small enough to try."""
+    """latin-1 (100k, 1m) or UTF-8 (the others); the file of movies is small enough to try."""
     try:
         for _, line in lines(file):
             line.decode("utf-8")

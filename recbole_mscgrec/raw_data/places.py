@@ -1,4 +1,4 @@
-"""Where raw files are: where the user says, in the folder of downloads, or at their authors'."""
+"""Finds raw files: in the paths that the user names, in the folder of downloads, or online."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _HOST_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 
 
 class Wanted(NamedTuple):
-    """A raw file, by any of these names, and the addresses at which its authors publish it."""
+    """A raw file: its possible names, and the addresses at which its authors publish it."""
 
     names: list[str]
     addresses: list[str]
-    has_md5: bool = False  # the address with .md5 after it holds the checksum
+    has_md5: bool = False  # ADDRESS.md5 holds the checksum
 
 
 def given(options: argparse.Namespace) -> list[Path]:
@@ -76,12 +76,12 @@ def files_in(paths: Sequence[Path], endings: tuple[str, ...]) -> list[Path]:
 
 
 def place_of(wanted: Wanted, options: argparse.Namespace, terms: str) -> Path | None:
-    """The file in a folder of --from; without --from in --raw_path, and if it is not there, it is
-    downloaded. None if the user named folders that lack it.
+    """The file in --from; without --from, the file in --raw_path, which is downloaded if it does
+    not exist. None if it is not in --from.
 
     Raises:
-        UserError: there are several; or it is not there and cannot be downloaded, which says what
-            to fetch from where.
+        UserError: there are several; or it cannot be downloaded (the message says what to fetch
+            from where).
     """
     folders = [path for path in given(options) if path.is_dir()]
     for path in given(options):
@@ -127,7 +127,7 @@ def _on_hosts(name: str, hosts: tuple[str, ...]) -> Wanted:
 
 
 def raw_folder(options: argparse.Namespace) -> Path:
-    """Where raw files are looked for and downloaded to."""
+    """The folder in which raw files are looked for, and to which they are downloaded."""
     if options.raw_path:
         return Path(options.raw_path).expanduser()
     return Path(options.data_path).expanduser() / "raw" / str(options.source)
@@ -161,7 +161,7 @@ def _downloaded(wanted: Wanted, folder: Path, no_download: bool, terms: str) -> 
 
 
 def _md5_in(text: str) -> str:
-    """The checksum in the output of md5sum, on Linux or on BSD; '' if there is none."""
+    """The checksum in the output of md5sum (Linux) or md5 (BSD); '' if there is none."""
     words = text.replace("=", " ").split()
     sums = [w for w in words if len(w) == 32 and set(w.lower()) <= set("0123456789abcdef")]
     return sums[0] if sums else ""

@@ -1,4 +1,4 @@
-"""What every source of raw data gives, record by record; the files it reads; bad lines."""
+"""The interface of raw data sources: their files, the records in them, and bad lines."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from typing import Any, BinaryIO, NamedTuple
 
 from recbole_mscgrec.storage.errors import UserError
 
-_LONGEST = 1 << 25  # bytes of a line; without a limit a file without line breaks fills the memory
-_SHOWN = 5  # bad lines that are told one by one
-# What an id must not hold: an atomic file ends a cell or a row with it, its reader takes doubled
-# quotes for those of csv, and [PAD] is RecBole's padding.
+_LONGEST = 1 << 25  # bytes of a line; without a limit, a file without line breaks fills the memory
+_SHOWN = 5  # bad lines that are logged one by one
+# What an id must not contain: control characters end a cell or a row of an atomic file, its reader
+# takes doubled quotes for csv's, and [PAD] is RecBole's padding.
 _UNFIT = re.compile(r'[\x00-\x1f\x7f]|""|^\[PAD\]$')
 
-Record = tuple[int, Any]  # line or row of the file, and what stands there; a BadLine if unreadable
+Record = tuple[int, Any]  # number of the line or row, and its content; a BadLine if unreadable
 
 
 class BadLine(ValueError):
-    """A record that breaks a rule, which is the text of the exception."""
+    """A record that breaks a rule; the message states the rule."""
 
 
 class Interaction(NamedTuple):
-    """One interaction. `previous` is the user's item before it, where the source has histories."""
+    """One interaction. `previous` is the user's preceding item if the source has histories."""
 
     user: str
     item: str
-    time: int | None  # nanoseconds since 1970; None: the order of the file is that of time
+    time: int | None  # nanoseconds since 1970; None: the file is in the order of time
     rating: float = float("nan")
     previous: str = ""
 
@@ -46,7 +46,7 @@ class RawFile:
 
     def __init__(self, path: Path, member: str = "") -> None:
         self.path, self.member = path, member
-        self.position = 0  # bytes read so far, of those that are stored
+        self.position = 0  # stored (compressed) bytes read so far
 
     def __str__(self) -> str:
         return f"{self.path}:{self.member}" if self.member else str(self.path)
@@ -58,7 +58,7 @@ class RawFile:
 
     @property
     def size(self) -> int:
-        """Bytes to be read: stored ones, or those of the member of an archive."""
+        """Bytes to read: the stored size, or that of the archive's member."""
         if not self.member:
             return self.path.stat().st_size
         with zipfile.ZipFile(self.path) as archive:
@@ -66,13 +66,13 @@ class RawFile:
 
     @property
     def signature(self) -> list[Any]:
-        """What changes when the file does."""
+        """Values that change when the file changes."""
         stat = self.path.stat()
         return [str(self.path.resolve()), self.member, stat.st_size, stat.st_mtime_ns]
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """The content as a stream of bytes. Raises UserError where it cannot be read to its end."""
+        """The content as a stream of bytes. Raises UserError if it cannot be read to the end."""
         try:
             with self._stored() as stored:
                 counted = io.BufferedReader(_Counted(stored, self), 1 << 18)
@@ -82,7 +82,7 @@ class RawFile:
                     yield counted
         except EOFError as error:
             raise UserError(
-                f"{self} ends early: it is cut off or its download broke. Fetch it again."
+                f"{self} ends early: it is truncated or its download broke. Fetch it again."
             ) from error
         except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile) as error:
             raise UserError(f"{self} is damaged ({error}): fetch it again.") from error
@@ -98,7 +98,7 @@ class RawFile:
 
 
 class _Counted(io.RawIOBase):
-    """A stream that tells its file how far it has been read."""
+    """A stream that records in its RawFile how far it has been read."""
 
     def __init__(self, stream: BinaryIO, file: RawFile) -> None:
         self._stream, self._file = stream, file
@@ -124,18 +124,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Interactions(Table):
-    """`parse` gives the interactions of a record. Raises BadLine."""
+    """Files of interactions. `parse` returns the interactions of a record, or raises BadLine."""
 
     parse: Callable[[Any], list[Interaction]]
 
 
 @dataclass(frozen=True)
 class Items(Table):
-    """`parse` gives an item's token and a function that reads its values, column by column; only
-    items with interactions are read that far. Raises BadLine."""
+    """Files of items. `parse` returns an item's token and a function that reads its values, column
+    -> value, or raises BadLine. The function is called only for items with interactions."""
 
     parse: Callable[[Any], tuple[str, Callable[[], dict[str, str]]]]
-    columns: dict[str, str]  # column -> type in the atomic file, without the token's
+    columns: dict[str, str]  # column -> type in the atomic file, without the token column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +148,18 @@ class Source:
     items: Items | None = None
     notes: list[str] = field(default_factory=list)
     has_times: bool = True
-    k_core: int = 1  # the least interactions of a user and of an item, unless options say
-    has_histories: bool = False  # each interaction tells the item before it
+    k_core: int = 1  # default of the minimum number of interactions per user and per item
+    has_histories: bool = False  # each interaction names the item before it
 
     @property
     def files(self) -> list[RawFile]:
+        """All raw files: of the interactions, then of the items."""
         return [*self.interactions.files, *(self.items.files if self.items else [])]
 
 
 @dataclass
 class BadLines:
-    """Bad lines are counted and skipped, up to a limit."""
+    """Counts bad lines, which are skipped, up to a limit."""
 
     limit: int
     count: int = 0
@@ -171,7 +172,7 @@ class BadLines:
         if self.count > self.limit:
             raise UserError(
                 f"{text} This is bad line number {self.count}, and --max_bad_lines is "
-                f"{self.limit}. Check that the file is what the command says it is, mend it, or "
+                f"{self.limit}. Check that the file is what the command says it is, repair it, or "
                 "raise --max_bad_lines."
             )
         if len(self.first) < _SHOWN:
@@ -180,8 +181,8 @@ class BadLines:
 
 
 def lines(file: RawFile) -> Iterator[Record]:
-    """The lines of a file as bytes, with their numbers; without those that are empty, and without a
-    mark of UTF-8 (BOM), which would be a part of the first cell."""
+    """The lines of a file as bytes, with their numbers. Empty lines are skipped, and so is a UTF-8
+    byte order mark (BOM), which would become part of the first cell."""
     with file.opened() as stream:
         number = 0
         while line := stream.readline(_LONGEST + 1):
@@ -190,8 +191,8 @@ def lines(file: RawFile) -> Iterator[Record]:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > _LONGEST:
                 raise UserError(
-                    f"{file}, line {number} has more than {_LONGEST:,} bytes: this is no file of "
-                    "one record per line."
+                    f"{file}, line {number} has more than {_LONGEST:,} bytes: this is not a file "
+                    "with one record per line."
                 )
             if line.strip():
                 yield number, line
@@ -210,23 +211,23 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 def token_of(value: Any, name: str) -> str:
     """An id as it is written into an atomic file. Raises BadLine."""
-    if isinstance(value, float):  # integers, in a column that has gaps
+    if isinstance(value, float):  # pandas holds integers with missing values as floats
         value = None if value != value else int(value) if value.is_integer() else value
     if value is None or isinstance(value, (list, dict, bool)):
-        raise BadLine(f"{name} is missing or no id ({value!r:.60}).")
+        raise BadLine(f"{name} is missing or not an id ({value!r:.60}).")
     text = str(value).strip()
     if not text:
         raise BadLine(f"{name} is empty.")
     if _UNFIT.search(text) or not _encodes(text):
         raise BadLine(
-            f"{name} is {text!r:.60}, and an id has no tab, line break or other control character, "
+            f"{name} is {text!r:.60}, but an id has no tab, line break or other control character, "
             "no two quotes in a row, and is not [PAD]."
         )
     return text
 
 
 def _encodes(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which JSON allows and UTF-8 does not."""
+    """Whether a text has no lone surrogate, which JSON allows and UTF-8 does not."""
     if text.isascii():
         return True
     try:
@@ -237,7 +238,7 @@ def _encodes(text: str) -> bool:
 
 
 def rating_of(value: Any) -> float:
-    """A rating; NaN where there is none. Raises BadLine."""
+    """A rating; NaN if there is none. Raises BadLine."""
     if value is None or value == "":
         return float("nan")
     try:
@@ -250,7 +251,7 @@ def rating_of(value: Any) -> float:
 
 
 def progress(table: Table, file: RawFile, bar: Any) -> Iterator[Record]:
-    """The records of a file, while the bar counts its bytes."""
+    """The records of a file; the progress bar counts its bytes."""
     before = bar.n
     for n, record in enumerate(table.records(file)):
         if n % 4096 == 0:

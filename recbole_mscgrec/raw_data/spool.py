@@ -1,7 +1,7 @@
 """First stage: all interactions of the raw files as rows of numbers on disk.
 
-A row holds 64-bit hashes of the user's and the item's token; the tokens themselves stand in a text
-file. So the memory does not grow with the data. The stage can be stopped anywhere: it goes on from
+A row holds 64-bit hashes of the user's and the item's token; the tokens themselves are in a text
+file. So memory does not grow with the data. The stage can be stopped at any time: it continues from
 its last checkpoint.
 """
 
@@ -29,7 +29,7 @@ from recbole_mscgrec.raw_data.records import (
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.storage.files import read_json, write_json
 
-# `at` is where the tokens of the row begin in the text file.
+# `at` is the position in the text file at which the tokens of the row begin.
 ROW = np.dtype(
     [
         ("user", "<u8"),
@@ -40,15 +40,15 @@ ROW = np.dtype(
         ("at", "<u8"),
     ]
 )
-NONE = 0  # the hash of no token
+NONE = 0  # stands for "no token"
 _CHECKPOINT = 50_000  # interactions
 _BLOCK = 1 << 18  # rows
 SPOOL_FILES = _STATE, _ROWS, _TOKENS = "spool.json", "rows.bin", "tokens.txt"
 
 
 class Spool:
-    """The finished rows of `ROW` and their tokens. They are read where they are needed: mapped
-    into the memory, rows from all over the files would bring much of these with them."""
+    """The finished rows of `ROW` and their tokens. They are read by position and not memory-mapped:
+    scattered rows would bring most of the files into memory."""
 
     def __init__(self, folder: Path) -> None:
         self._rows = (folder / _ROWS).open("rb", buffering=0)
@@ -103,10 +103,10 @@ def hash_of(token: str | bytes) -> int:
 
 
 def spool(source: Source, folder: Path, bad: BadLines) -> None:
-    """Read the interactions of the source into `folder`, or go on where an earlier call stopped.
+    """Read the interactions of the source into `folder`, or continue where an earlier call stopped.
 
     Raises:
-        UserError: too many bad lines, or no interaction at all.
+        UserError: there are too many bad lines, or no interactions.
     """
     state = _state(folder)
     bad.count, bad.first = state["bad"], state["bad_first"]
@@ -122,7 +122,7 @@ def spool(source: Source, folder: Path, bad: BadLines) -> None:
             writer.checkpoint(file=n + 1, records=0, bad=bad.count, bad_first=bad.first)
         if not writer.rows:
             names = ", ".join(map(str, files))
-            raise UserError(f"{names} hold no interaction: name other files with --from.")
+            raise UserError(f"{names} hold no interactions: name other files with --from.")
         writer.checkpoint(done=True)
 
 
@@ -158,7 +158,8 @@ def _state(folder: Path) -> dict[str, Any]:
 
 
 class _Writer:
-    """Appends interactions; what came after the last checkpoint is cut off again."""
+    """Appends interactions. Data that an earlier call wrote after its last checkpoint is cut
+    off."""
 
     def __init__(self, folder: Path, state: dict[str, Any]) -> None:
         self._folder, self.state = folder, state
@@ -191,7 +192,7 @@ class _Writer:
         self._at += len(text)
 
     def checkpoint(self, **changes: Any) -> None:
-        """Write what is buffered, and that it is there."""
+        """Write the buffered rows, then the state that counts them as finished."""
         self._row_file.write(np.array(self._buffer, dtype=ROW).tobytes())
         self._token_file.write(b"".join(self._texts))
         for file in (self._row_file, self._token_file):

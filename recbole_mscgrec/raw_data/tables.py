@@ -1,5 +1,5 @@
-"""Data of any origin: tables, csv or parquet, and lines of one user each; and PixelRec, which is
-published as such tables."""
+"""Data of any origin: csv or parquet tables, and text files with one user per line; and PixelRec,
+which is published as such tables."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", required=True, metavar="COL", help="column of the user")
     parser.add_argument("--item", required=True, metavar="COL", help="column of the item")
     parser.add_argument(
-        "--time", metavar="COL", help="column of the time; without it the order of the rows"
+        "--time", metavar="COL", help="column of the time; without it, the order of the rows counts"
     )
     parser.add_argument("--rating", metavar="COL", help="column of the rating")
     parser.add_argument(
         "--time_unit",
         choices=["auto", "s", "ms", "us", "ns"],
         default="auto",
-        help="unit of times that are numbers (default: found from the first time)",
+        help="unit of times that are numbers (default: detected from the first time)",
     )
     parser.add_argument(
-        "--time_format", metavar="F", help="form of dates that are not ISO, such as '%%d/%%m/%%Y'"
+        "--time_format", metavar="F", help="format of dates that are not ISO, like '%%d/%%m/%%Y'"
     )
     add_item_options(parser)
 
@@ -61,7 +61,7 @@ def add_sequence_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_user",
         action="store_true",
-        help="lines hold items only, without the user first; users are numbered as the lines",
+        help="lines hold items only, without the user first; the line number is the user",
     )
     add_item_options(parser)
 
@@ -70,18 +70,16 @@ def add_item_options(parser: argparse.ArgumentParser) -> None:
     """The options that name a table of items and how csv files are written."""
     parser.add_argument("--items", nargs="+", metavar="FILE", help="table of the items")
     parser.add_argument(
-        "--item_key", metavar="COL", help="its column of the item (default: --item)"
+        "--item_key", metavar="COL", help="its column of item ids (default: that of --item)"
     )
     parser.add_argument("--text", nargs="+", metavar="COL", default=[], help="its texts")
-    parser.add_argument("--number", nargs="+", metavar="COL", default=[], help="its numbers: price")
-    parser.add_argument("--image_url", metavar="COL", help="its web address of an image")
+    parser.add_argument("--number", nargs="+", metavar="COL", default=[], help="columns of numbers")
+    parser.add_argument("--image_url", metavar="COL", help="its column of image addresses")
     parser.add_argument(
-        "--separator", help="between columns (default: found from the header); \\t is a tab"
+        "--separator", help="between columns (default: detected from the header); \\t is a tab"
     )
     parser.add_argument("--encoding", default="utf-8", help="of csv files (default: utf-8)")
-    parser.add_argument(
-        "--no_quotes", action="store_true", help="a quote is a character like any other"
-    )
+    parser.add_argument("--no_quotes", action="store_true", help="quotes are ordinary characters")
     parser.add_argument(
         "--no_header", action="store_true", help="the first row is data; columns are 1, 2, 3, ..."
     )
@@ -103,7 +101,7 @@ def csv_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
         Times(options.time_unit, options.time_format) if options.time else None,
         bool(options.rating),
     )
-    notes = [f"Times: {times.described}." if times else "The order of the rows is that of time."]
+    notes = [f"Times: {times.described}." if times else "The rows are in the order of time."]
     return Source(
         title="tables of your own",
         terms="your own data",
@@ -135,12 +133,12 @@ def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
             raise BadLine(f"bytes that are not {codec}: name --encoding.") from error
         user, *items = [*first, *text.strip().split(separator)]
         if not items:
-            raise BadLine("a line is `user item item ...`, and this one has no item.")
+            raise BadLine("a line is `user item item ...`, but this one has no item.")
         return [Interaction(user, item, None) for item in items]
 
     files = [RawFile(path) for path in places.files_in(paths, _ENDINGS)]
     table = Interactions(files, records, parse)
-    notes = ["The order in a line is that of time; timestamp is the position."]
+    notes = ["The items of a line are in the order of time; timestamp is the position."]
     items = items_of(options, cleaner)
     return Source(
         title="sequences, one user per line",
@@ -168,8 +166,8 @@ def pixelrec_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
         by_kind[b"user_id" in header].append(RawFile(path))
     if len(by_kind[True]) != 1:
         raise UserError(
-            f"{', '.join(map(str, paths))}: one csv file must have the columns item_id, user_id "
-            f"and timestamp, and {len(by_kind[True])} have: name the files with --from."
+            f"{', '.join(map(str, paths))}: exactly one csv file must have the columns item_id, "
+            f"user_id and timestamp, but {len(by_kind[True])} have: name the files with --from."
         )
     table, times = _interactions(
         by_kind[True],
@@ -187,7 +185,7 @@ def pixelrec_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     notes = [
         f"Times: {times.described}." if times else "",
         "Covers: `recbole-mscgrec prepare images --folder COVERS` makes images of the covers.",
-        "view_number and the other counts are left out: they count later interactions.",
+        "view_number and the other counts are left out: they include later interactions.",
     ]
     return Source(
         title="PixelRec",
@@ -199,7 +197,7 @@ def pixelrec_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
 
 
 def _check_min_rating(options: argparse.Namespace) -> None:
-    """Raise UserError for --min_rating without ratings, which would drop all that was read."""
+    """Raise UserError for --min_rating without ratings: it would drop all interactions."""
     if options.min_rating is None or getattr(options, "rating", None):
         return
     needs = f"ratings, and {options.source} has none: leave it out"
@@ -217,9 +215,9 @@ def items_of(options: argparse.Namespace, cleaner: Cleaner) -> Items | None:
         for column in named:
             if _name(column) == _KEY:
                 raise UserError(
-                    f"{option} ({column}) cannot be {_KEY}: this is the name of the items' own "
-                    "column in the .item file. Rename the column in the table, or leave it out; "
-                    "--item_key names the column of the item."
+                    f"{option} ({column}) cannot be {_KEY}: the .item file uses this name for the "
+                    "item ids. Rename the column in the table, or leave it out; --item_key names "
+                    "the column of item ids."
                 )
     columns = [*options.text, *options.number, *[options.image_url] * bool(options.image_url)]
     if len(chosen) < len(columns):
@@ -244,8 +242,8 @@ Reader = Callable[[RawFile], Iterator[Record]]
 def _interactions(
     files: list[RawFile], records: Reader, times: Times | None, has_rating: bool
 ) -> tuple[Interactions, Times | None]:
-    """Cells are user, item, then time and rating if there are. The unit of the times is found now,
-    so that a reading that goes on later finds the same."""
+    """The interactions of tables whose cells are user, item and, if they exist, time and rating.
+    The unit of times is detected here, so that an interrupted reading continues with the same."""
 
     def parse(cells: Sequence[Any]) -> list[Interaction]:
         time = None if times is None else times(cells[2])
@@ -291,10 +289,10 @@ def _separator(options: argparse.Namespace) -> str | None:
 
 
 def _plain(cell: Any) -> Any:
-    """None for pandas' gaps."""
+    """The cell, with None for NaN."""
     return None if isinstance(cell, float) and cell != cell else cell
 
 
 def _name(column: str) -> str:
-    """A column's name as an atomic file can hold it."""
+    """A column's name without characters that an atomic file cannot hold."""
     return re.sub(r"\W+", "_", column).strip("_") or "column"

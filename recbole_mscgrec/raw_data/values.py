@@ -43,13 +43,13 @@ _COUNTERS = 10**8  # numbers up to here are times of any unit; seconds above are
 
 
 class Cleaner:
-    """Makes one line of plain text of a raw value, and counts what it removed."""
+    """Turns raw values into one line of plain text, and counts what it removed."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def text(self, value: Any, separator: str = " ") -> str:
-        """A text, list or number as one line; '' where there is no value."""
+        """A text, list or number as one line; '' if there is no value."""
         if value is None or isinstance(value, (bool, dict)):
             return ""
         if isinstance(value, (list, tuple)):
@@ -58,7 +58,7 @@ class Cleaner:
         return self._line(str(value))
 
     def number(self, value: Any, column: str) -> str:
-        """A number of a column; '' where there is none, which is told once and counted."""
+        """A number of a column. Other values become '' and are counted; the first one is logged."""
         if value is None or str(value).strip().lower() in _NOTHING:
             return ""
         if found := _number_of(value):
@@ -86,7 +86,7 @@ class Cleaner:
             return ""
         if not text.isascii():
             text = _SURROGATES.sub("\ufffd", text)
-        # The reader of atomic files takes doubled quotes for those that csv writes.
+        # The reader of atomic files would take doubled quotes for csv's.
         return _QUOTES.sub('"', text)
 
 
@@ -110,8 +110,8 @@ def _without_html(text: str) -> str:
 
 
 def _number_of(value: Any) -> str:
-    """A number with a sign, an exponent, a decimal comma or a currency, the first one of a range;
-    '' where there is none."""
+    """A number without currency and with a decimal point, the first one of a range; '' if there is
+    none. Signs, exponents and decimal commas are read."""
     match = _NUMBER.fullmatch(str(value).strip())
     if isinstance(value, (bool, list, dict)) or not match:
         return ""
@@ -130,7 +130,7 @@ def _number_of(value: Any) -> str:
 
 
 def price_of(value: Any) -> str:
-    """A price as a number, the lower one of a range; '' where there is none."""
+    """A price as a number, the lower one of a range; '' if there is none."""
     if value is None or isinstance(value, (bool, list, dict)):
         return ""
     match = _PRICE.match(str(value).strip())
@@ -138,7 +138,7 @@ def price_of(value: Any) -> str:
 
 
 def address_of(*candidates: Any) -> str:
-    """The first web address among the candidates, or in a list among them; '' if there is none."""
+    """The first web address among the candidates, which may be lists; '' if there is none."""
     for value in candidates:
         if isinstance(value, list):
             value = address_of(*value)
@@ -199,11 +199,11 @@ class Times:
             self.unit = unit
         elif not self._given and unit != self.unit and not _within(number, _COUNTERS):
             raise BadLine(
-                f"the time {value!r} looks like {unit}, and earlier ones like {self.unit}: name "
+                f"the time {value!r} looks like {unit}, but earlier ones like {self.unit}: name "
                 "the unit with --time_unit."
             )
         per_unit = _SECOND // _PER_SECOND.get(self.unit, 1)
-        # Compared first: 1e999999999 would fill the memory as an integer.
+        # Compare first: as an integer, 1e999999999 would fill the memory.
         found = int(number * per_unit) if _within(number, _MAX) else _MAX + 1
         return _in_range(found, f"{value!r:.60} in {self.unit}")
 
@@ -211,38 +211,38 @@ class Times:
         try:
             if self._pattern is not None:
                 return _nanoseconds(datetime.strptime(text, self._pattern))
-            # Python 3.10 reads neither Z nor fractions of other than 3 or 6 digits.
+            # Python 3.10 reads neither Z nor fractions without exactly 3 or 6 digits.
             iso = f"{text[:-1]}+00:00" if text[-1:] in "Zz" else text
             iso = _FRACTION.sub(lambda found: f".{found[1][:6]:0<6}", iso)
             return _nanoseconds(datetime.fromisoformat(iso))
         except BadLine:
             raise
         except ValueError as error:
-            rule = f"a date of the form {self._pattern}" if self._pattern else "an ISO date"
+            rule = f"a date in the format {self._pattern}" if self._pattern else "an ISO date"
             raise BadLine(
-                f"the time {text!r:.60} is neither a number nor {rule}: name its form with "
+                f"the time {text!r:.60} is neither a number nor {rule}: name its format with "
                 "--time_format, such as '%d/%m/%Y'."
             ) from error
 
     @property
     def described(self) -> str:
-        """The form of the times, for the card."""
+        """The format of the times, for the card."""
         if self._pattern:
-            return f"dates of the form {self._pattern}, UTC unless they name a zone"
+            return f"dates in the format {self._pattern}, UTC unless they name a zone"
         if self.unit == "auto":
             return "ISO dates, UTC unless they name a zone"
         return f"numbers in {self.unit}" + ("" if self._given else " (detected)")
 
 
 def seconds(time: int) -> str:
-    """Nanoseconds as seconds, with all digits and no more."""
+    """Nanoseconds as exact decimal seconds, without trailing zeros."""
     whole, rest = divmod(abs(time), _SECOND)
     fraction = f".{rest:09d}".rstrip("0") if rest else ""
     return f"{'-' if time < 0 else ''}{whole}{fraction}"
 
 
 def _unit_of(number: int | Decimal) -> str:
-    """The unit in which a number is a date of our time; counters are seconds."""
+    """The unit in which a number is a date of our time; small counters count as seconds."""
     limits = {"s": 10**11, "ms": 10**14, "us": 10**17}
     return next((unit for unit, limit in limits.items() if _within(number, limit)), "ns")
 
@@ -260,7 +260,7 @@ def _nanoseconds(date: datetime) -> int:
 
 
 def _in_range(time: int, told: str) -> int:
-    """The time, where 64 bits hold it. Raises BadLine."""
+    """The time, if it fits into 64 bits. Raises BadLine otherwise."""
     if not _within(time, _MAX):
         raise BadLine(f"the time {told} is before the year 1678 or after the year 2262.")
     return time

@@ -30,15 +30,15 @@ def write_interactions(
     has_times: bool = True,
     check_histories: bool = False,
 ) -> dict[str, Any]:
-    """The .inter file; and beside it a text file of its items, one token a line. Without times the
-    timestamp is the position in the user's sequence.
+    """Write the .inter file, and a text file of its items with one token per line. Without times,
+    the timestamp is the position in the user's sequence.
 
     Returns:
         First and last time in nanoseconds, and how many rows have a rating.
 
     Raises:
-        UserError: two tokens have the same hash, or (`check_histories`) an interaction does not
-            follow the item that its source names as the one before it.
+        UserError: two tokens have the same hash, or, with `check_histories`, the item before an
+            interaction is not the one that its source names.
     """
     rated = _any_rating(spool, order)
     header = ["user_id:token", "item_id:token", *["rating:float"] * rated, "timestamp:float"]
@@ -72,8 +72,8 @@ def write_interactions(
 
 
 def _positions(users: list[int], user: int, position: int) -> tuple[list[int], int, int]:
-    """The place of each row in the sequence of its user, as nanoseconds; with the last user and
-    place, for the rows that follow."""
+    """The position of each row in its user's sequence, as a time in nanoseconds; and the last user
+    and position, with which the next block continues."""
     found = []
     for one in users:
         user, position = one, position + 1 if one == user else 1
@@ -90,7 +90,7 @@ def _any_rating(spool: Spool, order: np.ndarray) -> bool:
 def _checked_blocks(
     spool: Spool, order: np.ndarray, items: dict[int, bytes], check_histories: bool
 ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-    """Rows with their tokens, block by block. `items` gets every item's token by its hash."""
+    """Rows with their tokens, block by block. Fills `items`: hash -> token of every item."""
     user_before, token_before, item_before = NONE, b"", NONE
     for begin in range(0, len(order), _BLOCK):
         numbers = order[begin : begin + _BLOCK]
@@ -116,16 +116,16 @@ def _checked_blocks(
 
 def _collision(one: bytes, other: bytes) -> UserError:
     return UserError(
-        f"The ids {one.decode()} and {other.decode()} have the same 64-bit hash, and would count "
-        "as one. Rename one of them in the raw files."
+        f"The ids {one.decode()} and {other.decode()} have the same 64-bit hash and would be "
+        "treated as one. Rename one of them in the raw files."
     )
 
 
 def write_items(
     file: Path, work: Path, tokens_file: Path, items: Items, bad: BadLines
 ) -> dict[str, Any]:
-    """The .item file: all items of `tokens_file`, those without a row in the raw files last, with
-    the columns that have a value. No file is made if no column has one.
+    """Write the .item file: all items of `tokens_file`, those without a row in the raw files last,
+    with the columns that have a value. No file is written if no column has one.
 
     Returns:
         columns: column -> number of items that have a value; without: items without a row;
@@ -180,7 +180,7 @@ def write_items(
 
 
 def _copy_columns(work: Path, file: Path, types: dict[str, str], chosen: list[int]) -> None:
-    """The chosen columns, with a header. RecBole has no use for a column without a value."""
+    """Copy the chosen columns, with a header. Columns without a value are of no use to RecBole."""
     if not chosen:
         return
     header = ["item_id:token", *(f"{name}:{kind}" for name, kind in types.items())]

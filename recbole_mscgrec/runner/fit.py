@@ -32,15 +32,15 @@ def fit(
     epoch, or start with the first epoch if none was finished.
 
     Adds the seconds of training to `seconds`, including those of the interrupted run.
-    `after_validation` is called with the epoch and the valid_metric, once the epoch is kept.
+    `after_validation` is called with the epoch and the valid_metric, after the epoch is saved.
 
     Returns:
         The metrics of the best validation.
 
     Raises:
-        UserError: the training loss is not a number.
-        UserError: a file cannot be written; with how to resume.
-        KeyboardInterrupt: with a message that says how to resume.
+        UserError: the training loss is not a number, or a file cannot be written (the message says
+            how to resume).
+        KeyboardInterrupt: after Ctrl-C, with a message that says how to resume.
     """
     began, before = time.perf_counter(), dict(seconds)
     last, best = run_id.last_of(config), trainer.saved_model_file
@@ -76,7 +76,7 @@ def fit(
         if processes.is_first():
             checkpoint.save(last, state)
 
-    with stopped(lambda: _how_to_go_on(last, trainer.saved_model_file)):
+    with stopped(lambda: _how_to_continue(last, trainer.saved_model_file)):
         _train(trainer, train_data, valid_data, config, keep, after_validation)
     if trainer.best_valid_result is None and hasattr(trainer, "pretrain"):
         _keep_pretrained(trainer, best)
@@ -92,7 +92,7 @@ def _train(
     keep: Callable[[int], None],
     after_validation: Callable[[int, float], None] | None,
 ) -> None:
-    """RecBole's fit, which calls `keep` after every epoch, except for decision trees: these keep no
+    """RecBole's fit, which calls `keep` after every epoch, except for decision trees, which have no
     state between epochs. Raises UserError if the training loss is not a number."""
     show = {"show_progress": config["show_progress"]}
     try:
@@ -119,7 +119,7 @@ def every_epoch(
     """Within this block `keep` is called once after every epoch of `trainer.fit`, and then
     `after_validation` if the epoch was validated.
 
-    RecBole calls its callback, which this yields, after validations only. Epochs that are not
+    Yields the callback for RecBole, which RecBole calls only after validations. Epochs that are not
     validated (`eval_step`) are kept when the next one begins, or at the end.
     """
     train_epoch, kept = trainer._train_epoch, trainer.start_epoch - 1
@@ -141,17 +141,17 @@ def every_epoch(
         yield callback
         callback(max(trainer.train_loss_dict, default=-1))
     finally:
-        del trainer._train_epoch  # the class's own again
+        del trainer._train_epoch  # restores the class's method
 
 
 def _keep_pretrained(trainer: Any, file: str) -> None:
-    """Save the model at the end of a stage that validates nothing, which RecBole does only in every
-    `save_step`-th of its epochs and under a name that other settings overwrite."""
+    """Save the model at the end of a stage without validation. RecBole saves it only in every
+    `save_step`-th epoch, and under a name that other settings overwrite."""
     trainer.saved_model_file = file
     trainer._save_checkpoint(trainer.pretrain_epochs - 1)
     trainer.logger.info(
         f"The stage {trainer.config['train_stage']} of {trainer.config['model']} ends here, "
-        f"without validation. The next one begins with --train_stage=... --pre_model_path={file}"
+        f"without validation. Start the next one with --train_stage=... --pre_model_path={file}"
     )
 
 
@@ -172,10 +172,10 @@ def _resume(
 
 
 def _set_random_state(state: dict[str, Any], train_data: Any, config: Config) -> None:
-    """Restore the random state of this process. If the interrupted run had other processes, those
-    that are new get one that follows from the seed, the epoch and their rank."""
+    """Restore the random state of this process. If the interrupted run had another number of
+    processes, all but the first get a state that follows from seed, epoch and rank."""
     states = [state["random"], *(state.get("random_of_others") or [])]
-    checkpoint.set_random_state(state["random"], train_data)  # the order of rows is that of all
+    checkpoint.set_random_state(state["random"], train_data)  # all share the order of rows
     if len(states) == processes.count():
         checkpoint.set_random_state(states[processes.rank()])
     elif not processes.is_first():
@@ -187,7 +187,7 @@ def seed_of_this_process(config: Config, epoch: int = 0) -> int:
     return (config["seed"] + processes.rank() + 1_000_003 * epoch) % 2**32
 
 
-def _how_to_go_on(last: Path, best: str) -> str:
+def _how_to_continue(last: Path, best: str) -> str:
     if not last.is_file():
         return (
             "Training stopped before its first epoch was finished. Finished stages are kept: "
@@ -195,5 +195,5 @@ def _how_to_go_on(last: Path, best: str) -> str:
         )
     return (
         f"Training stopped; its last finished epoch is in {last}. Repeat the command with "
-        f"--resume=True to go on, or with --model_file={best} to evaluate the best model so far."
+        f"--resume=True to continue, or with --model_file={best} to evaluate the best model so far."
     )

@@ -1,4 +1,4 @@
-"""The checkpoint of an interrupted training, checked before anything of it is used."""
+"""Reads the checkpoint of an interrupted training, and checks it before any part is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _START_AGAIN = "leave --resume out to start again"
 
 
 def read(last: Path, trainer: Any) -> dict[str, Any]:
-    """The content of `last`, which fits this trainer and its `train_rows`.
+    """The content of the checkpoint `last`, checked against this trainer and its `train_rows`.
 
     Raises:
         UserError: the file is damaged or holds another training; or the train rows, the texts,
@@ -41,8 +41,8 @@ def codes_of(model: Any) -> dict[str, Any] | None:
     """The fingerprints of a model's item codes, of their inputs, and of the items that have a
     learned vector; None for a model without codes.
 
-    This is what the checkpoint of an epoch keeps of the codes. They do not change and can be large,
-    with `history_vectors` above all: they are stored in the cache and with the best model.
+    The checkpoint of an epoch keeps only these: the codes do not change and can be large, above all
+    with `history_vectors`, and are stored in the cache and with the best model.
     """
     codes = model.other_parameter().get("code_state")
     if not codes:
@@ -70,7 +70,7 @@ def _check_same_codes(last: Path, state: dict[str, Any], model: Any) -> None:
     for what, (old, new) in pairs.items():
         if old != new:
             raise UserError(
-                f"{_KEY} ({last}): {what} had the fingerprint {old} and has {new} now: the data "
+                f"{_KEY} ({last}): {what} had the fingerprint {old}, but now has {new}: the data "
                 f"have changed since. Use the data of that training, or {_START_AGAIN}."
             )
 

@@ -19,19 +19,19 @@ from recbole_mscgrec.storage.errors import UserError
 
 LOST = (
     "Another of the processes that train together was killed, or its machine was lost, so all end. "
-    "The last finished epoch is kept: repeat the command with --resume=True to go on."
+    "The last finished epoch is kept: repeat the command with --resume=True to continue."
 )
-LOST_STATUS = 3  # of a process that noticed it
+LOST_STATUS = 3  # the exit status of a process that noticed the loss of another
 _STOPPED = 130
-_SECONDS_TO_STOP = 20  # that processes have after another one has ended
-_MARK = "RECBOLE_MSCGREC_NPROC"  # in the environment of processes that are started here
+_SECONDS_TO_STOP = 20  # time for the other processes to end after one has failed
+_MARK = "RECBOLE_MSCGREC_NPROC"  # environment variable of processes that are started here
 
 
 def asked_for(config_files: Sequence[str], settings: Mapping[str, Any]) -> int:
     """The number of processes to start: `nproc`, or 1 in a process that was started already.
 
     Raises:
-        UserError: it is no whole number from 1 on.
+        UserError: it is not a whole number of at least 1.
     """
     nproc = (read_mappings(config_files) | parse_values(dict(settings))).get("nproc", 1)
     if isinstance(nproc, bool) or not isinstance(nproc, int) or nproc < 1:
@@ -46,8 +46,8 @@ def started_this() -> bool:
 
 def launch(nproc: int, arguments: Sequence[str]) -> int:
     """Run the command line in `nproc` processes that train together, until all have ended. If one
-    fails, the others are ended. Each of them tells its own errors; here only a process that was
-    killed is told.
+    fails, the others are ended. The processes print their own errors; only a process that was
+    killed is reported here.
 
     Returns:
         The exit status of the command.
@@ -68,16 +68,16 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
         local_addr="localhost",
         max_restarts=0,
     )
-    logging.disable(logging.CRITICAL)  # torch repeats what is told below
+    logging.disable(logging.CRITICAL)  # torch would log again what is reported below
     with _environment(nproc):
         try:
             elastic_launch(config, sys.executable)("-m", "recbole_mscgrec", *arguments)
         except ChildFailedError as error:
-            return _told({rank: end.exitcode for rank, end in error.failures.items()}, nproc)
+            return _status_of({rank: end.exitcode for rank, end in error.failures.items()}, nproc)
         except KeyboardInterrupt:
             return _STOPPED
         except Exception as error:
-            if type(error).__name__ != "SignalException":  # how it ends after Ctrl-C
+            if type(error).__name__ != "SignalException":  # which it raises after Ctrl-C
                 raise
             return _STOPPED
         finally:
@@ -85,16 +85,16 @@ def launch(nproc: int, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _told(ends: dict[int, int], nproc: int) -> int:
+def _status_of(ends: dict[int, int], nproc: int) -> int:
     """The exit status of the process that failed first. The others were ended by SIGTERM, or have
-    noticed its end."""
+    noticed its end. Raises UserError if it was killed."""
     for rank, status in ends.items():
         if status < 0 and -status != signal.SIGTERM:
             raise UserError(
                 f"Process {rank} of {nproc} was killed by {signal.Signals(-status).name}, so the "
-                "others were ended. If it was not you, the machine may lack memory: start fewer "
-                "processes. The last finished epoch is kept: repeat the command with "
-                "--resume=True to go on."
+                "others were ended. If you did not kill it, the machine may lack memory: start "
+                "fewer processes. The last finished epoch is kept: repeat the command with "
+                "--resume=True to continue."
             )
     own = [status for status in ends.values() if status > 0 and status != LOST_STATUS]
     if not own:
@@ -104,7 +104,7 @@ def _told(ends: dict[int, int], nproc: int) -> int:
 
 @contextmanager
 def _environment(nproc: int) -> Any:
-    """The environment of the processes: this package, and their share of the cores."""
+    """The environment of the processes: the path of this package, and their share of the cores."""
     before = dict(os.environ)
     here = str(Path(recbole_mscgrec.__file__).resolve().parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, before.get("PYTHONPATH")]))

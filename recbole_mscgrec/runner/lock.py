@@ -1,4 +1,4 @@
-"""Only one process at a time may train a run: two would overwrite each other's checkpoint."""
+"""Lets only one process at a time train a run: two would overwrite each other's checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def alone(config: Any) -> Iterator[None]:
     """Within this block no other process can train this run, which is identified by its checkpoint.
 
     The lock is released when the process ends, however it ends. Evaluating a saved model needs no
-    lock. Of several processes that train together the first one holds it.
+    lock. Of several processes that train together, the first one holds it.
 
     Raises:
         UserError: another process holds the lock.

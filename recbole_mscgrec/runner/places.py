@@ -1,5 +1,5 @@
-"""All folders that a run writes are tried before anything is trained, and files that killed
-processes left there are removed."""
+"""Checks, before anything is trained, that a run can write to all its folders, and removes files
+that killed processes left there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LEFT_OVER = re.compile(r".+\.(\d+)\.tmp")
 
 
 def check_places(config: Any) -> None:
-    """Make the folders that this run writes, and check that files can be written there. Of several
-    processes only the first one writes.
+    """Make the folders that this run writes to, and check that files can be written there. Of
+    several processes only the first one does this.
 
     Raises:
-        UserError: one cannot be written, with the setting that names it.
+        UserError: a folder cannot be written; the message names its setting.
     """
     if not processes.is_first():
         return
@@ -35,8 +35,8 @@ def check_places(config: Any) -> None:
 
 
 def check_log_dir(config: Any) -> None:
-    """Make the folders of RecBole's log. RecBole makes them too, but fails if another process is
-    faster.
+    """Make the folders of RecBole's log. RecBole makes them too, but fails if another process makes
+    them at the same time.
 
     Raises:
         UserError: they cannot be made.
@@ -45,14 +45,14 @@ def check_log_dir(config: Any) -> None:
 
 
 def _folders(config: Any) -> Iterator[tuple[str, Path]]:
-    """The settings that name folders or files which this run writes, and these folders."""
+    """Setting and folder for every folder that this run writes to."""
     checkpoints = Path(config["checkpoint_dir"])
     pages = config["model"] == "MSCGRecTokenizer"
     trains = not config["model_file"]
     # RecBole's trainer makes the folder in any case.
     if trains or not checkpoints.is_dir() or (pages and not config["codes_dir"]):
         yield "checkpoint_dir", checkpoints
-    # A saved model has its codes; otherwise the stages that make them are cached.
+    # A saved model contains its codes; otherwise the stages that make them use the cache.
     if "cache_dir" in config and trains and not config["initial_model"]:
         yield "cache_dir", Path(config["cache_dir"])
     if pages and config["codes_dir"]:

@@ -56,7 +56,7 @@ def run(
         With `eval_drop_modality` also test_without (modality -> metrics); for MSCGRec also the
         result of `MSCGRecTrainer.remarks` for the test.
 
-    In processes started by torchrun they train one model together, and all get the result.
+    Processes started by torchrun train one model together, and all return the result.
     """
     with ends_told_to_the_user(model), processes.together():
         config = _config(model, dataset, config_file_list, config_dict)
@@ -73,9 +73,9 @@ def train(
     """Train one model without testing it, for a search that looks at validation only.
 
     Args:
-        typed: settings, whose values are used as they are.
-        after_validation: is called with the epoch (from 0) and the valid_metric. An exception of
-            it ends the training.
+        typed: settings; strings among the values are not parsed.
+        after_validation: called with the epoch (from 0) and the valid_metric. An exception that it
+            raises ends the training.
 
     Returns:
         As `run`, with None as test_result.
@@ -89,7 +89,7 @@ def train(
 
 @contextmanager
 def _begun(config: Config) -> Iterator[None]:
-    """Check what a run needs. Within this block no other process trains this run."""
+    """Check what a run needs; within this block no other process can train this run."""
     check_wandb(config)
     user_ranks.check_per_user(config)
     check_test_metrics(config)
@@ -108,16 +108,16 @@ def load_data_and_model(
 ) -> tuple[Config, Any, Any, Any, Any, Any]:
     """Load a saved model, ready to predict, and the data that it was trained on.
 
-    Replaces RecBole's function of this name, which cannot be imported with current packages, for
-    checkpoints of plain tensors. The settings are in the checkpoint; `config_dict` (`data_path`,
-    `gpu_id`, ...) overrides them.
+    Replaces RecBole's function of this name, which cannot be imported with current packages, and
+    reads checkpoints without pickles. The settings are in the checkpoint; `config_dict`
+    (`data_path`, `gpu_id`, ...) overrides them.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data, as RecBole's function.
 
     Raises:
-        UserError: the file is not a checkpoint of this project, the data have other items than the
-            model was trained on, or its `rescore_weight` is fit, which only a run does.
+        UserError: the file is not a checkpoint of this project, the data have other items than
+            those of the training, or `rescore_weight` is fit: only a run fits weights.
     """
     state = checkpoint.load(model_file)
     trained = state["config"]
@@ -125,8 +125,9 @@ def load_data_and_model(
     config = _config(trained["model"], trained["dataset"], None, given)
     if config["rescore_model"] and config["rescore_weight"] == FIT:
         raise UserError(
-            f"rescore_weight is {FIT}, which a run does: give the weights of rescore_model that "
-            "its result file holds under rescore_weights, or set rescore_model to None."
+            f"rescore_weight is {FIT}, but only a run fits weights: give the weights of "
+            "rescore_model that its result file holds under rescore_weights, or set rescore_model "
+            "to None."
         )
     init_seed(config["seed"], config["reproducibility"])
     dataset, *loaders = _data(config)
@@ -138,7 +139,7 @@ def load_data_and_model(
 
 
 def _config(*settings: Any, **more: Any) -> Config:
-    """A Config for a data set that was downloaded, if needed, and checked."""
+    """A Config whose data set has been downloaded, if needed, and checked."""
 
     def made() -> Config:
         config = Config(*settings, **more)
@@ -153,7 +154,7 @@ def _config(*settings: Any, **more: Any) -> Config:
 
 
 class _Done(NamedTuple):
-    """A model that is trained, or was loaded, and what its test needs."""
+    """A trained or loaded model, and what its test needs."""
 
     trainer: Any
     train_data: Any
@@ -234,7 +235,7 @@ def _result(config: Config, done: _Done, test: Any) -> dict[str, Any]:
 
 
 def _data(config: Config) -> tuple[Any, Any, Any, Any]:
-    """The data set, and the loaders of its train, valid and test split."""
+    """The data set, and the loaders of its train, validation and test splits."""
     data = create_dataset(config)
     getLogger().info(data)
     cut_lists(config, data.item_num - 1, data.user_num - 1)
@@ -254,7 +255,7 @@ def _network(config: Config, train_data: Any, compare_rows: Callable[..., None])
 
 
 def _fit_weights(trainer: Any, valid_data: Any, config: Config) -> bool:
-    """Fit the weights of `rescore_model` if the settings ask for it; whether they do."""
+    """Fit the weights of `rescore_model` if the settings ask for it. Returns whether they do."""
     if not hasattr(trainer, "fit_weights"):
         return False
     with stopped(lambda: model_kept(config, trainer.saved_model_file)):
@@ -274,13 +275,14 @@ def _test_without(trainer: Any, test_data: Any, config: Config) -> dict[str, Any
 
 @contextmanager
 def _logged_as(logger: Any, head: str) -> Iterator[None]:
-    """Within this block evaluations go to Weights & Biases as `head/...`, not over the test's."""
+    """Within this block evaluations are sent to Weights & Biases as `head/...`, so they do not
+    overwrite the test's."""
     log = logger.log_eval_metrics
     logger.log_eval_metrics = lambda metrics, **_: log(metrics, head=head)
     try:
         yield
     finally:
-        del logger.log_eval_metrics  # the class's own again
+        del logger.log_eval_metrics  # restores the class's method
 
 
 def _save_ranks(evaluator: KeepingEvaluator, test_data: Any, config: Config) -> None:

@@ -51,7 +51,7 @@ def result_of(
 
 
 def _n_parameters(network: Any) -> int | None:
-    """None of decision trees, which have none."""
+    """The number of trainable parameters; None for decision trees."""
     if not isinstance(network, torch.nn.Module):
         return None
     return sum(p.numel() for p in network.parameters() if p.requires_grad)

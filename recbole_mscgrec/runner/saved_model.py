@@ -14,7 +14,7 @@ from recbole_mscgrec.plugin.checkpoints import check_other_parts
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError, one_line
 
-# Folders and machine of the run: also taken from the checkpoint, unless given now.
+# Settings of folders and machine; they too are taken from the checkpoint, unless given now.
 _PLACES = "data_path cache_dir checkpoint_dir use_gpu show_progress text_batch_size".split()
 
 
@@ -39,11 +39,11 @@ def begin_at(config: Any, network: Any, train: Any) -> None:
 def warn_of_other_rows(
     key_name: str, file: Any, trained: Mapping[str, str], ours: Mapping[str, str]
 ) -> None:
-    """Warn if a saved model was trained on other rows than those of this run (see train_rows)."""
+    """Warn if a saved model was trained on other rows than this run's (see data.train_rows)."""
     if text := other_rows(trained, ours):
         getLogger().warning(
-            f"{key_name} ({file}) was trained on {text}. If those hold test targets of this run, "
-            "its test result is too good."
+            f"{key_name} ({file}) was trained on {text}. If the former hold test targets of this "
+            "run, its test result is too good."
         )
 
 
@@ -80,13 +80,13 @@ def check_fits(
     if differ:
         used = " ".join(f"--{key}={trained[key]}" for key in differ)
         raise UserError(
-            f"{key_name} ({config[key_name]}) holds weights of other sizes than these settings "
-            f"give. It was trained with {used}."
+            f"{key_name} ({config[key_name]}) holds weights whose sizes do not fit these settings. "
+            f"It was trained with {used}."
         )
     strange = sorted(name for name, _ in set(there.items()) ^ set(here.items()))[0]
     raise UserError(
         f"{key_name} ({config[key_name]}) was saved by another version of this package, whose "
-        f"network differs in {strange}: use it with that version, or train again."
+        f"network differs in {strange}: use that version, or train again."
     )
 
 
@@ -101,7 +101,7 @@ def config_of_saved(config: Config) -> Config:
     file, given = str(config["model_file"]), config.external_config_dict
     if given.get("initial_model"):
         raise UserError(
-            "initial_model starts a training and model_file replaces one: leave one of them out."
+            "initial_model is for a training, but model_file replaces it: leave one of them out."
         )
     state = checkpoint.load(file)
     trained = state["config"] | (state.get("settings") or {})
@@ -120,7 +120,7 @@ def config_of_saved(config: Config) -> Config:
     refused = [
         key
         for key in given
-        # What was given then may be given again, also if the data set has cut it.
+        # A setting of the training may be given again, even if the catalogue lowered its value.
         if not (key in chosen and checkpoint.to_plain(given[key]) == chosen[key])
         and cannot_change(key, given[key], trained.get(key), keys)
     ]
@@ -142,11 +142,11 @@ def config_of_saved(config: Config) -> Config:
         evaluated = Config(config["model"], dataset, typed={**typed, **given, **used_up})
     except UserError as error:
         raise UserError(f"{error} (with the settings in {file})") from error
-    except Exception as error:  # the file may hold anything in the place of a setting
+    except Exception as error:  # the settings in the file may be anything
         raise UserError(
             f"model_file ({file}) holds settings that cannot be used ({type(error).__name__}: "
             f"{one_line(error)}): restore the file from a copy, or train again."
         ) from error
-    # Not those that are only restored, such as a TIME_FIELD of data without times.
+    # Without settings that are only restored, such as a TIME_FIELD of data without times.
     evaluated.chosen_keys = frozenset(chosen) | frozenset(given)
     return evaluated

@@ -1,4 +1,4 @@
-"""What Ctrl-C, and a disk that takes no more, say: what is kept, and how to go on."""
+"""Messages after Ctrl-C or a failed write: what is kept, and how to continue."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recbole_mscgrec.storage.errors import CannotWrite, UserError
 
 @contextmanager
 def stopped(message: Callable[[], str]) -> Iterator[None]:
-    """Within this block Ctrl-C carries a message, unless it has one already, and so does the error
-    of a file that cannot be written.
+    """Within this block Ctrl-C and the error of a file that cannot be written get a message. A
+    KeyboardInterrupt that has one already keeps it.
 
     Raises:
         KeyboardInterrupt: with the text that `message` returns.
-        UserError: in place of CannotWrite, with its text and that of `message`.
+        UserError: instead of CannotWrite, with its text and that of `message`.
     """
     try:
         yield
@@ -40,7 +40,7 @@ def stages_kept(config: Any) -> str:
     return (
         "Stopped before the training of the sequence model began. Finished stages (text, images, "
         "SASRec, codes), and the finished epochs of a stage that is trained, are kept in "
-        f"{config['cache_dir']}. Repeat the command to go on from there."
+        f"{config['cache_dir']}. Repeat the command to continue from there."
     )
 
 

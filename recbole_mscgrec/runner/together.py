@@ -1,4 +1,4 @@
-"""Whether several processes can train one model together: checked before anything is trained."""
+"""Checks, before anything is trained, whether several processes can train one model together."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from recbole_mscgrec.plugin.trainer import MSCGRecTrainer
 from recbole_mscgrec.storage import processes
 from recbole_mscgrec.storage.errors import UserError
 
-# Others have loops of their own: they count, train in stages, or hand the data to a library.
+# Other trainers have their own loops: they count, train in stages, or pass the data to a library.
 _TRAINERS = (Trainer, MSCGRecTrainer, MSCGRecTokenizerTrainer)
 
 
 def check_together(config: Any) -> None:
-    """Check that the processes have the same settings, and a model that they can share.
+    """Check that the processes have the same settings, and that several processes can train this
+    model.
 
     Raises:
-        UserError: they do not.
+        UserError: they have not, or cannot.
     """
     if processes.count() == 1:
         return
@@ -39,7 +40,7 @@ def check_together(config: Any) -> None:
 
 
 def check_same_model(network: Any, train_data: Any) -> None:
-    """Raise UserError if the processes have other train rows, item codes or initial weights."""
+    """Raise UserError if train rows, item codes or initial weights differ between processes."""
     if processes.count() == 1:
         return
     processes.check_same("The train split", train_rows(train_data._dataset))

@@ -57,9 +57,9 @@ def check_per_user(config: Any) -> None:
 def why_not_per_user(config: Any) -> str:
     """Why this evaluation gives no rank per user; '' if it does."""
     if "LS" not in (config["eval_args"]["split"] or {}):
-        return "a user has one test target with leave-one-out only (eval_args split: {'LS': ...})"
+        return "only leave-one-out gives one test target per user (eval_args split: {'LS': ...})"
     if not any("rec.topk" in metric_information.get(m.lower(), ()) for m in config["metrics"]):
-        return f"none of the metrics {config['metrics']} needs the place of the target: add NDCG"
+        return f"none of the metrics {config['metrics']} depends on the target's rank: add NDCG"
     return ""
 
 
@@ -68,7 +68,7 @@ def ranks_of(evaluator: KeepingEvaluator, eval_data: Any, config: Any) -> Ranks 
     trainer ranks no items or several processes shared the users."""
     collected = evaluator.collected
     if collected is None or "rec.topk" not in collected:
-        getLogger().warning(f"{config['model']} ranks no items: no rank per user is written.")
+        getLogger().warning(f"{config['model']} ranks no items: no rank per user is saved.")
         return None
     hits = collected.get("rec.topk")[:, :-1].numpy()  # (R, k); the last column counts the positives
     users = _users(eval_data)
@@ -110,10 +110,10 @@ def load(file: str | Path) -> Ranks:
     users, ranks, depth = stored["users"], stored["ranks"], stored["depth"]
     if users.dtype.kind != "U" or ranks.dtype.kind not in "iu" or depth.dtype.kind not in "iu":
         kinds = ", ".join(f"{name} {array.dtype}" for name, array in stored.items())
-        raise UserError(f"{file} holds no ranks of users but {kinds}: {way_out}")
+        raise UserError(f"{file} does not hold ranks of users, but {kinds}: {way_out}")
     if users.ndim != 1 or users.shape != ranks.shape or depth.shape != ():
         shapes = ", ".join(f"{name} {array.shape}" for name, array in stored.items())
-        raise UserError(f"{file} holds no ranks of users but {shapes}: {way_out}")
+        raise UserError(f"{file} does not hold ranks of users, but {shapes}: {way_out}")
     if len(set(users.tolist())) != len(users) or ((ranks < 0) | (ranks > depth)).any():
         raise UserError(f"{file} has a user twice, or a rank outside 0 to {depth}: {way_out}")
     return Ranks(users, ranks, int(depth))

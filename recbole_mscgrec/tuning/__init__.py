@@ -1,1 +1,1 @@
-"""Search of settings with Optuna: one study over many trainings, chosen on validation."""
+"""Search of settings with Optuna: a study of many trainings, compared on validation."""

@@ -1,4 +1,4 @@
-"""The option `--tune`: searches settings until enough trials are finished, and tells the best."""
+"""The option `--tune`: searches settings until enough trials are finished, and reports the best."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_mscgrec.storage.errors import UserError
 
-# Optuna is an extra; modules that import it are imported once it is known to be there.
+# Optuna is an extra: modules that import it are imported after a check that it is installed.
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recbole_mscgrec.tuning.plan import Plan
 
 _EXTRA = ("optuna", "plotly")
-_SAME_FAILURES = 3  # of the first trials, after which the search ends
+_SAME_FAILURES = 3  # the search ends if this many first trials fail for the same reason
 _FAILURES_IN_A_ROW = 20
 
 
@@ -32,16 +32,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="search the settings of this file, YAML or RecBole's format, with Optuna",
     )
-    group.add_argument("--tune_trials", type=_whole, help="trials of the study in all (default 20)")
+    group.add_argument("--tune_trials", type=_whole, help="total trials of the study (default 20)")
     group.add_argument(
         "--tune_timeout", type=_seconds, help="seconds after which no further trial begins"
     )
     group.add_argument(
         "--tune_warmup",
         type=_whole,
-        help="epochs of a trial before it may be pruned (default 5); as many as epochs: never",
+        help="epochs of a trial before it may be pruned (default 5); the value of epochs: never",
     )
-    group.add_argument("--tune_dir", help="folder of the study and what it has found")
+    group.add_argument("--tune_dir", help="folder of the study and its results")
 
 
 def _whole(text: str) -> int:
@@ -61,7 +61,7 @@ def _seconds(text: str) -> float:
 
 
 def asked_for(options: argparse.Namespace) -> bool:
-    """Whether the command line asks for a search. Raises UserError for options of one without
+    """Whether the command line asks for a search. Raises UserError for options of a search without
     --tune."""
     others = [name for name in vars(options) if name.startswith("tune_")]
     given = [name for name in others if getattr(options, name) is not None]
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
         UserError: before anything runs, an option, the search space or a setting is invalid, or the
             study has other settings; later, the first trials fail for the same reason, or no trial
             was complete.
-        KeyboardInterrupt: with a text that says how to go on.
+        KeyboardInterrupt: with a text that says how to continue.
     """
     lacking = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if lacking:
@@ -99,12 +99,12 @@ def run(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]
     try:
         _search(study, plan)
     except KeyboardInterrupt:
-        _tell(study, plan)
+        _report(study, plan)
         raise KeyboardInterrupt(
-            f"Stopped after {studies.n_counted(study)} of {plan.n_trials} trials; what they found "
-            f"is in {plan.folder}. Repeat the same command to continue."
+            f"Stopped after {studies.n_counted(study)} of {plan.n_trials} trials; their results "
+            f"are in {plan.folder}. Repeat the same command to continue."
         ) from None
-    _tell(study, plan)
+    _report(study, plan)
     best = report.best_of(study)
     if best is None:
         raise UserError(
@@ -142,8 +142,8 @@ def _failed(trial: FrozenTrial) -> bool:
 
 
 def _check_failures(failures: list[str], n_here: int, plan: Plan) -> None:
-    """Raise UserError if all trials so far have failed for the same reason, whatever numbers it
-    names, or too many in succession for any."""
+    """Raise UserError if all trials so far have failed for the same reason (numbers in it do not
+    count), or too many in a row for any reason."""
     kinds = {re.sub(r"[\d.]+", "#", reason) for reason in failures}
     same = n_here == len(failures) == _SAME_FAILURES and len(kinds) == 1
     if same or len(failures) >= _FAILURES_IN_A_ROW:
@@ -172,7 +172,7 @@ def _outcome(done: FrozenTrial, study: optuna.Study, plan: Plan) -> str:
     return f"{done.state.name.lower()} after {n_epochs} epochs, valid {plan.metric} {value}{so_far}"
 
 
-def _tell(study: optuna.Study, plan: Plan) -> None:
+def _report(study: optuna.Study, plan: Plan) -> None:
     """Write all files of the study, and log the table."""
     from recbole_mscgrec.tuning import page, report
 
@@ -183,7 +183,7 @@ def _tell(study: optuna.Study, plan: Plan) -> None:
     if best is not None:
         getLogger().info(
             f"Best: trial {best.number}, valid {plan.metric} {best.value}. The test split was not "
-            f"looked at. To train with its settings and test:\n{report.command(plan)}"
+            f"used. To train with its settings and test:\n{report.command(plan)}"
         )
         if model := report.model_file(best, plan):
             getLogger().info(f"To test its model as it is, add --model_file={model}")

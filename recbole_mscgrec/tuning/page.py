@@ -71,7 +71,7 @@ def render(page: dict[str, Any]) -> str:
 
 
 def _plots(study: optuna.Study, plan: Plan) -> Iterator[dict[str, Any]]:
-    """The plots that can be made: the importance needs two different results."""
+    """The plots that can be made; the importance of settings needs two different results."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:
         return

@@ -22,7 +22,7 @@ from recbole_mscgrec.tuning.search_space import Parameter
 
 # Settings of every trial, unless the command line overrides them.
 DEFAULTS = {"show_progress": False}
-# A trial has no result of a test, and the search resumes by itself.
+# A trial is not tested, and a search resumes by itself.
 _RESERVED = {
     "result_file": "train with best.yaml afterwards, and set it there",
     "per_user_file": "train with best.yaml afterwards, and set it there",
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     seed: int
     metric: str
     bigger: bool  # whether larger values of the metric are better
-    fingerprint: dict[str, Any]  # what must be the same for all trials of a study
+    fingerprint: dict[str, Any]  # values that all trials of a study must share
 
     def settings(self, drawn: dict[str, Any]) -> dict[str, Any]:
         """The settings of a trial for which the study has drawn these values."""
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def plan(options: argparse.Namespace, settings: dict[str, Any]) -> Plan:
-    """The plan for a command line. Downloads the data if they are not there.
+    """The plan for a command line. Downloads the data if they do not exist.
 
     Raises:
         UserError: an option, the file, a setting, one end of a range or one choice is invalid.
@@ -96,8 +96,8 @@ def plan(options: argparse.Namespace, settings: dict[str, Any]) -> Plan:
 
 
 def _checked(model: str, dataset: str, fixed: dict[str, Any], space: list[Parameter]) -> Config:
-    """The Config of the fixed settings and the first value of each parameter, after each end of
-    each range and each choice has been checked."""
+    """Check both ends of every range and every choice. Returns the Config of the fixed settings
+    with the first value of each parameter."""
     first = {parameter.name: parameter.ends()[0] for parameter in space}
     config: Config = with_data(partial(Config, model, dataset, typed={**fixed, **first}))
     check_data(config)
@@ -121,8 +121,9 @@ def _check_searched(name: str, config: Config) -> None:
         )
     if name in run_id.DEFINES_VALIDATION:
         raise UserError(
-            f"{name} cannot be searched: trials with other values of it are validated on other "
-            "data or by another measure, so they do not compare. Set it for all trials."
+            f"{name} cannot be searched: trials with different values of it are validated on "
+            "different data or by different measures, so they cannot be compared. Set it for all "
+            "trials."
         )
 
 
@@ -130,7 +131,7 @@ def _check_searched(name: str, config: Config) -> None:
 
 
 def _fingerprint(config: Config, space: list[Parameter]) -> dict[str, Any]:
-    """What trials of one study share, as plain values: a search goes on only with the same."""
+    """What all trials of a study share, as plain values: a search continues only if it is equal."""
     names = {parameter.name for parameter in space}
     settings = {k: v for k, v in config.names_the_run.items() if k not in names}
     return {

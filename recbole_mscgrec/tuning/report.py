@@ -1,4 +1,4 @@
-"""What a study has found: the table of its trials, and the settings of the best one."""
+"""The results of a study: the table of its trials, and the settings of the best one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def best_of(study: optuna.Study) -> FrozenTrial | None:
 
 def rows(study: optuna.Study, plan: Plan) -> list[dict[str, str]]:
     """One row per trial: its number, settings, epochs, metric, seconds, state and remark. Trials
-    that were stopped and begun again are one row; repetitions have none."""
+    that were stopped and started again are one row; repetitions have none."""
     trials = study.get_trials(deepcopy=False)
     latest = {studies.begun_as(t): t for t in trials if studies.SAME_AS not in t.user_attrs}
     best = best_of(study)
@@ -59,7 +59,7 @@ def best_value(trial: FrozenTrial, plan: Plan) -> str:
 
 
 def shown(value: Any) -> str:
-    """A drawn value, for the reader."""
+    """A drawn value as text."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -92,8 +92,8 @@ def write(study: optuna.Study, plan: Plan) -> None:
 
 
 def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The settings that repeat a complete trial: those given for all trials, but for the
-    seed, and those drawn."""
+    """The settings that repeat a complete trial: those given for all trials, except the seed, and
+    those drawn."""
     return {key: value for key, value in trial.user_attrs[CHOSEN].items() if key != "seed"}
 
 

@@ -5,7 +5,7 @@ Either YAML, one setting a line:
     learning_rate: {loguniform: [1e-4, 1e-2]}      # the bounds themselves
     dropout_prob: {uniform: [0.0, 0.5]}
     ema_decay: {quniform: [0.9, 0.99, 0.01]}       # low, high, step
-    n_encoder_layers: {int: [1, 4]}                # both ends belong to it
+    n_encoder_layers: {int: [1, 4]}                # both ends are included
     hidden_size: {choice: [64, 128]}
 
 or a hyper-parameter file of RecBole, with RecBole's meaning: `learning_rate loguniform -8,0` is
@@ -37,7 +37,7 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values. The study holds the label of a value, and shows it."""
+    """One of several values. The study stores and shows a value's label."""
 
     name: str
     values: tuple[Any, ...]
@@ -89,12 +89,12 @@ Parameter = Choice | Range
 
 
 def read(file: str | Path) -> list[Parameter]:
-    """The search space in a YAML file or in a hyper-parameter file of RecBole. Which of the two a
-    file is shows in its first line that is no comment.
+    """The search space in a YAML file or in a hyper-parameter file of RecBole. The first line that
+    is not a comment decides which of the two it is.
 
     Raises:
-        UserError: the file cannot be read, is empty, names a setting twice, or a line is neither of
-            the forms above; the line or setting is named.
+        UserError: the file cannot be read, is empty, names a setting twice, or has a line in
+            neither of the forms above; the message names the line or setting.
     """
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
@@ -169,7 +169,7 @@ def _exp(exponent: float, place: str) -> float:
 
 
 def _parameter(name: str, kind: str, values: list[Any], place: str, rule: str) -> Parameter:
-    """The parameter of one line, whose values are not checked yet."""
+    """The parameter of one line; checks its values."""
     if kind == "choice":
         return _choice(name, values, f"{place}{name} ({values!r})")
     shown = f"{place}{name} ({kind} {values})"
@@ -210,8 +210,8 @@ def _int(name: str, bounds: list[float], shown: str) -> Range:
 
 
 def _quniform(name: str, numbers: list[float], shown: str) -> Range:
-    """Multiples of the step, as in hyperopt; those outside of the bounds, which hyperopt can give
-    by rounding, do not belong to it."""
+    """Multiples of the step, as in hyperopt, but only within the bounds; hyperopt can exceed them
+    by rounding."""
     low, high, step = numbers
     if step <= 0:
         raise UserError(f"{shown}: the step must be above 0.")

@@ -33,22 +33,22 @@ from recbole_mscgrec.tuning.plan import Plan
 from recbole_mscgrec.tuning.search_space import Choice, Parameter
 
 _NAME = "tune"
-_SECONDS_TO_WAIT = 120  # for the database, which another process writes
-_STARTUP_TRIALS = 5  # complete trials before one is pruned
-_MOST_ATTEMPTS = 3  # of a trial whose process is killed each time
-_MOST_REPETITIONS = 50  # draws in succession that repeat finished trials, before the search ends
+_SECONDS_TO_WAIT = 120  # for the database while another process writes it
+_STARTUP_TRIALS = 5  # complete trials before any trial is pruned
+_MOST_ATTEMPTS = 3  # at a trial whose process is killed each time
+_MOST_REPETITIONS = 50  # the search ends if this many draws in a row repeat finished trials
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 
-# What a trial carries in the study.
+# Attributes of a trial in the study.
 REASON = "reason"  # why it failed; a trial of a killed process has none
 STOPPED = "stopped"  # the reason after Ctrl-C
 ATTEMPT = "attempt"  # 1, or more if it was interrupted
 BEGUN_AS = "begun_as"  # the number of its first attempt, which names its folder
-SAME_AS = "same_as"  # the trial that had the same settings, and whose result it takes
+SAME_AS = "same_as"  # the trial with the same settings whose result it takes
 
 
 class Next(NamedTuple):
-    """A trial that this process runs, and the lock that it holds meanwhile."""
+    """A trial for this process to run, and the lock that it holds meanwhile."""
 
     trial: Trial
     held: ExitStack
@@ -58,8 +58,8 @@ def open_study(plan: Plan) -> optuna.Study:
     """The study in the folder of the plan; a new one if there is none.
 
     Raises:
-        UserError: it was made with another fingerprint (the differences are named), it is damaged,
-            or the folder cannot be written.
+        UserError: it was made with another fingerprint (the message names the differences), it is
+            damaged, or the folder cannot be written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -98,8 +98,8 @@ def _difference(kept: dict[str, Any], plan: Plan) -> str:
         if kept.get(key) != now.get(key):
             shown.append(f"{key} was {kept.get(key)} and is {now.get(key)}")
     return (
-        f"The study in {plan.folder} was made with other settings, and its trials do not compare: "
-        f"{'; '.join(shown)}. Choose another --tune_dir, or repeat the command of that study."
+        f"The study in {plan.folder} was made with other settings, so its trials cannot be "
+        f"compared: {'; '.join(shown)}. Choose another --tune_dir, or repeat that study's command."
     )
 
 
@@ -107,10 +107,10 @@ def _difference(kept: dict[str, Any], plan: Plan) -> str:
 
 
 def next_trial(study: optuna.Study, plan: Plan, since: datetime) -> Next | None:
-    """The next trial, which this process has to run and to tell; None if there is none left.
+    """The next trial, which this process has to run and to report; None if none is left.
 
     Trials of killed processes are queued again first. A draw with the settings of a finished trial,
-    or of one that has failed since `since`, takes its result, and does not count.
+    or of one that failed after `since`, takes that trial's result and does not count.
     """
     with _deciding(plan):
         _queue_again(study, plan)
@@ -129,8 +129,8 @@ def next_trial(study: optuna.Study, plan: Plan, since: datetime) -> Next | None:
 
 
 def n_counted(study: optuna.Study, running: bool = False) -> int:
-    """The number of finished trials that count, with `running` also of those that are running:
-    failed ones and those that took the result of another do not."""
+    """The number of finished trials that count; with `running`, also of running ones. Failed trials
+    and those that took the result of another do not count."""
     states = (*_COUNTED, TrialState.RUNNING) if running else _COUNTED
     trials = study.get_trials(deepcopy=False, states=states)
     return sum(SAME_AS not in trial.user_attrs for trial in trials)
@@ -143,7 +143,7 @@ def begun_as(trial: FrozenTrial) -> int:
 
 def retry(study: optuna.Study, number: int) -> None:
     """End a running trial as failed and queue its settings again, with the values that it has
-    reported. After three attempts it is not queued."""
+    reported. After three attempts it is not queued again."""
     study.tell(number, state=TrialState.FAIL)
     trial = study.get_trials(deepcopy=False)[number]
     attempt = trial.user_attrs.get(ATTEMPT, 1)
@@ -179,7 +179,7 @@ def _queue_again(study: optuna.Study, plan: Plan) -> None:
 
 
 def _tried(study: optuna.Study, since: datetime) -> list[FrozenTrial]:
-    """Finished trials, but for failures before `since`, whose cause may be gone."""
+    """Finished trials, except those that failed before `since`: the cause may have been fixed."""
     trials = study.get_trials(deepcopy=False, states=(*_COUNTED, TrialState.FAIL))
     return [t for t in trials if t.state != TrialState.FAIL or _has_failed(t, since)]
 
@@ -202,7 +202,7 @@ def _exhausted(study: optuna.Study, plan: Plan, since: datetime) -> bool:
 
 
 def _tell_as(study: optuna.Study, trial: Trial, same: FrozenTrial) -> None:
-    """Tell a trial the result of another one with the same settings."""
+    """Give a trial the result of another one with the same settings."""
     trial.set_user_attr(SAME_AS, same.user_attrs.get(SAME_AS, same.number))
     for step, value in same.intermediate_values.items():
         trial.report(value, step)
@@ -216,7 +216,7 @@ def _tell_as(study: optuna.Study, trial: Trial, same: FrozenTrial) -> None:
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
-    """What Optuna draws a parameter from."""
+    """The distribution from which Optuna draws a parameter."""
     if isinstance(parameter, Choice):
         return CategoricalDistribution(parameter.labels)
     low, high, step = parameter.low, parameter.high, parameter.step
@@ -227,8 +227,8 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 class _SampledByNumber(BaseSampler):
     """TPE whose random numbers follow from the seed and the number of trials drawn before. So a
-    search that was stopped draws what it would have drawn, and processes that share a study draw
-    differently."""
+    continued search draws what it would have drawn without the stop, and processes that share a
+    study draw different trials."""
 
     def __init__(self, seed: int) -> None:
         self._seed, self._number, self._sampler = seed, -1, TPESampler()

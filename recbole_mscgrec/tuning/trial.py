@@ -1,4 +1,4 @@
-"""One trial: a training without test, with its log in a file, which reports every validation."""
+"""One trial: a training without a test. It logs into a file and reports every validation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from recbole_mscgrec.storage.errors import UserError, one_line
 from recbole_mscgrec.tuning import study as studies
 from recbole_mscgrec.tuning.plan import Plan
 
-# What a finished trial carries in the study, beside the names in study.py.
+# Attributes of a finished trial in the study, in addition to those in study.py.
 RESULT = "best_valid_result"
-CHOSEN = "chosen"  # the settings that were given, searched and fixed
+CHOSEN = "chosen"  # the settings that were given: searched and fixed ones
 
 
 def run(study: optuna.Study, trial: Trial, plan: Plan) -> FrozenTrial:
-    """Train a trial and tell the study the result. A trial that fails is told as failed, with the
-    reason.
+    """Train a trial and report its result to the study; a failed trial is reported as failed, with
+    the reason.
 
     Raises:
         KeyboardInterrupt: after the trial was queued again; its last finished epoch is kept.
@@ -42,13 +42,13 @@ def run(study: optuna.Study, trial: Trial, plan: Plan) -> FrozenTrial:
         trial.set_user_attr(studies.REASON, studies.STOPPED)
         studies.retry(study, trial.number)
         raise
-    except Exception as error:  # of a combination of settings; the search looks at the next
+    except Exception as error:  # one combination of settings may fail; the search continues
         trial.set_user_attr(studies.REASON, _reason(error))
         return study.tell(trial, state=TrialState.FAIL)
     else:
         return study.tell(trial, value)
     finally:
-        if torch.cuda.is_initialized():  # Python does not see when a GPU's memory is short
+        if torch.cuda.is_initialized():  # a shortage of GPU memory does not trigger Python's gc
             gc.collect()
             torch.cuda.empty_cache()
 
@@ -85,24 +85,24 @@ def _train(trial: Trial, plan: Plan, folder: Path) -> float:
     result = quick_start.train(plan.model, plan.dataset, settings, report)
     value = result["best_valid_score"]
     if value is None or not math.isfinite(value):
-        raise UserError(f"the validation gave no number for {plan.metric} ({value}).")
+        raise UserError(f"the validation {plan.metric} is not a number ({value}).")
     trial.set_user_attr(RESULT, result["best_valid_result"])
     trial.set_user_attr(CHOSEN, result["chosen"])
-    for last in folder.glob("*.last.pth"):  # needed only to go on
+    for last in folder.glob("*.last.pth"):  # needed only to resume
         last.unlink()
     return float(value)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
-        return str(error).removesuffix(" --debug shows where.")  # the trial's log does
+        return str(error).removesuffix(" --debug shows where.")  # the trial's log shows it
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager
 def _logged_in(file: Path) -> Iterator[None]:
-    """Within this block all that is logged goes into `file`, with the traceback of an exception
-    that ends it."""
+    """Within this block all log output goes into `file`, and so does the traceback of an exception
+    that ends the block."""
     file.parent.mkdir(parents=True, exist_ok=True)
     root = getLogger()
     before, level = root.handlers[:], root.level

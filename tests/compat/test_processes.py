@@ -147,7 +147,7 @@ def test_batches_are_shared_without_repetition() -> None:
 
 def test_too_few_rows_for_the_processes(rule_folder: Path) -> None:
     chosen = protocol(rule_folder, train_batch_size=2)
-    with pytest.raises(UserError, match="3 processes share .* the train_batch_size gives 2"):
+    with pytest.raises(UserError, match="3 processes share .* train_batch_size is only 2"):
         in_processes(3, lambda: build("SASRec", "rule", chosen))
 
 

@@ -219,7 +219,7 @@ def test_a_key_of_another_model_is_refused() -> None:
         ("learned_items", True, "a whole number"),
         ("history_vectors", "yes please", "True or False"),
         ("epochs", True, "a whole number"),
-        ("text_encoder", 3, "a text"),
+        ("text_encoder", 3, "a string"),
         ("eval_args", "full", "a mapping"),
     ],
 )

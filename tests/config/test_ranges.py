@@ -107,7 +107,7 @@ def test_a_comment_that_is_no_rule_is_an_error_and_not_passed_over(text: str) ->
         ("encoding", "foo", r"encoding \('foo'\) must be one that Python knows"),
         ("item_inter_num_interval", "foo", r"item_inter_num_interval \('foo'\) must be an interv"),
         ("user_inter_num_interval", "[9,3]", r"user_inter_num_interval .* must be an interval"),
-        ("result_file", 5, r"result_file \(5\) must be a text"),
+        ("result_file", 5, r"result_file \(5\) must be a string"),
     ],
 )
 def test_values_that_nobody_can_mean_are_refused(

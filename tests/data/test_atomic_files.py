@@ -76,11 +76,11 @@ def test_every_row_knows_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("", r"d.item holds a header and no row"),
-        ("\n \n", r"d.item holds a header and no row"),
+        ("", r"d.item has a header and no rows"),
+        ("\n \n", r"d.item has a header and no rows"),
         ("i1\ta\ni2\tb\tc\n", r"d.item, line 3: 3 cells, and the header has 2 columns"),
         ('i1\t"two\nlines\ni2\tb\n', r"d.item, line 3: this file has cells with quotes"),
-        ('i1\t"a\tb\n', r"d.item, line 2: this file has cells with quotes, .*to_csv"),
+        ('i1\t"a\tb\n', r"d.item, line 2: this file has cells with quotes .*to_csv"),
     ],
 )
 def test_rows_that_fit_no_way_are_refused_with_their_line(

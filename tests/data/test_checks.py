@@ -39,7 +39,7 @@ VALUES = {"eval_args": {"mode": "labeled"}, "metrics": ["AUC"], "valid_metric": 
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR", "TiledSASRec", "MSCGRec"])
 def test_labels_that_nobody_has(rule_folder: Path, model: str) -> None:
-    with pytest.raises(UserError, match="mode labeled needs labels, and of .* --threshold="):
+    with pytest.raises(UserError, match="mode labeled needs labels, .* --threshold="):
         run(model, "rule", config_dict=protocol(rule_folder, **VALUES))
 
 

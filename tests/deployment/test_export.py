@@ -93,7 +93,7 @@ def test_what_cannot_be_exported_is_told(trained: Path, tmp_path: Path) -> None:
     other = best_file(tmp_path / "saved", "TiledSASRec")
     with pytest.raises(ValueError, match="holds TiledSASRec: only MSCGRec recommends"):
         export_of(str(other))
-    with pytest.raises(ValueError, match="rescore_model is set, and a second model cannot"):
+    with pytest.raises(ValueError, match="rescore_model is set, but a second model cannot"):
         export_of(str(trained), {"rescore_model": str(trained_twin(trained, tmp_path))})
 
 

@@ -196,5 +196,5 @@ def test_mini_lm_knows_what_texts_mean() -> None:
 
 def test_an_item_file_without_rows_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", "rule", rule_sequences(), {})
-    with pytest.raises(UserError, match=r"rule.item holds a header and no row"):
+    with pytest.raises(UserError, match=r"rule.item has a header and no rows"):
         tokens_of(tmp_path)

@@ -162,7 +162,9 @@ def test_items_that_are_there_are_named_or_skipped(exported: Any, tmp_path: Path
 def test_items_without_a_known_word_are_named_or_skipped(exported: Any, tmp_path: Path) -> None:
     new = write_new(tmp_path, {"n0": "fives1", "n1": "", "n2": "neverseen"})
     folder = exported("default")
-    with pytest.raises(UserError, match=r"2 items .* in text: first n1, n2\. .*--skip_empty"):
+    with pytest.raises(
+        UserError, match=r"2 items .* no usable text: first n1, n2\. .*--skip_empty"
+    ):
         add_items(folder, new)
     assert add_items(folder, new, skip_empty=True) == (2, ["n0"], [], ["n1", "n2"])
 

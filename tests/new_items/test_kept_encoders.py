@@ -100,7 +100,7 @@ def test_vectors_made_elsewhere(rule_folder: Path, target: str, tmp_path: Path) 
         rule_folder, tmp_path / "out", target_modality=target, history_vectors=True, **chosen
     )
     new = write_new(tmp_path, {"n0": "", "n1": ""})
-    with pytest.raises(UserError, match="2 items .* in given: first n0, n1"):
+    with pytest.raises(UserError, match="2 items .* no usable given: first n0, n1"):
         add_items(out, new)
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps({"n0": [1.0, 2.0]}))
@@ -211,7 +211,7 @@ def test_changed_texts_are_noticed(rule_folder: Path, collision: str) -> None:
     with pytest.raises(UserError, match="items have other text codes than in training: .*changed"):
         kept_encoders(built.model, train)
     (rule_folder / "data" / "rule" / "rule.item").unlink()
-    with pytest.raises(UserError, match="No item has text any more"):
+    with pytest.raises(UserError, match="trained with text, but no item has it"):
         kept_encoders(built.model, train)
 
 

@@ -137,7 +137,7 @@ def test_fitted_weights_are_the_same_after_training_and_for_a_saved_model(
     given = {"rescore_weight": [weights[str(file)] for file in files], **saved}
     same = run("MSCGRec", "rule", config_dict={**chosen, "beam_size": 30, **given})
     assert same["test_result"] == result["test_result"]
-    with pytest.raises(ValueError, match="rescore_weight is fit, which a run does: give"):
+    with pytest.raises(ValueError, match="rescore_weight is fit, but only a run fits weights"):
         load_data_and_model(saved["model_file"])
 
 

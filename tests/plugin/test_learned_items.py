@@ -95,7 +95,7 @@ def test_fine_tuning_keeps_the_choice_and_its_number(rule_folder: Path) -> None:
     run("MSCGRec", "rule", config_dict=settings(rule_folder, learned_items=9, **more))
     assert torch.equal(learned_of(best_file(rule_folder / "more", "MSCGRec")), learned_of(first))
     for n in (8, 30):
-        with pytest.raises(ValueError, match="other sizes .* --learned_items=9"):
+        with pytest.raises(ValueError, match="sizes do not fit .* --learned_items=9"):
             run("MSCGRec", "rule", config_dict=settings(rule_folder, learned_items=n, **more))
 
 

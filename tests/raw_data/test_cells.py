@@ -36,7 +36,7 @@ def test_rows_that_break_a_rule_are_told_and_the_next_ones_read(tmp_path: Path) 
     found = read(tmp_path, text, ["a"])
     assert [n for n, _ in found] == [2, 3, 4, 5, 6]
     assert found[3] == (5, ["3"])
-    assert "1 cells, and 2 are due" in found[0][1] and "3 cells" in found[1][1]
+    assert "1 cells instead of 2" in found[0][1] and "3 cells" in found[1][1]
     assert "not csv" in found[2][1] and "not csv" in found[4][1]
 
 
@@ -51,7 +51,7 @@ def test_a_separator_of_several_characters_knows_no_quotes(tmp_path: Path) -> No
     assert read(tmp_path, text, ["2", "1"], "::", header=False) == [
         (1, ['"A: b', "1"]),
         (2, ['"Open', "2"]),
-        (3, "2 cells, and 3 are due ('::')."),
+        (3, "2 cells instead of 3 ('::')."),
     ]
     assert read(tmp_path, '1|"A|3\n', ["2"], "|", header=False, quotes=False) == [(1, ['"A'])]
 

@@ -49,7 +49,7 @@ def test_the_same_command_does_nothing_the_second_time(
     files = sorted((tmp_path / "data" / "d").glob("d.*"))
     before = {f: f.stat().st_mtime_ns for f in files}
     assert prepare(*arguments) == 0
-    assert "There already, and up to date" in capsys.readouterr().out
+    assert "Already up to date" in capsys.readouterr().out
     assert {f: f.stat().st_mtime_ns for f in files} == before and len(files) >= 2
     assert not (tmp_path / "data" / "d" / ".prepare").exists()
     assert prepare(*arguments, "--overwrite") == 0
@@ -117,7 +117,7 @@ def test_a_stopped_command_goes_on(
         watch(command, name, True)
     watch(command.os, "replace", True)
     assert prepare(*arguments) == 130
-    assert "Stopped: the same command goes on" in capsys.readouterr().err
+    assert "Stopped: the same command continues" in capsys.readouterr().err
     monkeypatch.undo()
     done.clear()
     for name in STAGES[:-1]:

@@ -155,16 +155,16 @@ def test_the_unit_is_that_of_the_first_time() -> None:
     times = Times()
     assert times("0") == 0 and times("1588687728") == 1588687728 * S
     assert times.described == "numbers in s (detected)"
-    with pytest.raises(BadLine, match="looks like ms, and earlier ones like s: .*--time_unit"):
+    with pytest.raises(BadLine, match="looks like ms, but earlier ones like s: .*--time_unit"):
         times("1588687728923")
     times = Times()
     assert times(1588687728923) == 1588687728923 * 10**6 and times(5) == 5 * 10**6
-    with pytest.raises(BadLine, match="looks like s, and earlier ones like ms: .*--time_unit"):
+    with pytest.raises(BadLine, match="looks like s, but earlier ones like ms: .*--time_unit"):
         times("1588687728")
     assert Times("ms")(1588687728) == 1588687728 * 10**6
     times = Times()
     times(1588687728923000)
-    with pytest.raises(BadLine, match="looks like ms, and earlier ones like us"):
+    with pytest.raises(BadLine, match="looks like ms, but earlier ones like us"):
         times(1588687728923)
     with pytest.raises(BadLine, match="after the year 2262"):
         Times("s")(10**12)
@@ -184,7 +184,7 @@ def test_a_compact_date_is_no_number_of_seconds_unless_one_says_so() -> None:
 def test_a_given_form_of_dates() -> None:
     times = Times("auto", "%d/%m/%Y %H:%M")
     assert times("05/05/2020 14:08") == 1588687680 * S
-    with pytest.raises(BadLine, match="neither a number nor a date of the form %d"):
+    with pytest.raises(BadLine, match="neither a number nor a date in the format %d"):
         times("2020-05-05")
 
 

@@ -14,7 +14,7 @@ from tiny import arguments, protocol
 from recbole_mscgrec.cli import main
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.runner.launch import _told, asked_for
+from recbole_mscgrec.runner.launch import _status_of, asked_for
 from recbole_mscgrec.runner.quick_start import run
 from recbole_mscgrec.storage import checkpoint
 from recbole_mscgrec.storage.errors import UserError
@@ -67,10 +67,10 @@ def test_an_error_is_told_once(rule_folder: Path, capfd: pytest.CaptureFixture) 
 )
 def test_the_status_of_the_first_failure(ends: dict[int, int], told: int | str) -> None:
     if isinstance(told, int):
-        assert _told(ends, 2) == told
+        assert _status_of(ends, 2) == told
         return
     with pytest.raises(UserError, match=told):
-        _told(ends, 2)
+        _status_of(ends, 2)
 
 
 def kill_when(file: Path, rank: int) -> threading.Thread:

@@ -68,7 +68,7 @@ def test_other_models_begin_so_too(rule_folder: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"initial_model .* other sizes .*--hidden_size="):
+    with pytest.raises(ValueError, match=r"initial_model .* sizes do not fit .*--hidden_size="):
         run("MSCGRec", "rule", config_dict=begun_at(trained, tmp_path, hidden_size=48))
     with pytest.raises(ValueError, match=r"initial_model \(nowhere.pth\) does not exist"):
         run("MSCGRec", "rule", config_dict=begun_at(trained, tmp_path, initial_model="nowhere.pth"))
@@ -219,7 +219,7 @@ def test_in_an_earlier_version_all_items_had_a_learned_vector_or_none(
         run("MSCGRec", "rule", config_dict={**old, "learned_items": 7})
     begun = {**chosen, "initial_model": old["model_file"], "learned_items": 7}
     if learned:
-        with pytest.raises(ValueError, match="other sizes .* --learned_items=30"):
+        with pytest.raises(ValueError, match="sizes do not fit .* --learned_items=30"):
             run("MSCGRec", "rule", config_dict=begun)
 
 

@@ -98,7 +98,7 @@ def test_evaluations_without_one_target_per_user_are_refused_before_anything_run
 ) -> None:
     ratio = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user", "mode": "full"}
     for changes, message in (
-        ({"eval_args": ratio}, "leave-one-out only"),
+        ({"eval_args": ratio}, "only leave-one-out"),
         ({"metrics": ["ItemCoverage"], "valid_metric": "ItemCoverage@10"}, "add NDCG"),
     ):
         chosen = protocol(rule_folder, per_user_file="ranks.npz", **changes)
