@@ -125,19 +125,24 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
     """Check that the columns of `val_interval` and `threshold` are loaded, and that the intervals
     are valid. RecBole only warns about what it cannot read, and ignores it."""
     types: dict[str, str] = {}
-    for suffix in ("item", "user", "inter"):  # the .inter file wins if two files have a column
+    owner: dict[str, str] = {}  # column -> the suffix of its file; .inter wins if two files have it
+    for suffix in ("item", "user", "inter"):
         file = inter.with_name(f"{config['dataset']}.{suffix}") if suffix != "inter" else inter
-        load = config["load_col"]
-        if file.is_file() and config["val_interval"] and (load is None or suffix in load):
+        if file.is_file() and config["val_interval"]:
             header = header_of(file, config["field_separator"], config["encoding"])
-            types |= {column: header[column] for column in _loaded(config, suffix, list(header))}
-    for key, there in (("threshold", loaded), ("val_interval", types)):
+            owner |= dict.fromkeys(header, suffix)
+            if config["load_col"] is None or suffix in config["load_col"]:
+                types |= {c: header[c] for c in _loaded(config, suffix, list(header))}
+    for key, there in (("threshold", loaded), ("val_interval", [*types])):
         for field in config[key] or {}:
             if field not in there:
+                load = {"inter": loaded} | (config["load_col"] or {})
+                suffix = owner.get(field, "inter") if key == "val_interval" else "inter"
+                if load.get(suffix) != "*":
+                    load[suffix] = [*load.get(suffix, []), field]
                 raise UserError(
-                    f"{key} reads the column {field!r}, which is not loaded; the loaded columns of "
-                    f"{inter} are {', '.join(loaded)}. Add it to load_col, such as "
-                    f"--load_col=\"{{'inter': {[*loaded, field]}}}\"."
+                    f"{key} reads the column {field!r}, which is not loaded; the loaded columns "
+                    f'are {", ".join(there)}. Add it to load_col, such as --load_col="{load}".'
                 )
     for field, chosen in (config["val_interval"] or {}).items():
         if types[field].startswith("float"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
@@ -201,6 +202,19 @@ def test_intervals_of_items_and_several_at_once_pass(tmp_path: Path) -> None:
     (tmp_path / "data" / "d" / "d.item").write_text("item_id:token\tprice:float\ni\t1\n")
     both = {"rating": "[0,1];(2,inf)", "price": " [ 0 , 5e1 ] "}
     check(tmp_path, load_col=None, val_interval=both, user_inter_num_interval="[1,inf)")
+
+
+def test_a_filter_over_a_column_of_the_items_names_their_file(tmp_path: Path) -> None:
+    write_header(tmp_path, RATED)
+    (tmp_path / "data" / "d" / "d.item").write_text("item_id:token\tprice:float\ni\t1\n")
+    load = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}
+    message = (
+        "columns are item_id, user_id, timestamp. Add it to load_col, such as --load_col="
+        "\"{'inter': ['user_id', 'item_id', 'timestamp'], 'item': ['item_id', 'price']}\"."
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        check(tmp_path, load_col=load, val_interval={"price": "[0,1]"})
+    check(tmp_path, load_col=load | {"item": "*"}, val_interval={"price": "[0,1]"})
 
 
 @pytest.mark.parametrize("model", ["TiledSASRec", "SASRec", "BPR"])
