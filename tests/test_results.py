@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,15 +17,8 @@ from recbole_mscgrec.storage.files import read_csv
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def load(name: str) -> ModuleType:
-    """A script of results/, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"results_{name}", RESULTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tables, collect = load("tables"), load("collect")
+sys.path.insert(0, str(RESULTS))  # as for a script that is started there
+tables, runs, collect = map(importlib.import_module, ("tables", "runs", "collect"))
 PAGES = tables.PAGES
 
 
@@ -41,14 +34,14 @@ def test_every_table_stands_on_a_page() -> None:
 
 
 def test_significance_follows_from_the_ranks() -> None:
-    names = ("ml-100k", tables.RANKED, "MSCGRec", tables.DROPOUT_5)
-    kept = [r for r in tables.read("significance.csv") if tuple(r.values())[:4] == names]
-    assert sorted(kept, key=lambda r: r["metric"]) == tables.compare(*names)
+    names = ("ml-100k", runs.RANKED, "MSCGRec", runs.DROPOUT_5)
+    kept = [r for r in runs.read("significance.csv") if tuple(r.values())[:4] == names]
+    assert sorted(kept, key=lambda r: r["metric"]) == runs.compare(*names)
 
 
 def test_ranks_give_the_metrics_of_the_csv() -> None:
-    runs = [run for run in tables.read("runs.csv") if run["ranks"]]
-    assert {run["table"] for run in runs} == {
+    found = [run for run in runs.read("runs.csv") if run["ranks"]]
+    assert {run["table"] for run in found} == {
         "ml-100k",
         "amazon-scientific",
         "amazon-office",
@@ -58,12 +51,12 @@ def test_ranks_give_the_metrics_of_the_csv() -> None:
         "ml-1m length 200",
         "components ml-100k",
         "components ml-100k network",
-        tables.ON_GPU,
+        runs.ON_GPU,
     }
     stored = {file.name for file in (RESULTS / "ranks").glob("*.npz")}
-    assert stored == {run["ranks"] for run in runs}
-    for run in runs:
-        ranks = tables.read_ranks(run["ranks"], run["dataset"])
+    assert stored == {run["ranks"] for run in found}
+    for run in found:
+        ranks = runs.read_ranks(run["ranks"], run["dataset"])
         for name in ("ndcg@10", "recall@20"):
             assert ranks.metric(name).mean() == pytest.approx(float(run[f"test {name}"]), abs=1e-6)
 
