@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
+import collect
 import numpy as np
 import pytest
+import runs
+import tables
 
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.storage.files import read_csv
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-
-
-sys.path.insert(0, str(RESULTS))  # as for a script that is started there
-tables, runs, collect = map(importlib.import_module, ("tables", "runs", "collect"))
 PAGES = tables.PAGES
 
 
