@@ -291,6 +291,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "components ml-100k network": lambda: accuracy("components ml-100k network", COMPONENTS),
     "encoder ml-100k": lambda: accuracy("ml-100k", ENCODERS),
     "encoder amazon-scientific": lambda: accuracy("amazon-scientific", ENCODERS),
+    "encoder ml-1m-times": lambda: accuracy("encoder ml-1m-times", ("attention", "gated units")),
     "components length 20": lambda: accuracy("components ml-100k length 20", protocols=[RANKED]),
     "components ml-1m": lambda: accuracy("components ml-1m"),
     "modalities ml-100k": lambda: accuracy("modalities ml-100k", (*SETS, "Pop")),

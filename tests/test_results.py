@@ -48,6 +48,7 @@ def test_ranks_give_the_metrics_of_the_csv() -> None:
         "ml-1m length 200",
         "components ml-100k",
         "components ml-100k network",
+        "encoder ml-1m-times",
         runs.ON_GPU,
     }
     stored = {file.name for file in (RESULTS / "ranks").glob("*.npz")}
