@@ -68,11 +68,12 @@ STAGES: dict[str, list[dict[str, Any]]] = {
 _PAGE = """# All models of RecBole
 
 {runs} of RecBole's {all} models run with this project's command line. Each was trained for one
-epoch on made-up data of {users} users and {items} items: the table says that a model runs, not how
-good it is. The data have features, labels and a knowledge graph for the models that read them.
-Models with several stages of training (S3Rec, RaCT, KD_DAGFM) ran all of them, each from the
-checkpoint of the stage before. Models that need a package run where it is installed: seen with
-faiss-cpu 1.15, torch-scatter 2.1, lightgbm 4.7 and xgboost 3.2.
+epoch on made-up data of {users} users and {items} items: the table shows whether a model runs,
+not how good it is. The data include features, labels and a knowledge graph for the models that need
+them.
+Models with several training stages (S3Rec, RaCT, KD_DAGFM) ran all of them, each from the
+checkpoint of the previous stage. The models that need another package run once it is installed:
+tested with faiss-cpu 1.15, torch-scatter 2.1, lightgbm 4.7 and xgboost 3.2.
 
 ```bash
 python benchmarks/recbole_models.py
