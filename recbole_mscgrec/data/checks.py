@@ -131,8 +131,7 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
         if file.is_file() and config["val_interval"]:
             header = header_of(file, config["field_separator"], config["encoding"])
             owner |= dict.fromkeys(header, suffix)
-            if config["load_col"] is None or suffix in config["load_col"]:
-                types |= {c: header[c] for c in _loaded(config, suffix, list(header))}
+            types |= {column: header[column] for column in _loaded(config, suffix, list(header))}
     for key, there in (("threshold", loaded), ("val_interval", [*types])):
         for field in config[key] or {}:
             if field not in there:
