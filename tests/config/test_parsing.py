@@ -15,8 +15,8 @@ from tiny import arguments, protocol
 
 import recbole_mscgrec
 from recbole_mscgrec.cli import main, parse
-from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.config.parsing import parse_value, read_settings
+from recbole_mscgrec.config.config import Config, properties_folder
+from recbole_mscgrec.config.parsing import FastLoader, Loader, parse_value, read_settings
 from recbole_mscgrec.experiments import grid
 from recbole_mscgrec.runner.quick_start import load_data_and_model
 
@@ -219,3 +219,13 @@ def test_the_source_evaluates_nothing_and_unpickles_nothing(file: Path) -> None:
             library = getattr(getattr(node.func, "value", None), "id", "")
             wanted = {"torch": "weights_only", "np": "allow_pickle", "yaml": "Loader"}.get(library)
             assert wanted is None or wanted in [k.arg for k in node.keywords], f"line {node.lineno}"
+
+
+def test_the_loader_in_c_reads_what_the_other_reads() -> None:
+    folders = (Path(recbole.__file__).parent / "properties", properties_folder())
+    files = [file for folder in folders for file in folder.rglob("*.yaml")]
+    assert len(files) > 100
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    texts += ["a: 1e-3", "a: -1.5E+4", "a: .5e3", "a: 1e3x", "a: [1e-3, 'b', ~, yes, 2020-01-02]"]
+    for text in texts:
+        assert repr(yaml.load(text, FastLoader)) == repr(yaml.load(text, Loader))
