@@ -38,6 +38,8 @@ def install() -> None:
         if has_histories(self):
             # RecBole's attribute has this name for any ITEM_ID_FIELD.
             self.item_id_list_field = list_field(self.config)
+            # Uncut, for `given_pairs`.
+            self.given_histories = self.inter_feat[self.item_id_list_field].to_list()
             _keep_the_newest(self)
             presets(self)
 
@@ -63,6 +65,22 @@ def install() -> None:
 def has_histories(dataset: Any) -> bool:
     """Whether the files give each row its history."""
     return list_field(dataset.config) in dataset.inter_feat
+
+
+def given_pairs(dataset: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The users and the items, (n,) each, in the given histories of each part, of any length; [] if
+    the files give no histories. Some of these items are the target of no row."""
+    lists = getattr(dataset, "given_histories", None)
+    if lists is None:
+        return []
+    users, ends = (
+        np.asarray(dataset.inter_feat[dataset.uid_field]),
+        np.cumsum(dataset.file_size_list),
+    )
+    return [
+        (np.repeat(users[a:b], [len(items) for items in lists[a:b]]), np.concatenate(lists[a:b]))
+        for a, b in zip([0, *ends], ends, strict=False)
+    ]
 
 
 def _keep_the_newest(dataset: Any) -> None:

@@ -14,13 +14,14 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from scipy.sparse import csr_matrix
 
+from recbole_mscgrec.data.parts import given_pairs
 from recbole_mscgrec.storage.errors import UserError
 
 NONE, ALL, HISTORY = "none", "all", "history"
 
 
 class SeenItems:
-    """The interactions of all users, over all splits.
+    """The interactions of all users, over all splits, and the items of given histories.
 
     Args:
         data: a data set before the split, as returned by `create_dataset`.
@@ -38,6 +39,7 @@ class SeenItems:
         self.shape = (data.user_num, data.item_num)
         rows = data.inter_feat
         self.had = _counts(rows[data.uid_field], rows[data.iid_field], self.shape)
+        self.given = [_counts(*pairs, self.shape) for pairs in given_pairs(data)]
 
     def leave_out(self, valid_data: Any, test_data: Any) -> None:
         """Make the loaders exclude the items that their users have seen: those of the train split
@@ -49,7 +51,8 @@ class SeenItems:
                 history.
         """
         before = self.had  # counts: removing a target must not hide earlier ones of the same item
-        for loader in (test_data, valid_data):  # from the last split back to the first
+        # From the last split back to the first, with the number of parts whose histories count.
+        for loader, n_parts in ((test_data, 3), (valid_data, 2)):
             if not isinstance(loader, FullSortEvalDataLoader):
                 raise UserError(
                     f"exclude_seen={self.which} needs the ranking of all items: set eval_args mode "
@@ -58,7 +61,7 @@ class SeenItems:
             rows = loader._dataset.inter_feat
             targets = _counts(rows[loader.uid_field], rows[loader.iid_field], self.shape)
             before = before - targets
-            seen = (before > 0) > (targets > 0)
+            seen = (sum(self.given[:n_parts], before) > 0) > (targets > 0)
             history = _history_field(loader) if self.which == HISTORY else None
             loader.collate_fn = _collate_with(loader, seen, history)
 

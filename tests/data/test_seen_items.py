@@ -79,6 +79,35 @@ def test_loaders_name_what_the_model_reads(model: str, folder: Path) -> None:
     assert named(longer, data) == {u: set(items[:-1]) - {items[-1]} for u, items in HAD.items()}
 
 
+@pytest.mark.parametrize(
+    ("which", "longest", "valid_seen", "test_seen"),
+    [
+        ("all", 3, {"u0": {"i0", "i1", "i2"}, "u1": {"i4"}}, {"u0": {"i0", "i1", "i2", "i3"}}),
+        ("history", 3, {"u0": {"i0", "i1", "i2"}, "u1": {"i4"}}, {"u0": {"i1", "i2", "i3"}}),
+        ("history", 1, {"u0": {"i2"}, "u1": {"i4"}}, {"u0": {"i3"}}),
+    ],
+)
+def test_loaders_name_the_items_of_given_histories(
+    which: str, longest: int, valid_seen: Any, test_seen: Any, tmp_path: Path
+) -> None:
+    """Also those that are the target of no row, as a user's first item; u1's target comes back."""
+    parts = {
+        "train": ["u0 i0 i1", "u0 i0,i1 i2"],
+        "valid": ["u0 i0,i1,i2 i3", "u1 i5,i4 i5"],
+        "test": ["u0 i0,i1,i2,i3 i5", "u1 i5,i4,i5 i4"],
+    }
+    for part, rows in parts.items():
+        lines = [row.replace(" ", "\t").replace(",", " ") for row in rows]
+        file = tmp_path / "data" / "seen" / f"seen.{part}.inter"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        head = "user_id:token\titem_id_list:token_seq\titem_id:token"
+        file.write_text("\n".join([head, *lines]) + "\n")
+    chosen = {"load_col": None, "benchmark_filename": list(parts), "MAX_ITEM_LIST_LENGTH": longest}
+    _, data, valid, test = loaders("SASRec", tmp_path, which, **chosen)
+    assert named(valid, data) == valid_seen
+    assert named(test, data) == test_seen | {"u1": {"i5"}}
+
+
 def test_a_model_without_a_history_has_none_to_leave_out(folder: Path) -> None:
     with pytest.raises(ValueError, match="exclude_seen=history needs a sequential model"):
         loaders("Pop", folder, "history")
