@@ -8,10 +8,12 @@ history, and is then a target of its own part.
 from __future__ import annotations
 
 from functools import wraps
+from itertools import combinations
 from logging import getLogger
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.utils import FeatureSource, FeatureType
 
@@ -98,6 +100,7 @@ def _build_histories(dataset: Any) -> None:
     names, sizes = dataset.config["benchmark_filename"], torch.tensor(dataset.file_size_list)
     dataset._check_field("uid_field", "iid_field", "time_field")
     parts = torch.arange(len(sizes)).repeat_interleave(sizes)
+    _check_overlap(dataset, parts.numpy())
     _refuse_other_orders(dataset, parts.numpy())
     dataset.inter_feat.interaction[_PART] = parts
     dataset.set_field_property(_PART, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
@@ -116,6 +119,29 @@ def _build_histories(dataset: Any) -> None:
         f"Targets by part: {', '.join(counts)}; a user's first interaction has no history and is "
         "no target."
     )
+
+
+def _check_overlap(dataset: Any, parts: np.ndarray) -> None:
+    """Raise UserError if two parts have the same rows: each target would be in its own history. A
+    warning counts single rows that a later part repeats, which may be two interactions."""
+    names, rows = dataset.config["benchmark_filename"], dataset.inter_feat
+    fields = [dataset.uid_field, dataset.iid_field, dataset.time_field]
+    frame = pd.DataFrame({field: rows[field].numpy() for field in fields})
+    pairs = [frame.loc[parts == n, fields[:2]].to_numpy() for n in range(len(names))]
+    for one, other in combinations(range(len(names)), 2):
+        if np.array_equal(pairs[one], pairs[other]):
+            raise UserError(
+                f"benchmark_filename ({names}): the parts {names[one]} and {names[other]} have the "
+                "same rows, so the model would read each target in its own history. Give every "
+                "interaction to one part; parts for validation can be taken from the train part."
+            )
+    first = frame.assign(part=parts).groupby(fields).part.transform("min").to_numpy()
+    if n_repeated := int((parts > first).sum()):
+        getLogger().warning(
+            f"benchmark_filename ({names}): {n_repeated} rows have the user, item and time of a "
+            "row of an earlier part. If they are the same interactions, take them out of one of "
+            "the parts: otherwise the model reads the target in its own history."
+        )
 
 
 def _refuse_other_orders(dataset: Any, parts: np.ndarray) -> None:

@@ -128,6 +128,32 @@ def test_parts_that_are_not_in_the_order_of_time_are_refused(tmp_path: Path) -> 
         splits(config(tmp_path, "TiledSASRec"))
 
 
+@pytest.mark.parametrize("times", [True, False])
+@pytest.mark.parametrize("model", ["SASRec", "MSCGRec"])
+def test_parts_with_the_same_rows_are_refused(tmp_path: Path, model: str, times: bool) -> None:
+    write(tmp_path, times=times)
+    place = tmp_path / "data" / "d"
+    twice = config(tmp_path, model)
+    twice["benchmark_filename"] = ["tr", "te", "te"]
+    with pytest.raises(UserError, match=r"the parts te and te have the same rows.* own history"):
+        create_dataset(twice).build()
+    (place / "d.va.inter").write_text((place / "d.te.inter").read_text())
+    with pytest.raises(UserError, match="the parts va and te have the same rows"):
+        create_dataset(config(tmp_path, model)).build()
+
+
+def test_rows_that_a_later_part_repeats_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path)
+    place = tmp_path / "data" / "d"
+    repeated = (place / "d.te.inter").read_text().splitlines()[-3:]
+    with (place / "d.va.inter").open("a") as file:
+        file.write("\n".join(repeated) + "\n")
+    create_dataset(config(tmp_path, "SASRec")).build()
+    assert "3 rows have the user, item and time of a row of an earlier part" in caplog.text
+
+
 @pytest.mark.parametrize("longest", [12, 3])
 @pytest.mark.parametrize("name", ["item_id", "asin"])
 def test_given_histories_are_taken_as_they_are(tmp_path: Path, name: str, longest: int) -> None:
