@@ -4,6 +4,7 @@ read, so that no training ends in an evaluation that cannot be done."""
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from recbole_mscgrec.storage.errors import UserError
 
 FULL, LABELED = "full", "labeled"
 _SAMPLED = re.compile(r"(uni|pop)[1-9]\d*")
+_LEAVE_ONE_OUT = ("valid_and_test", "valid_only", "test_only")
 _PARTS = ("split", "order", "group_by", "mode")
 _SET_BY_TORCHRUN = ("world_size", "local_rank", "offset", "ip", "port")
 
@@ -25,22 +27,43 @@ def complete_eval_args(given: Any, ours: Mapping[str, Any]) -> dict[str, Any]:
     random split, so that setting only the mode would change the split.
 
     Raises:
-        UserError: `given` is not a dict, or has an unknown part, split or grouping.
+        UserError: `given` is not a dict, or has an unknown part, split, order or grouping.
     """
     if not isinstance(given, dict):
         raise UserError(f"eval_args ({given!r}) must be a dict of some of {', '.join(_PARTS)}.")
     unknown = sorted(set(given) - set(_PARTS))
     if unknown:
         raise UserError(f"eval_args has no part {unknown[0]!r}; its parts are {', '.join(_PARTS)}.")
-    split, group_by = given.get("split", ours["split"]), given.get("group_by")
-    if not isinstance(split, dict) or len(split) != 1:
-        raise UserError(
-            f"eval_args split ({split!r}) must be a dict with one of LS, RS and TS, such as "
-            "{'LS': 'valid_and_test'} or {'RS': [0.8, 0.1, 0.1]}."
-        )
+    merged, group_by = {**ours, **given}, given.get("group_by")
+    _check_split(merged["split"], merged["order"])
     if group_by not in (None, "user") and str(group_by).lower() != "none":
         raise UserError(f"eval_args group_by ({group_by!r}) must be user or none.")
-    return {**ours, **given}
+    return merged
+
+
+def _check_split(split: Any, order: Any) -> None:
+    known = isinstance(split, dict) and len(split) == 1 and set(split) <= {"LS", "RS", "TS"}
+    kind, shares = next(iter(split.items())) if known else ("", None)
+    if not known or not (shares in _LEAVE_ONE_OUT if kind == "LS" else _are_shares(shares)):
+        raise UserError(
+            f"eval_args split ({split!r}) must be a dict with one of LS, RS and TS, such as "
+            "{'LS': 'valid_and_test'}, or {'RS': [0.8, 0.1, 0.1]} with the shares of training, "
+            "validation and test, none of them negative."
+        )
+    if order not in ("TO", "RO"):
+        raise UserError(f"eval_args order ({order!r}) must be TO (by time) or RO (random).")
+    if kind == "TS" and order == "RO":
+        raise UserError(
+            f"eval_args split ({split}) divides the rows by time, and order RO shuffles them "
+            "before: add 'order': 'TO' to eval_args, or use RS."
+        )
+
+
+def _are_shares(shares: Any) -> bool:
+    if not isinstance(shares, list) or len(shares) != 3:
+        return False
+    numbers = [isinstance(x, (int, float)) and not isinstance(x, bool) for x in shares]
+    return all(numbers) and all(0 <= x < math.inf for x in shares) and sum(shares[:2]) > 0
 
 
 def check_protocol(settings: Mapping[str, Any]) -> None:
@@ -65,7 +88,12 @@ def check_protocol(settings: Mapping[str, Any]) -> None:
     if not topk or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in topk):
         raise UserError(f"topk ({settings['topk']}) must be a list of whole numbers from 1 on.")
     _check_valid_metric(str(settings["valid_metric"]), metrics, topk)
-    for mode in _modes(settings["eval_args"].get("mode", FULL)):
+    modes = settings["eval_args"].get("mode", FULL)
+    if isinstance(modes, dict) and (strange := [k for k in modes if k not in ("valid", "test")]):
+        raise UserError(
+            f"eval_args mode ({modes}) has a part {strange[0]!r}; its parts are valid and test."
+        )
+    for mode in _modes(modes):
         _check_mode(mode, metrics, bool(values))
 
 

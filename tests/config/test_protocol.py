@@ -38,6 +38,15 @@ def test_naming_a_mode_keeps_the_split(rule_folder: Any) -> None:
         ({"split": {}}, r"split \({}\) must be a dict with one of LS, RS and TS"),
         ({"split": None}, r"split \(None\) must be"),
         ({"split": {"LS": "valid_and_test", "RS": [8, 1, 1]}}, "split .* must be a dict with one"),
+        ({"split": {"XX": [8, 1, 1]}}, "split .* must be a dict with one"),
+        ({"split": {"LS": "valid"}}, "split .* must be a dict with one"),
+        *(
+            ({"split": {kind: shares}}, "with the shares of training, validation and test")
+            for kind in ("RS", "TS")
+            for shares in (0.8, [8, 2], [8, 1, 1, 1], [0.8, -0.1, 0.3], ["8", "1", "1"], [0, 0, 1])
+        ),
+        ({"order": "to"}, r"order \('to'\) must be TO \(by time\) or RO"),
+        ({"split": {"TS": [8, 1, 1]}, "order": "RO"}, "TS.* by time, and order RO .*'order': 'TO'"),
         ({"group_by": "item"}, r"group_by \('item'\) must be user or none"),
         ({"group_by": 3}, r"group_by \(3\) must be user or none"),
     ],
@@ -94,6 +103,7 @@ def test_what_works_together(changes: dict) -> None:
         ({"mode": "uni"}, "mode .'uni'. must be full, labeled, or uniN"),
         ({"mode": "uni0"}, "mode .'uni0'. must be"),
         ({"mode": {"valid": "full", "test": 3}}, "mode .3. must be"),
+        ({"mode": {"validation": "uni100"}}, "has a part 'validation'; its parts are valid and te"),
     ],
 )
 def test_what_does_not(changes: dict, told: str) -> None:
