@@ -144,13 +144,24 @@ def _check_filters(config: Any, inter: Path, loaded: list[str]) -> None:
                     f'are {", ".join(there)}. Add it to load_col, such as --load_col="{load}".'
                 )
     for field, chosen in (config["val_interval"] or {}).items():
-        if types[field].startswith("float"):
-            check_interval(f"val_interval of {field}", chosen)
-        elif not isinstance(chosen, (list, tuple)):
-            raise UserError(
-                f"val_interval of {field} ({chosen!r}): the column is of type {types[field]}, and "
-                "its values are given as a list, such as ['a', 'b']."
-            )
+        is_time = field == config["TIME_FIELD"] and owner[field] == "inter"  # read as numbers
+        _check_values(field, chosen, "float" if is_time else types[field])
+
+
+def _check_values(field: str, chosen: Any, kind: str) -> None:
+    """Raise UserError if `val_interval` cannot filter a column of this type by `chosen`."""
+    told = f"val_interval of {field} ({chosen!r}): the column is of type {kind}, and "
+    if kind == "float":
+        check_interval(f"val_interval of {field}", chosen)
+    elif kind != "token":
+        raise UserError(f"{told}RecBole filters only by columns of type float or token.")
+    elif not isinstance(chosen, (list, tuple)):
+        raise UserError(f"{told}its values are given as a list, such as ['a', 'b'].")
+    elif strange := [value for value in chosen if not isinstance(value, str)]:
+        raise UserError(
+            f"{told}its values are strings, which {strange[0]!r} never equals: put it in quotes, "
+            f"such as {[str(value) for value in chosen]}."
+        )
 
 
 def _check_no_filters(config: Any) -> None:

@@ -160,6 +160,10 @@ RATED = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
             {"val_interval": {"item_id": "[1,2]"}},
             r"val_interval of item_id .* such as \['a', 'b'\]",
         ),
+        (
+            {"val_interval": {"item_id": ["1", 2]}},
+            r"strings, which 2 never equals: put it in quotes, such as \['1', '2'\]",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_data(tmp_path: Path, changes: dict, message: str) -> None:
@@ -202,6 +206,14 @@ def test_intervals_of_items_and_several_at_once_pass(tmp_path: Path) -> None:
     (tmp_path / "data" / "d" / "d.item").write_text("item_id:token\tprice:float\ni\t1\n")
     both = {"rating": "[0,1];(2,inf)", "price": " [ 0 , 5e1 ] "}
     check(tmp_path, load_col=None, val_interval=both, user_inter_num_interval="[1,inf)")
+
+
+@pytest.mark.parametrize("column", ["tags:token_seq", "vector:float_seq"])
+def test_a_filter_by_sequences_is_refused(tmp_path: Path, column: str) -> None:
+    write_header(tmp_path, f"{RATED}\t{column}")
+    field = column.split(":")[0]
+    with pytest.raises(UserError, match=rf"val_interval of {field} .*only by columns of type flo"):
+        check(tmp_path, load_col=None, val_interval={field: ["1"]})
 
 
 def test_a_filter_over_a_column_of_the_items_names_their_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from recbole.data import create_dataset
 from tiny import protocol
 
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.storage.errors import UserError
 
 HEAD = ["user_id:token", "item_id:token", "rating:float", "label:float", "timestamp:float"]
@@ -92,6 +93,16 @@ def test_a_time_that_is_no_number_is_named_with_its_line(
     write(tmp_path, [*HEAD[:-1], header], {(6, 4): wrong})
     with pytest.raises(UserError, match=rf"d.inter, line 8: '{wrong}' in column timestamp"):
         load(tmp_path)
+
+
+def test_times_of_type_token_are_filtered_as_numbers(tmp_path: Path) -> None:
+    write(tmp_path, [*HEAD[:-1], "timestamp:token"], {})
+    every = load(tmp_path).inter_feat["timestamp"]
+    later = {"timestamp": f"({every.min()},inf)"}
+    chosen = protocol(tmp_path, load_col=LOAD, val_interval=later)
+    check_data(Config("Pop", "d", config_dict=chosen))
+    kept = load(tmp_path, val_interval=later)
+    assert len(kept) == (every > every.min()).sum() > 0
 
 
 def test_rows_that_an_interval_cannot_judge_are_dropped_and_counted(
