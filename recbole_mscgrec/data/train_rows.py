@@ -13,15 +13,27 @@ from recbole_mscgrec.storage.errors import UserError
 
 
 def train_rows(dataset: Any) -> dict[str, str]:
-    """`rows`, the fingerprint of a train split and of its users' and items' names, and `form`, the
-    kind of its rows: only rows of the same form can be compared."""
+    """`rows`, the fingerprint of a train split and of its users' and items' names; `form`, the kind
+    of its rows; and `targets`, the fingerprint of the names and of the users' targets in any order,
+    which sequential models with rows of another form have in common."""
     feat = dataset.inter_feat
     columns = {name: cache.fingerprint(rows=_column(feat, name)) for name in sorted(feat.columns)}
     for field in (dataset.uid_field, dataset.iid_field):
         if field:
             columns[f"names of {field}"] = cache.fingerprint(names=_names(dataset, field))
     form = f"{type(dataset).__name__}, {dataset.config['MAX_ITEM_LIST_LENGTH']}"
-    return {"rows": cache.fingerprint(**columns), "form": form}
+    if dataset.config["train_rows"] == "prefix":
+        form += ", prefix"
+    targets = {name: part for name, part in columns.items() if name.startswith("names of ")}
+    rows = getattr(dataset, "_targets", feat)  # a window has several targets
+    if {dataset.uid_field, dataset.iid_field} <= {*rows.columns}:
+        users, items = (np.asarray(rows[f]) for f in (dataset.uid_field, dataset.iid_field))
+        targets["pairs"] = cache.fingerprint(pairs=np.sort(users * dataset.item_num + items))
+    return {
+        "rows": cache.fingerprint(**columns),
+        "form": form,
+        "targets": cache.fingerprint(**targets),
+    }
 
 
 def _column(feat: Any, name: str) -> Any:
@@ -35,8 +47,8 @@ def _names(dataset: Any, field: str) -> np.ndarray:
 def check_same_rows(
     key_name: str, file: Any, trained: Mapping[str, str], ours: Mapping[str, str]
 ) -> None:
-    """Check that a saved model was trained on the train rows of this run. Checkpoints of older
-    versions, and of models with rows of another form, are not compared.
+    """Check that a saved model was trained on the train rows of this run. Of models with rows of
+    another form, the targets are compared; checkpoints of older versions lack them.
 
     Raises:
         UserError: it was trained on other rows, perhaps on those that it is tested on.
@@ -51,6 +63,8 @@ def check_same_rows(
 def other_rows(trained: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """How the train rows of a checkpoint differ from those of this run; '' if they do not, or
     cannot be compared."""
-    if trained.get("form") != ours["form"] or trained.get("rows") == ours["rows"]:
+    part = "rows" if trained.get("form") == ours["form"] else "targets"
+    before, now = trained.get(part), ours.get(part)
+    if before is None or before == now:
         return ""
-    return f"train rows with the fingerprint {trained.get('rows')}, and this run has {ours['rows']}"
+    return f"train rows with the fingerprint {before}, and this run has {now}"

@@ -88,7 +88,7 @@ _SAVED = {
     "settings": Maybe(Both({"eval_args": Maybe(dict)}, Each(Plain))),
     "chosen": Maybe(Each(Plain)),
     "made_by": Maybe(dict),
-    "train_rows": Maybe({"rows": str, "form": str}),
+    "train_rows": Maybe({"rows": str, "form": str, "targets": Maybe(str)}),
     "state_dict": WEIGHTS,
     "other_parameter": Maybe(Each(object)),
 }

@@ -1,12 +1,15 @@
-"""The fingerprint of train rows follows every row, and only rows of one form compare."""
+"""The fingerprint of train rows follows every row; rows of different forms compare by targets."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny import item_texts, rule_sequences, train_split, write_dataset
+from recbole.data import create_dataset
+from tiny import item_texts, protocol, rule_sequences, settings, train_split, write_dataset
 
+from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.data.train_rows import check_same_rows, other_rows, train_rows
 from recbole_mscgrec.storage.errors import UserError
 
@@ -28,6 +31,25 @@ def test_it_follows_rows_order_and_names(rule_folder: Path) -> None:
         write_dataset(rule_folder / "data", "rule", other, item_texts())
         seen.add(found()["rows"])
     assert len(seen) == 4
+
+
+def test_rows_of_all_forms_have_the_same_targets(rule_folder: Path) -> None:
+    def found(model: str, **changes: Any) -> dict[str, str]:
+        sizes = settings if model == "MSCGRec" else protocol
+        config = Config(model, "rule", config_dict=sizes(rule_folder, **changes))
+        return train_rows(create_dataset(config).build()[0])
+
+    every = [
+        *(found(model) for model in ("MSCGRec", "SASRec", "TiledGRU4Rec")),
+        found("MSCGRec", train_rows="prefix"),
+        found("SASRec", MAX_ITEM_LIST_LENGTH=3),
+    ]
+    assert len({rows["targets"] for rows in every}) == 1
+    assert len({rows["rows"] for rows in every}) == len({rows["form"] for rows in every}) == 4
+    sequences = rule_sequences()
+    write_dataset(rule_folder / "data", "rule", dict(reversed(sequences.items())), item_texts())
+    other = found("SASRec")  # the same users and items under other numbers
+    assert all(other_rows(rows, other) for rows in every)
 
 
 def test_other_rows_are_refused_with_both_fingerprints() -> None:

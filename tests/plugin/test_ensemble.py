@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Trained
-from tiny import Built, best_file, build, protocol, write_dataset
+from tiny import Built, best_file, build, protocol, rule_sequences, write_dataset
 
 from recbole_mscgrec.runner.quick_start import load_data_and_model, run
 from recbole_mscgrec.storage import checkpoint
@@ -184,6 +184,21 @@ def test_a_model_of_other_items_or_another_split_is_refused(
     checkpoint.save(tmp_path / "other.pth", state)
     with pytest.raises(ValueError, match=match):
         built(trained, tmp_path / "other.pth")
+
+
+def test_a_model_that_knows_the_items_under_other_numbers_is_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """RecBole numbers the items in the order of the file; here its rows have another order. The
+    rows of SASRec have another form than those of MSCGRec."""
+    write_dataset(tmp_path / "data", "rule", dict(reversed(rule_sequences().items())))
+    run("SASRec", "rule", config_dict=protocol(tmp_path))
+    with pytest.raises(ValueError, match="rescore_model .* was trained on train rows with the fin"):
+        built(trained, best_file(tmp_path / "saved", "SASRec"))
+
+
+def test_histories_of_prefixes_fit_a_model_of_windows(trained: Trained, second: Path) -> None:
+    assert built(trained, second, train_rows="prefix").model.ensemble is not None
 
 
 def test_a_model_of_this_kind_is_no_second_model(trained: Trained) -> None:
