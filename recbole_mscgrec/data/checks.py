@@ -13,6 +13,7 @@ from recbole_mscgrec.config.data_fields import header_of
 from recbole_mscgrec.config.model_needs import by_features
 from recbole_mscgrec.config.protocol import LABELED
 from recbole_mscgrec.config.ranges import check_interval
+from recbole_mscgrec.config.validation import FIT
 from recbole_mscgrec.data import saved_data
 from recbole_mscgrec.data.parts import list_field
 from recbole_mscgrec.data.tiled_rows import TiledDataset
@@ -236,6 +237,17 @@ def check_memory(config: Any, data: Any) -> None:
             f"MAX_ITEM_LIST_LENGTH ({length}): {n_rows:,} histories of this length need "
             f"{needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are available: "
             "lower it."
+        )
+
+
+def check_validated(config: Any, n_batches: int, searches: bool) -> None:
+    """Raise UserError if there are no batches of validation, but a search of settings, or
+    `rescore_weight: fit`, chooses by it."""
+    fits = config["rescore_model"] and config["rescore_weight"] == FIT
+    if not n_batches and (searches or fits):
+        raise UserError(
+            f"{'A search' if searches else 'rescore_weight=fit'} needs validation, for which "
+            f"eval_args split ({config['eval_args']['split']}) leaves no row: split otherwise."
         )
 
 

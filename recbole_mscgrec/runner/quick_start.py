@@ -16,7 +16,7 @@ from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.refusals import check_wandb, ends_told_to_the_user, told_to_the_user
 from recbole_mscgrec.config.validation import FIT
-from recbole_mscgrec.data.checks import check_data, check_memory
+from recbole_mscgrec.data.checks import check_data, check_memory, check_validated
 from recbole_mscgrec.data.download import with_data
 from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
@@ -173,6 +173,7 @@ def _train(config: Config, after_validation: Callable[[int, float], None] | None
     memory: dict[str, float] = {}
     with stopped(nothing_trained), timed(seconds, "data"), told_to_the_user():
         _, train_data, valid_data, test_data = _data(config)
+    check_validated(config, len(valid_data), searches=after_validation is not None)
     memory["data"] = peak_memory_mb()
 
     init_seed(config["seed"], config["reproducibility"])

@@ -141,6 +141,16 @@ def test_fitted_weights_are_the_same_after_training_and_for_a_saved_model(
         load_data_and_model(saved["model_file"])
 
 
+def test_weights_are_not_fitted_without_validation(
+    trained: Trained, second: Path, tmp_path: Path
+) -> None:
+    chosen = {**trained.settings, "checkpoint_dir": str(tmp_path), "result_file": None}
+    chosen |= {"eval_args": {"split": {"LS": "test_only"}}, "rescore_weight": "fit"}
+    with pytest.raises(ValueError, match="fit needs validation, .*test_only.* no row"):
+        run("MSCGRec", "rule", config_dict={**chosen, "rescore_model": str(second)})
+    assert not list(tmp_path.glob("*.pth"))
+
+
 def test_what_cannot_rank_is_refused(trained: Trained, second: Path, rule_folder: Path) -> None:
     chosen = {**trained.settings, "model_file": str(trained.model_file), "result_file": None}
 

@@ -281,3 +281,6 @@ def test_train_tells_each_validation_and_tests_nothing(rule_folder: Path) -> Non
     assert [epoch for epoch, _ in told] == [1, 3]
     assert result["best_valid_score"] == max(value for _, value in told)
     assert result["test_result"] is None
+    chosen["eval_args"] = {"split": {"RS": [8, 0, 2]}}
+    with pytest.raises(ValueError, match="A search needs validation, .* leaves no row"):
+        train("BPR", "rule", chosen, lambda *given: None)
