@@ -1,8 +1,11 @@
-"""The fingerprint of the rows that a model is trained on, which its checkpoints carry."""
+"""Fingerprints: of the rows that a model is trained on, kept in its checkpoints, and of the files
+that a run reads, kept in its result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache as kept
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ import numpy as np
 from recbole_mscgrec.data.gathered_rows import GatheredRows
 from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
+
+_ATOMIC = (".inter", ".item", ".user", ".kg", ".link", ".net")
 
 
 def train_rows(dataset: Any) -> dict[str, str]:
@@ -68,3 +73,46 @@ def other_rows(trained: Mapping[str, str], ours: Mapping[str, str]) -> str:
     if before is None or before == now:
         return ""
     return f"train rows with the fingerprint {before}, and this run has {now}"
+
+
+def fingerprint_of_files(config: Any) -> str:
+    """The fingerprint of what a run reads: atomic files and the files that its settings name by
+    content, images and the folder of a text encoder by names and sizes."""
+    return cache.fingerprint(**dict(_files(config)))
+
+
+def _files(config: Any) -> Iterator[tuple[str, Any]]:
+    folder = Path(config["data_path"])
+    for file in folder.iterdir():
+        if file.name.startswith(f"{config['dataset']}.") and file.suffix in _ATOMIC:
+            yield file.name, _content(file)
+    for key in ("vectors_file", "codes_file", "rescore_model", "initial_model"):
+        given = config[key] if key in config else None
+        named = given if isinstance(given, dict) else dict(enumerate(_as_list(given)))
+        for name, file in named.items():
+            if Path(file).is_file():
+                yield f"{key} {name}", _content(Path(file))
+    if "image_dir" in config:
+        yield "images", _names_and_sizes(Path(config["image_dir"] or folder / "images"))
+    if "text_encoder" in config:
+        yield "text_encoder", _names_and_sizes(Path(config["text_encoder"]))
+
+
+def _as_list(given: Any) -> list[Any]:
+    return [] if given is None else given if isinstance(given, list) else [given]
+
+
+def _names_and_sizes(folder: Path) -> list[list[Any]]:
+    if not folder.is_dir():
+        return []
+    return sorted([p.name, p.stat().st_size] for p in folder.iterdir() if p.is_file())
+
+
+def _content(file: Path) -> str:
+    status = file.stat()
+    return _hash(file.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@kept  # the cells of a table read the same files
+def _hash(file: Path, size: int, changed: int) -> str:
+    return cache.fingerprint(content=file)

@@ -22,6 +22,7 @@ import yaml
 import recbole_mscgrec
 from recbole_mscgrec.config import run_id
 from recbole_mscgrec.config.config import Config
+from recbole_mscgrec.data.train_rows import fingerprint_of_files
 from recbole_mscgrec.experiments.variants import Row
 from recbole_mscgrec.storage import checkpoint, digest, files, schema
 from recbole_mscgrec.storage.errors import UserError
@@ -69,7 +70,7 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     """The result of a cell; None if it has none.
 
     Raises:
-        UserError: the result was made with other settings, or is not a result file.
+        UserError: the result was made with other settings or other data, or is not a result file.
     """
     if not cell.result_file.is_file():
         return None
@@ -91,6 +92,11 @@ def finished(cell: Cell) -> dict[str, Any] | None:
     if differ:
         had = ", ".join(f"{k} was {stored.get(k)!r} and is {wanted.get(k)!r}" for k in differ)
         raise UserError(f"{cell.result_file} was made with other settings: {had}. {way_out}")
+    if result.get("data") not in (None, fingerprint_of_files(config)):
+        raise UserError(
+            f"{cell.result_file} was made with other data: the files of {cell.dataset} in "
+            f"{config['data_path']}, or files that the settings name, have changed since. {way_out}"
+        )
     return result
 
 

@@ -18,7 +18,7 @@ from recbole_mscgrec.config.refusals import check_wandb, ends_told_to_the_user, 
 from recbole_mscgrec.config.validation import FIT
 from recbole_mscgrec.data.checks import check_data, check_memory, check_validated
 from recbole_mscgrec.data.download import with_data
-from recbole_mscgrec.data.train_rows import check_same_rows, train_rows
+from recbole_mscgrec.data.train_rows import check_same_rows, fingerprint_of_files, train_rows
 from recbole_mscgrec.plugin.evaluation import KeepingEvaluator, check_test_metrics, for_testing
 from recbole_mscgrec.runner import user_ranks
 from recbole_mscgrec.runner.fit import fit, seed_of_this_process
@@ -160,6 +160,7 @@ class _Done(NamedTuple):
     train_data: Any
     test_data: Any
     best_valid: Any  # the metrics of the best validation
+    data: str  # fingerprint of the files that were read
     seconds: dict[str, float]
     memory: dict[str, float]
 
@@ -172,6 +173,7 @@ def _train(config: Config, after_validation: Callable[[int, float], None] | None
     seconds: dict[str, float] = {}
     memory: dict[str, float] = {}
     with stopped(nothing_trained), timed(seconds, "data"), told_to_the_user():
+        read = fingerprint_of_files(config)
         _, train_data, valid_data, test_data = _data(config)
     check_validated(config, len(valid_data), searches=after_validation is not None)
     memory["data"] = peak_memory_mb()
@@ -199,7 +201,7 @@ def _train(config: Config, after_validation: Callable[[int, float], None] | None
         memory["train"] = peak_memory_mb()
         if _fit_weights(trainer, valid_data, config):
             best_valid = trainer.evaluate(valid_data, show_progress=config["show_progress"])
-    return _Done(trainer, train_data, test_data, best_valid, seconds, memory)
+    return _Done(trainer, train_data, test_data, best_valid, read, seconds, memory)
 
 
 def _run(config: Config) -> dict[str, Any]:
@@ -232,7 +234,9 @@ def _run(config: Config) -> dict[str, Any]:
 
 
 def _result(config: Config, done: _Done, test: Any) -> dict[str, Any]:
-    return result_of(config, done.trainer, done.best_valid, test, done.seconds, done.memory)
+    return result_of(
+        config, done.trainer, done.best_valid, test, done.data, done.seconds, done.memory
+    )
 
 
 def _data(config: Config) -> tuple[Any, Any, Any, Any]:

@@ -20,6 +20,7 @@ def result_of(
     trainer: Any,
     best_valid: Any,
     test: Any,
+    data: str,
     seconds: dict[str, float],
     memory: dict[str, float],
 ) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def result_of(
         "settings": run_id.settings_of(config),
         "chosen": chosen_settings(config),
         "preset": checkpoint.to_plain(config.preset),
+        "data": data,
         "made_by": made_by(),
         "best_valid_score": None if score is None else float(score),
         "valid_score_bigger": bigger,

@@ -170,17 +170,15 @@ RESULT = {
     "dataset": str,
     "seed": int,
     "test_result": Each(_NUMBER),
+    **dict.fromkeys(("settings", "chosen", "preset", "code_health"), Maybe(Each(object))),
     "best_valid_result": Maybe(Each(_NUMBER)),
-    "settings": Maybe(Each(object)),
-    "chosen": Maybe(Each(object)),
-    "preset": Maybe(Each(object)),
+    "data": Maybe(str),
     "made_by": Maybe({"version": Maybe(str), "commit": Maybe(str)}),
     "seconds": Maybe(Each(_NUMBER)),
     "peak_memory_mb": Maybe(_NUMBER),
     "peak_memory_mb_after": Maybe(Each(_NUMBER)),
     "peak_gpu_memory_mb": Maybe(_NUMBER),
     "n_parameters": Maybe(int),
-    "code_health": Maybe(Each(object)),
 }
 
 

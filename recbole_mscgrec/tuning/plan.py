@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ from recbole_mscgrec.config.config import Config
 from recbole_mscgrec.config.parsing import parse_values, settings_beside_names
 from recbole_mscgrec.data.checks import check_data
 from recbole_mscgrec.data.download import with_data
+from recbole_mscgrec.data.train_rows import fingerprint_of_files
 from recbole_mscgrec.plugin.evaluation import check_test_metrics
-from recbole_mscgrec.storage import cache
 from recbole_mscgrec.storage.errors import UserError
 from recbole_mscgrec.tuning import search_space
 from recbole_mscgrec.tuning.search_space import Parameter
@@ -30,7 +29,6 @@ _RESERVED = {
     "model_file": "a search trains its models",
 }
 _N_TRIALS, _WARMUP = 20, 5
-_ATOMIC = (".inter", ".item", ".user", ".kg", ".link", ".net")
 
 
 class Plan(NamedTuple):
@@ -141,21 +139,5 @@ def _fingerprint(config: Config, space: list[Parameter]) -> dict[str, Any]:
         **{f"setting {key}": value for key, value in sorted(settings.items())},
         **{f"search of {parameter.name}": repr(parameter) for parameter in space},
         "searched": ", ".join(sorted(names)),
-        "content of the data": cache.fingerprint(**dict(_data_of(config))),
+        "content of the data": fingerprint_of_files(config),
     }
-
-
-def _data_of(config: Config) -> Iterator[tuple[str, Any]]:
-    """The files that a run reads: atomic files and given files by content, images by size."""
-    folder = Path(config["data_path"])
-    for file in sorted(folder.glob(f"{config['dataset']}.*")):
-        if file.suffix in _ATOMIC:
-            yield file.name, file
-    for key in ("vectors_file", "codes_file"):
-        for name, given in (config[key] or {}).items() if key in config else ():
-            if Path(given).is_file():
-                yield f"{key} {name}", Path(given)
-    if "image_dir" in config:
-        images = Path(config["image_dir"] or folder / "images")
-        if images.is_dir():
-            yield "images", sorted([p.name, p.stat().st_size] for p in images.iterdir())

@@ -10,7 +10,12 @@ from recbole.data import create_dataset
 from tiny import item_texts, protocol, rule_sequences, settings, train_split, write_dataset
 
 from recbole_mscgrec.config.config import Config
-from recbole_mscgrec.data.train_rows import check_same_rows, other_rows, train_rows
+from recbole_mscgrec.data.train_rows import (
+    check_same_rows,
+    fingerprint_of_files,
+    other_rows,
+    train_rows,
+)
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -59,3 +64,25 @@ def test_other_rows_are_refused_with_both_fingerprints() -> None:
     assert not other_rows({"rows": "bb", "form": "SequentialDataset, 50"}, ours)
     with pytest.raises(UserError, match=r"resume \(x.pth\).*fingerprint bb, and this run has aa"):
         check_same_rows("resume", "x.pth", {**ours, "rows": "bb"}, ours)
+
+
+def test_the_fingerprint_of_files_follows_all_that_a_run_reads(rule_folder: Path) -> None:
+    models = [rule_folder / "a.pth", rule_folder / "b.pth"]
+    chosen = settings(rule_folder, text_encoder=str(rule_folder / "encoder"))
+    chosen |= {"vectors_file": {"text": "vectors.npy"}, "rescore_model": [*map(str, models)]}
+    chosen["image_dir"] = str(rule_folder / "pictures")
+    files = [*models, Path("vectors.npy"), rule_folder / "data/rule/rule.inter"]
+    files += [rule_folder / "encoder/weights", rule_folder / "pictures/1.png"]
+    for file in (f for f in files if not f.exists()):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("one")
+    config = {**chosen, "dataset": "rule", "data_path": str(rule_folder / "data/rule")}
+    config |= {"codes_file": {}, "initial_model": None}
+    seen = [fingerprint_of_files(config)]
+    (rule_folder / "data/rule/rule.txt").write_text("not read")
+    assert fingerprint_of_files(config) == seen[0]
+    for file in files:
+        with file.open("a") as stream:
+            stream.write("more")
+        seen.append(fingerprint_of_files(config))
+    assert len({*seen}) == len(files) + 1

@@ -124,8 +124,22 @@ def test_results_of_other_settings_are_not_taken_for_this_cell(
     run_cell(cell(rule_folder))
     with pytest.raises(ValueError, match="other settings: epochs was 1 and is 2.*--table_dir"):
         finished(cell(rule_folder, epochs=2))
+    (rule_folder / "data").rename(rule_folder / "elsewhere")
     moved = {"data_path": str(rule_folder / "elsewhere"), "show_progress": True}
     assert finished(cell(rule_folder, **moved))
+
+
+def test_results_of_other_data_are_not_taken_for_this_cell(
+    rule_folder: Path, here: list[list[str]]
+) -> None:
+    """Not even of data that differ in nothing but a text or a test target."""
+    one = cell(rule_folder)
+    run_cell(one)
+    assert finished(one)
+    file = rule_folder / "data/rule/rule.item"
+    file.write_text(file.read_text() + "i99\tnew\n")
+    with pytest.raises(ValueError, match="made with other data: the files of rule"):
+        finished(one)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": "Pop"}', "3"])
