@@ -130,6 +130,12 @@ def _answering(
     model: TrainedModel, options: argparse.Namespace, lists: dict[str, list[str] | None]
 ) -> Callable[[list[Asked]], list[Answer]]:
     def answer(asked: list[Asked]) -> list[Answer]:
+        for each in asked:
+            if not each.history and not options.fallback:
+                raise UserError(
+                    f"History {each.name!r} is empty: leave it out, or add --fallback popular for "
+                    "the most frequent items."
+                )
         found = model.recommender.recommend(
             [each.history for each in asked],
             options.top,
@@ -154,12 +160,9 @@ def _write(
     asked: Iterator[Asked],
 ) -> None:
     """Write the answers to `--out`, and the page if `--html` asks for it."""
-    kept: list[Answer] = []
 
     def rows_of(batch: list[Asked]) -> list[dict[str, Any]]:
         found = answer(batch)
-        if options.html:
-            kept.extend(found)
         return [row for each in found for row in answers.rows_of(each, model, options.explain)]
 
     chosen = {k: str(v) for k, v in vars(options).items() if k not in ("html", "no_progress")}
@@ -183,5 +186,7 @@ def _write(
     )
     print(f"Recommendations for {n} histories: {options.out}")
     if options.html:
-        write_page(options.html, kept, model, options.image_dir)
+        # Answered again: after a stop, `rows_of` is not called for finished batches.
+        found = answer(list(_asked(model, options)))
+        write_page(options.html, found, model, options.image_dir)
         print(f"Page: {options.html.resolve().as_uri()}")
