@@ -71,10 +71,16 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--batch_size ({options.batch_size}) must be at least 1.")
     if options.out:
         answers.writer_of(options.out)
+    if options.out and options.history_file:
+        questions.check_regular(options.history_file)
     lists = {
         "exclude": _listed(options.exclude_items, "--exclude_items"),
         "allowed": _listed(options.allowed_items, "--allowed_items"),
     }
+    if lists["allowed"] == []:
+        raise UserError(
+            f"{options.allowed_items} (--allowed_items) names no item: write one token per line."
+        )
     if options.model_file:
         model = TrainedModel.from_checkpoint(options.model_file, {**QUIET, **settings})
     elif settings:

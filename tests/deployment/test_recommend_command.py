@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,21 @@ def test_after_a_stop_the_page_shows_all_histories(
     assert all(word in text for word in ("anna", "Title4", "bob", "Title9"))
 
 
+def test_a_pipe_cannot_be_read_twice(ask: Any, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    status, _, error = ask("--history_file", str(pipe), "--out", str(tmp_path / "r.csv"))
+    assert status == 1 and "is not a file that can be read twice" in error
+
+
+def test_a_list_of_allowed_items_without_items_is_refused(ask: Any, tmp_path: Path) -> None:
+    empty = tmp_path / "in_stock.txt"
+    empty.write_text("\n")
+    status, _, error = ask("--history", "i3", "--allowed_items", str(empty))
+    assert status == 1 and "in_stock.txt (--allowed_items) names no item" in error
+    assert ask("--history", "i3", "--exclude_items", str(empty))[0] == 0
+
+
 def test_an_empty_history_of_a_file_is_named_by_its_line(ask: Any, tmp_path: Path) -> None:
     file = tmp_path / "histories.txt"
     file.write_text("i3\n\ni4\n[]\n")
@@ -234,6 +250,8 @@ def test_an_export_answers_without_its_data_set(
         (["--history", "i3", "--top", "31"], r"top (31) must be from 1 to the number of items"),
         (["--history", "i3", "--batch_size", "0"], "--batch_size (0) must be at least 1"),
         (["--history_file", "no.txt"], "--history_file (no.txt) cannot be read"),
+        (["--history_file", "no.txt", "--out", "r.csv"], "--history_file (no.txt) cannot be read"),
+        (["--history_file", ".", "--out", "r.csv"], "--history_file (.) is not a file that"),
         (["--history", "i3", "--hidden_size=3"], "hidden_size"),
     ],
 )
