@@ -55,6 +55,19 @@ def of_file(file: Path) -> Iterator[Asked]:
         raise UserError(f"--history_file ({file}) cannot be read: {one_line(error)}.") from error
 
 
+def check_regular(file: Path) -> None:
+    """Raise UserError if a file of histories cannot be read, or not twice, such as a pipe."""
+    if file.exists() and not file.is_file():
+        raise UserError(
+            f"--history_file ({file}) is not a file that can be read twice, which --out needs: "
+            "write the histories to a file, or leave out --out."
+        )
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise UserError(f"--history_file ({file}) cannot be read: {one_line(error)}.") from error
+
+
 def lines_of(file: Path, option: str) -> list[str]:
     """The lines of a file that are not empty. Raises UserError, which names `option`."""
     try:

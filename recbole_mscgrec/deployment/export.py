@@ -12,6 +12,7 @@ from recbole_mscgrec.config.settings import MSCGRecSettings
 from recbole_mscgrec.deployment.exported_programs import programs_of
 from recbole_mscgrec.features.text import read_items
 from recbole_mscgrec.features.text_columns import clean_text
+from recbole_mscgrec.new_items import generations
 from recbole_mscgrec.new_items.kept_encoders import Kept, kept_encoders
 from recbole_mscgrec.plugin.mscgrec import MSCGRec
 from recbole_mscgrec.runner.quick_start import load_data_and_model
@@ -45,26 +46,28 @@ def export(
         programs: also write the encoder and the decoder as programs of torch.export.
 
     Raises:
-        UserError: the folder holds an export and `overwrite` is off, it cannot be written, or the
-            model cannot be exported (see `export_of`).
+        UserError: the folder holds an export and `overwrite` is off, it cannot be written, another
+            process is writing it, or the model cannot be exported (see `export_of`).
     """
     folder = Path(folder)
     files.check_folder(folder, "--out")
-    generation, history = 0, list[dict[str, Any]]()
-    if (folder / MANIFEST).is_file():
-        old = read_manifest(folder)
-        if not overwrite:
-            raise UserError(
-                f"{folder} holds an export of generation {old['generation']}: choose another "
-                "folder, or add --overwrite to replace it. Items added to it are lost then."
-            )
-        generation, history = old["generation"], old["history"]
-    config, model, _, train = load_mscgrec(model_file, config_dict)
-    made = export_of_loaded(config, model, train)
-    kept = kept_encoders(model, train) if new_items else Kept({}, {})
-    made = replace(made, generation=generation, history=history, new_items=kept.plan)
-    made = export_folder.next_generation(made, "export", model_file=Path(model_file).name)
-    export_folder.write(folder, made, {**kept.files, **(_programs(made) if programs else {})})
+    with generations.claimed(folder):
+        generation, history = 0, list[dict[str, Any]]()
+        if (folder / MANIFEST).is_file():
+            old = read_manifest(folder)
+            if not overwrite:
+                raise UserError(
+                    f"{folder} holds an export of generation {old['generation']}: choose another "
+                    "folder, or add --overwrite to replace it. Items added to it are lost "
+                    "then, and removed ones are recommended again."
+                )
+            generation, history = old["generation"], old["history"]
+        config, model, _, train = load_mscgrec(model_file, config_dict)
+        made = export_of_loaded(config, model, train)
+        kept = kept_encoders(model, train) if new_items else Kept({}, {})
+        made = replace(made, generation=generation, history=history, new_items=kept.plan)
+        made = export_folder.next_generation(made, "export", model_file=Path(model_file).name)
+        export_folder.write(folder, made, {**kept.files, **(_programs(made) if programs else {})})
     return made
 
 
@@ -76,10 +79,11 @@ def add_programs(folder: str | Path) -> Export:
         UserError: the folder holds no export, or it cannot be written.
     """
     folder = Path(folder)
-    old, names = export_folder.read(folder), read_manifest(folder)["files"]
-    made = _programs(old)
-    new = export_folder.next_generation(old, "programs")
-    export_folder.write(folder, new, made, unchanged=[name for name in names if name not in made])
+    with generations.opened(folder) as old:
+        names, made = read_manifest(folder)["files"], _programs(old)
+        new = export_folder.next_generation(old, "programs")
+        unchanged = [name for name in names if name not in made]
+        export_folder.write(folder, new, made, unchanged=unchanged)
     return new
 
 

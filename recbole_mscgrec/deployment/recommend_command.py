@@ -71,10 +71,16 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--batch_size ({options.batch_size}) must be at least 1.")
     if options.out:
         answers.writer_of(options.out)
+    if options.out and options.history_file:
+        questions.check_regular(options.history_file)
     lists = {
         "exclude": _listed(options.exclude_items, "--exclude_items"),
         "allowed": _listed(options.allowed_items, "--allowed_items"),
     }
+    if lists["allowed"] == []:
+        raise UserError(
+            f"{options.allowed_items} (--allowed_items) names no item: write one token per line."
+        )
     if options.model_file:
         model = TrainedModel.from_checkpoint(options.model_file, {**QUIET, **settings})
     elif settings:
@@ -130,6 +136,12 @@ def _answering(
     model: TrainedModel, options: argparse.Namespace, lists: dict[str, list[str] | None]
 ) -> Callable[[list[Asked]], list[Answer]]:
     def answer(asked: list[Asked]) -> list[Answer]:
+        for each in asked:
+            if not each.history and not options.fallback:
+                raise UserError(
+                    f"History {each.name!r} is empty: leave it out, or add --fallback popular for "
+                    "the most frequent items."
+                )
         found = model.recommender.recommend(
             [each.history for each in asked],
             options.top,
@@ -154,12 +166,9 @@ def _write(
     asked: Iterator[Asked],
 ) -> None:
     """Write the answers to `--out`, and the page if `--html` asks for it."""
-    kept: list[Answer] = []
 
     def rows_of(batch: list[Asked]) -> list[dict[str, Any]]:
         found = answer(batch)
-        if options.html:
-            kept.extend(found)
         return [row for each in found for row in answers.rows_of(each, model, options.explain)]
 
     chosen = {k: str(v) for k, v in vars(options).items() if k not in ("html", "no_progress")}
@@ -183,5 +192,7 @@ def _write(
     )
     print(f"Recommendations for {n} histories: {options.out}")
     if options.html:
-        write_page(options.html, kept, model, options.image_dir)
+        # Answered again: after a stop, `rows_of` is not called for finished batches.
+        found = answer(list(_asked(model, options)))
+        write_page(options.html, found, model, options.image_dir)
         print(f"Page: {options.html.resolve().as_uri()}")

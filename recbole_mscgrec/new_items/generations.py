@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,12 @@ NAME = "generation"  # of the lock
 _ITEM_VECTORS = "history.item_embedding.weight"
 
 
+def claimed(folder: Path) -> AbstractContextManager[None]:
+    """Within this block no other process can write a generation of the export in a folder. Raises
+    UserError if another process is writing one."""
+    return lock.claim(folder / NAME, f"writes a generation of {folder}")
+
+
 @contextmanager
 def opened(folder: Path) -> Iterator[Export]:
     """The export in a folder; within this block no other process can write a generation of it.
@@ -31,7 +37,7 @@ def opened(folder: Path) -> Iterator[Export]:
         UserError: another process is writing one, or the folder holds no export.
     """
     read_manifest(folder)  # fail before the lock makes a file in a folder without an export
-    with lock.claim(folder / NAME, f"adds or removes items in {folder}"):
+    with claimed(folder):
         yield export_folder.read(folder)
 
 

@@ -42,7 +42,7 @@ def parse(body: bytes, limits: Limits) -> Query:
         cold_share=_share(fields.get("cold_share")),
     )
     exclude = _exclude(fields.get("exclude"), n_rows, limits)
-    # An empty `exclude` excludes nothing. An empty `allowed` is an error, which the model raises.
+    # An empty `exclude` excludes nothing. An empty `allowed` allows nothing: the list is empty.
     allowed, allowed_each = _filter(fields.get("allowed"), "allowed", n_rows)
     return Query(histories, options, exclude, allowed, allowed_each)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from recbole_mscgrec.storage.errors import UserError
@@ -49,8 +49,11 @@ class ItemTokens:
         Raises:
             UserError: a token is unknown, or there is not one list per history.
         """
+        if not isinstance(given, (str, list, tuple)):  # a set or an array
+            given = list(given)
         # Only the first element decides the form: a sub-catalogue may have a million tokens.
-        if isinstance(given, str) or not given or not isinstance(given[0], (list, tuple)):
+        first = given[0] if given else ""
+        if isinstance(given, str) or isinstance(first, str) or not isinstance(first, Iterable):
             return [self.ids(given, name)] * n  # type: ignore[arg-type]
         if len(given) != n:
             raise UserError(

@@ -182,13 +182,14 @@ class Recommender:
             UserError: an unknown token.
         """
         ids = index(self.tokens.ids(tokens, "allowed"))
-        return SubCatalogue(torch.zeros_like(self._usable).index_fill(0, ids, True))
+        return SubCatalogue(torch.zeros_like(self._usable).index_fill(0, ids, True), self.items)
 
     def explain(self, history: Sequence[str], item: str) -> list[SharedLevels]:
         """The history items whose semantic ID shares its first levels with that of an item. Those
         with more shared levels come first; among equals, the latest. Raises UserError for an
         unknown token."""
         code = self.code_of(item)
+        self.tokens.ids(history, "history")
         shared: dict[str, SharedLevels] = {}
         for token in reversed(history):
             other = self.code_of(token)
@@ -235,6 +236,11 @@ class Recommender:
         gone = self.tokens.lists([] if exclude is None else exclude, len(ids), "exclude")
         chosen: Sequence[list[int] | SubCatalogue | None] = [None] * len(ids)
         if isinstance(allowed, SubCatalogue):
+            if allowed.items is not self.items:
+                raise UserError(
+                    "allowed is a sub-catalogue of another Recommender, whose item ids may differ: "
+                    "make it again with the sub_catalogue of this one."
+                )
             chosen = [allowed] * len(ids)
         elif allowed is not None:
             chosen = self.tokens.lists(allowed, len(ids), "allowed")

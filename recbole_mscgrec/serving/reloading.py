@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
 
 from recbole_mscgrec.serving.batching import Model
+from recbole_mscgrec.serving.export_files import MANIFEST
 from recbole_mscgrec.serving.metrics import Metrics
 from recbole_mscgrec.storage.errors import UserError
+
+_READ = (".json", ".safetensors", ".txt")  # endings of the files that a load reads
 
 
 class Reloader:
@@ -29,8 +33,8 @@ class Reloader:
     ) -> None:
         self._folder, self._load = Path(folder), load
         self._metrics, self._every = metrics, every
-        self._seen = self._signature()
-        self._asked = False
+        self._seen = self._signatures()
+        self._failed = self._asked = False
         self._stopped = threading.Event()
 
     def start(self, swap: Callable[[Model], None]) -> None:
@@ -58,17 +62,22 @@ class Reloader:
         self._asked = True  # no lock: a second signal may interrupt the first one's handler
 
     def poll(self) -> Model | None:
-        """The folder's model, if the folder has changed since the last check or `ask` was called;
-        else None. A failed load is logged and counted, and gives None."""
-        found = self._signature()
-        if not self._asked and (found is None or found == self._seen):
+        """The folder's model, if the manifest, or after a failed load any file, has changed since
+        the last load, or `ask` was called; else None. A failed load is logged and counted, and
+        gives None."""
+        found = self._signatures()
+        changed = found.get(MANIFEST) != self._seen.get(MANIFEST)
+        if self._failed:  # a folder that is being copied may get its manifest before other files
+            changed = found != self._seen
+        if not self._asked and not (changed and MANIFEST in found):
             return None
         # Stored before the load, so that a change during the load is noticed at the next check. A
         # folder that cannot be loaded is not tried again before it changes.
         self._asked, self._seen = False, found
         try:
-            model = self._load(self._folder)
+            model, self._failed = self._load(self._folder), False
         except Exception as error:
+            self._failed = True
             self._metrics.reload(False)
             traceback = None if isinstance(error, UserError) else error
             getLogger().error(
@@ -79,10 +88,14 @@ class Reloader:
         self._metrics.reload(True)
         return model
 
-    def _signature(self) -> tuple[int, int, int] | None:
-        """A value that changes when the manifest is rewritten; None if there is no manifest."""
-        try:
-            found = (self._folder / "manifest.json").stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+    def _signatures(self) -> dict[str, tuple[int, int, int]]:
+        """File name -> a value that changes when the file is rewritten, for the manifest and files
+        such as it names."""
+        found: dict[str, tuple[int, int, int]] = {}
+        with suppress(OSError):  # the folder is gone
+            for file in self._folder.iterdir():
+                with suppress(OSError):  # the file has just been removed
+                    if file.suffix in _READ:
+                        status = file.stat()
+                        found[file.name] = status.st_mtime_ns, status.st_size, status.st_ino
+        return found

@@ -26,6 +26,7 @@ class SubCatalogue(NamedTuple):
     """Allowed items that many requests share; made by `Recommender.sub_catalogue`."""
 
     mask: Tensor  # bool (N,)
+    items: list[str]  # those of the Recommender, whose ids the mask is over
 
 
 class Request(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,51 @@ def test_parts_of_another_file_of_histories_are_not_used(ask: Any, tmp_path: Pat
     assert [row["item"] for row in rows] == ["i8", "i9"]
 
 
+def test_after_a_stop_the_page_shows_all_histories(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, page = tmp_path / "histories.txt", tmp_path / "page.html"
+    file.write_text('{"user": "anna", "history": ["i3"]}\n{"user": "bob", "history": ["i8"]}\n')
+    arguments = ["--history_file", str(file), "--top", "1", "--batch_size", "1"]
+    arguments += ["--out", str(tmp_path / "recs.csv"), "--html", str(page)]
+    plain = Recommender.recommend
+
+    def stopped(self: Any, histories: Any, *rest: Any, **options: Any) -> Any:
+        if histories == [["i8"]]:
+            raise KeyboardInterrupt
+        return plain(self, histories, *rest, **options)
+
+    monkeypatch.setattr(Recommender, "recommend", stopped)
+    assert ask(*arguments)[0] == 130
+    monkeypatch.undo()
+    assert ask(*arguments)[0] == 0
+    text = page.read_text()
+    assert all(word in text for word in ("anna", "Title4", "bob", "Title9"))
+
+
+def test_a_pipe_cannot_be_read_twice(ask: Any, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    status, _, error = ask("--history_file", str(pipe), "--out", str(tmp_path / "r.csv"))
+    assert status == 1 and "is not a file that can be read twice" in error
+
+
+def test_a_list_of_allowed_items_without_items_is_refused(ask: Any, tmp_path: Path) -> None:
+    empty = tmp_path / "in_stock.txt"
+    empty.write_text("\n")
+    status, _, error = ask("--history", "i3", "--allowed_items", str(empty))
+    assert status == 1 and "in_stock.txt (--allowed_items) names no item" in error
+    assert ask("--history", "i3", "--exclude_items", str(empty))[0] == 0
+
+
+def test_an_empty_history_of_a_file_is_named_by_its_line(ask: Any, tmp_path: Path) -> None:
+    file = tmp_path / "histories.txt"
+    file.write_text("i3\n\ni4\n[]\n")
+    arguments = ["--history_file", str(file), "--batch_size", "1", "--out", str(tmp_path / "r.csv")]
+    status, _, error = ask(*arguments)
+    assert status == 1 and "History '4' is empty" in error
+
+
 def test_a_user_with_nothing_left_does_not_stop_the_others(ask: Any, tmp_path: Path) -> None:
     file, allowed = tmp_path / "histories.txt", tmp_path / "allowed.txt"
     file.write_text("i3\ni4\n")
@@ -198,12 +244,14 @@ def test_an_export_answers_without_its_data_set(
     [
         (["--user", "u999"], "--user names the unknown user 'u999': similar ones are u9"),
         (["--history", "i3,i99"], "unknown item 'i99': similar ones are"),
-        (["--history", ","], "History 0 is empty"),
+        (["--history", "i3", ","], "History ',' is empty: leave it out, or add --fallback popular"),
         (["--all_users"], "--all_users needs --out"),
         (["--all_users", "--out", "r.txt"], "must end in one of .csv, .jsonl, .parquet"),
         (["--history", "i3", "--top", "31"], r"top (31) must be from 1 to the number of items"),
         (["--history", "i3", "--batch_size", "0"], "--batch_size (0) must be at least 1"),
         (["--history_file", "no.txt"], "--history_file (no.txt) cannot be read"),
+        (["--history_file", "no.txt", "--out", "r.csv"], "--history_file (no.txt) cannot be read"),
+        (["--history_file", ".", "--out", "r.csv"], "--history_file (.) is not a file that"),
         (["--history", "i3", "--hidden_size=3"], "hidden_size"),
     ],
 )

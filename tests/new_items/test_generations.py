@@ -13,6 +13,7 @@ from exports import N, tiny_export
 from new_item_files import write_new
 from tiny import item_texts
 
+from recbole_mscgrec.deployment.export import add_programs, export
 from recbole_mscgrec.new_items import generations
 from recbole_mscgrec.new_items.add_command import add_items
 from recbole_mscgrec.new_items.generations import NAME, with_items
@@ -169,9 +170,14 @@ def test_a_stop_after_the_manifest_leaves_the_new_generation(
 
 def test_only_one_process_at_a_time_writes_a_generation(exported: Any, tmp_path: Path) -> None:
     folder, new = exported("default"), write_new(tmp_path, item_texts(1))
-    match = "Another process adds or removes items in .*: process "
-    with lock.claim(folder / NAME, "works"), pytest.raises(UserError, match=match):
-        add_items(folder, new)
+    match = "Another process writes a generation of .*: process "
+    with lock.claim(folder / NAME, "works"):
+        with pytest.raises(UserError, match=match):
+            add_items(folder, new)
+        with pytest.raises(UserError, match=match):
+            add_programs(folder)
+        with pytest.raises(UserError, match=match):  # before the model is read
+            export("no.pth", folder, overwrite=True)
 
 
 def test_the_manifest_tells_what_was_done(exported: Any, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from exports import N, tiny_export
@@ -90,6 +91,16 @@ def test_exclusions_and_allowed_items_leave_the_rest_in_order(model: Recommender
     assert {each.item for each in two[1]} == {"a9", "a17", "a3"}
     left = [i for i in chosen if i not in history]
     assert best(model, history, top=N, allowed=some, exclude_seen=True) == left
+    for form in (set, np.array):  # as stock is often kept
+        assert best(model, history, top=N, allowed=form(some)) == chosen
+        assert best(model, history, top=N, allowed=[form(some)]) == chosen
+
+
+def test_a_sub_catalogue_of_another_recommender_is_refused(model: Recommender) -> None:
+    """Its ids may stand for other items: a new export can have as many items in another order."""
+    other = Recommender(tiny_export(items=[f"a{i}" for i in reversed(range(N))]))
+    with pytest.raises(ValueError, match="allowed is a sub-catalogue of another Recommender"):
+        model.recommend([["a3"]], allowed=other.sub_catalogue(["a9"]))
 
 
 def test_restrictions_per_history(model: Recommender) -> None:
@@ -179,6 +190,10 @@ def test_history_items_that_share_levels_with_an_item(model: Recommender) -> Non
         assert [e.n_levels for e in shared] == sorted((e.n_levels for e in shared), reverse=True)
         expected = {h for h in history if codes[h][0] == codes[item][0]}
         assert {each.item for each in shared} == expected
+    with pytest.raises(ValueError, match="history names the unknown item 'a99'"):
+        model.explain(["a99"], "a7")
+    with pytest.raises(ValueError, match="history must be a list of item tokens, not the text"):
+        model.explain("a1", "a7")
 
 
 def test_neither_recbole_nor_pandas_is_imported(tmp_path: Path) -> None:

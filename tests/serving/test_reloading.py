@@ -89,6 +89,25 @@ def test_a_folder_that_cannot_be_loaded_is_logged_counted_and_tried_once(
     assert reloader.poll() is not None and reloads(metrics) == (1, 1)
 
 
+def test_a_copy_whose_manifest_came_first_is_loaded_when_it_is_complete(folder: Path) -> None:
+    metrics = Metrics()
+
+    def whole(folder: str | Path) -> WalkModel:
+        if not (Path(folder) / "titles-1.txt").is_file():
+            raise UserError("titles-1.txt is missing")
+        return load(folder)
+
+    reloader = Reloader(folder, whole, metrics)
+    write_json(folder / "manifest.json", {"generation": 1})
+    (folder / ".titles-1.txt.Xa7").write_text("half")  # of rsync
+    assert reloader.poll() is None and reloader.poll() is None and reloads(metrics) == (0, 1)
+    (folder / ".titles-1.txt.Xa7").rename(folder / "titles-1.txt")
+    loaded = reloader.poll()
+    assert loaded is not None and loaded.generation == 1
+    (folder / "encoder.pt2").write_text("another file")  # now only the manifest counts again
+    assert reloader.poll() is None and reloads(metrics) == (1, 1)
+
+
 def test_a_reload_under_load_drops_nothing(folder: Path) -> None:
     """Each answer is that of the generation it names; old ones first, then new ones."""
     first = load(folder)
