@@ -181,6 +181,21 @@ def test_a_compact_date_is_no_number_of_seconds_unless_one_says_so() -> None:
     assert times("20230115") == 20230115 * S  # one of many numbers
 
 
+@pytest.mark.parametrize(
+    ("value", "pattern", "unit"),
+    [(2023011510, "%Y%m%d%H", "s"), ("202301151030", "%Y%m%d%H%M", "ms"),
+     (20230115103059, "%Y%m%d%H%M%S", "ms")],
+)  # fmt: skip
+def test_a_compact_date_with_a_time_of_day_is_no_number_either(
+    value: object, pattern: str, unit: str
+) -> None:
+    """As a number, 202301151030 is a time of 1976."""
+    with pytest.raises(BadLine, match=f"{value}.* --time_format={pattern} or --time_unit={unit}"):
+        Times()(value)
+    assert Times(pattern=pattern)(value) // 10**9 // 3600 == 464938
+    assert Times()(202301152530) == 202301152530 * 10**6  # no hour 25
+
+
 def test_a_given_form_of_dates() -> None:
     times = Times("auto", "%d/%m/%Y %H:%M")
     assert times("05/05/2020 14:08") == 1588687680 * S
