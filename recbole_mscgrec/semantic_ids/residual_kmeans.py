@@ -121,7 +121,8 @@ class ResidualQuantizer:
         if largest > len(vectors):
             raise UserError(
                 f"codebook_size ({largest}) must not exceed the number of items with a vector "
-                f"({len(vectors)}): lower codebook_size."
+                f"({len(vectors)}): lower codebook_size, or leave this modality out of "
+                "`modalities`."
             )
         if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
             raise UserError(
