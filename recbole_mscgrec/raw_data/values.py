@@ -37,6 +37,7 @@ _FRACTION = re.compile(r"\.(\d+)")
 _COMPACT_DATE = re.compile(
     r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d){0,2})?"
 )
+_FIRST_OF_LIST = re.compile(r"\s*\[\s*(?:'([^']+)'|\"([^\"]+)\"|([^,\]]+))")  # in a csv cell
 _NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -145,8 +146,10 @@ def address_of(*candidates: Any) -> str:
     for value in candidates:
         if isinstance(value, list):
             value = address_of(*value)
+        if isinstance(value, str) and (listed := _FIRST_OF_LIST.match(value)):
+            value = listed[1] or listed[2] or listed[3]
         if isinstance(value, str) and (text := value.strip()).startswith(("http://", "https://")):
-            return re.sub(r'[\s\x00-\x1f"]', "", text)
+            return re.sub(r"[\x00-\x1f]", "", text).replace(" ", "%20").replace('"', "%22")
     return ""
 
 

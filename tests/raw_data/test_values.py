@@ -97,9 +97,19 @@ def test_what_is_no_number_is_told_and_counted(caplog: pytest.LogCaptureFixture)
 
 def test_addresses() -> None:
     assert (
-        address_of(None, "", ["ftp://x", " https://x/a b.jpg\n"], "https://y") == "https://x/ab.jpg"
+        address_of(None, "", ["ftp://x", " https://x/a\tb.jpg\n"], "https://y")
+        == "https://x/ab.jpg"
     )
+    assert address_of('https://x/my "best" photo.jpg') == "https://x/my%20%22best%22%20photo.jpg"
     assert address_of("no address", []) == ""
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["['https://x/a b', 'https://x/c']", '["https://x/a b"]', "[https://x/a b, https://x/c]"],
+)
+def test_a_list_of_addresses_in_a_csv_cell(cell: str) -> None:
+    assert address_of(cell) == "https://x/a%20b"
 
 
 @pytest.mark.parametrize(
