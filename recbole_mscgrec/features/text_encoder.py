@@ -52,10 +52,15 @@ def encode(
     Several processes that call this together share the batches.
 
     Args:
-        max_length: tokens per text; longer texts are truncated.
+        max_length: tokens per text; longer texts are truncated, and so are texts with more tokens
+            than the model has positions.
         pooling: MEAN or LAST.
         progress: called with the number of texts of each batch.
+
+    Raises:
+        UserError: the model is not one of texts alone.
     """
+    max_length = min(max_length, _most_tokens(encoder, max_length))
     device, vectors = next(encoder.model.parameters()).device, []
     mine = processes.part(len(texts), batch_size)
     with torch.inference_mode():
@@ -64,10 +69,31 @@ def encode(
             batch = encoder.tokenizer(
                 given, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
             ).to(device)
-            hidden = encoder.model(**batch).last_hidden_state.float()  # (b, tokens, D)
+            hidden = _states(encoder, batch).float()  # (b, tokens, D)
             vectors.append(pooled(hidden, batch["attention_mask"], pooling).cpu())
             progress(len(given))
     return torch.nn.functional.normalize(processes.joined(vectors, len(texts), batch_size), dim=-1)
+
+
+def _most_tokens(encoder: Encoder, wanted: int) -> int:
+    """The tokens that the model has positions for; `wanted` if it has enough. Some models need a
+    few positions for themselves, which their tokenizer knows."""
+    positions = getattr(encoder.model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or not 0 < positions < wanted:
+        return wanted
+    return min(positions, encoder.tokenizer.model_max_length)
+
+
+def _states(encoder: Encoder, batch: Any) -> Tensor:
+    try:
+        states: Tensor = encoder.model(**batch).last_hidden_state
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The text encoder {encoder.model.name_or_path} is a {type(encoder.model).__name__}, "
+            f"which gives no hidden states for texts alone ({one_line(error)}): name a model of "
+            f"texts, such as {_KNOWN[0]}."
+        ) from error
+    return states
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -184,6 +184,11 @@ def _places(file: RawFile, columns: list[str], names: list[str]) -> list[int]:
             raise UserError(
                 f"{file} has no column {column}. Its columns are {', '.join(names)[:500]}.{hint}"
             )
+        if names.count(column) > 1:
+            raise UserError(
+                f"{file} has {names.count(column)} columns named {column}: rename or remove all "
+                "but one of them."
+            )
     return [names.index(column) for column in columns]
 
 

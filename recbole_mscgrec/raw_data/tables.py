@@ -30,6 +30,7 @@ K_CORE = 5
 _KEY = "item_id"  # the column of the item in the .item file
 _ENDINGS = tuple(f".{kind}{gz}" for kind in ("csv", "tsv", "txt", "dat") for gz in ("", ".gz"))
 _ENDINGS += (".parquet",)
+_LISTED = re.compile(r"\S+([,;|])\s+(\S+\1\s+)*\S+")  # such as `u, a, b`
 _PIXELREC_TERMS = (
     "PixelRec is for non-commercial research; modified data must not be redistributed. See "
     "https://github.com/westlake-repl/PixelRec, which also links the files on Google Drive."
@@ -92,7 +93,6 @@ def csv_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     if not paths:
         raise UserError("Name the table of interactions with --from.")
     files = [RawFile(path) for path in places.files_in(paths, _ENDINGS)]
-    items = items_of(options, cleaner)
     chosen = [options.user, options.item]
     chosen += [column for column in (options.time, options.rating) if column]
     table, times = _interactions(
@@ -106,7 +106,7 @@ def csv_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
         title="tables of your own",
         terms="your own data",
         interactions=table,
-        items=items,
+        items=items_of(options, cleaner),
         notes=notes,
         k_core=K_CORE,
         has_times=times is not None,
@@ -131,6 +131,8 @@ def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
             text = line.decode(codec)
         except UnicodeDecodeError as error:
             raise BadLine(f"bytes that are not {codec}: name --encoding.") from error
+        if separator is None and (found := _LISTED.fullmatch(text.strip())):
+            raise BadLine(f"every id but the last ends with {found[1]!r}: use --separator.")
         user, *items = [*first, *text.strip().split(separator)]
         if not items:
             raise BadLine("a line is `user item item ...`, but this one has no item.")
@@ -139,12 +141,11 @@ def sequences_source(options: argparse.Namespace, cleaner: Cleaner) -> Source:
     files = [RawFile(path) for path in places.files_in(paths, _ENDINGS)]
     table = Interactions(files, records, parse)
     notes = ["The items of a line are in the order of time; timestamp is the position."]
-    items = items_of(options, cleaner)
     return Source(
         title="sequences, one user per line",
         terms="your own data",
         interactions=table,
-        items=items,
+        items=items_of(options, cleaner),
         notes=notes,
         has_times=False,
     )

@@ -33,7 +33,11 @@ _NUMBER = re.compile(
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{2,3})*,\d{3}(\.\d*)?")  # 1,299 and 1,299.00
 _DECIMAL_COMMA = re.compile(r"(\d*|\d{1,3}(\.\d{3})+),\d+")  # 12,50 and 1.299,00
 _FRACTION = re.compile(r"\.(\d+)")
-_COMPACT_DATE = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")  # 20230115
+# 20230115, and 2023011510, 202301151030 and 20230115103000 with a time of day
+_COMPACT_DATE = re.compile(
+    r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])([0-5]\d){0,2})?"
+)
+_FIRST_OF_LIST = re.compile(r"\s*\[\s*(?:'([^']+)'|\"([^\"]+)\"|([^,\]]+))")  # in a csv cell
 _NOTHING = frozenset({"", "null", "none", "nan", "n/a", "[]", "{}"})
 
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -142,8 +146,10 @@ def address_of(*candidates: Any) -> str:
     for value in candidates:
         if isinstance(value, list):
             value = address_of(*value)
+        if isinstance(value, str) and (listed := _FIRST_OF_LIST.match(value)):
+            value = listed[1] or listed[2] or listed[3]
         if isinstance(value, str) and (text := value.strip()).startswith(("http://", "https://")):
-            return re.sub(r'[\s\x00-\x1f"]', "", text)
+            return re.sub(r"[\x00-\x1f]", "", text).replace(" ", "%20").replace('"', "%22")
     return ""
 
 
@@ -191,9 +197,10 @@ class Times:
             raise BadLine(f"the time {value!r} is not a finite number.")
         unit = _unit_of(number)
         if self.unit == "auto" and _COMPACT_DATE.fullmatch(str(number)):
+            pattern = "%Y%m%d%H%M%S"[: len(str(number)) - 2]
             raise BadLine(
-                f"the time {value!r} may be a date or a number: name --time_format=%Y%m%d or "
-                "--time_unit=s."
+                f"the time {value!r} may be a date or a number: name --time_format={pattern} or "
+                f"--time_unit={unit}."
             )
         if self.unit == "auto" and number:
             self.unit = unit

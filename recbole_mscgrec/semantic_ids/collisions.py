@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from recbole_mscgrec.semantic_ids.code_table import free_leaves
+from recbole_mscgrec.semantic_ids.residual_kmeans import near_origin
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -84,6 +85,7 @@ def redistribute(codes: Tensor, vectors: Tensor, codebooks: list[Tensor]) -> Ten
     movers = (count[group] > 1).nonzero().flatten()
     if len(movers) == 0:
         return codes
+    vectors, codebooks = near_origin(vectors, codebooks)
     own_cost = (vectors[movers] - _centroids(codes[movers], codebooks)).square().sum(1)
     moving = (vectors[movers], key[movers], own_cost, codebooks)
     matched = _cheapest(*moving, key.unique()) if len(movers) <= _EXACT_ITEMS else None

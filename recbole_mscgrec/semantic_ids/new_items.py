@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from recbole_mscgrec.semantic_ids.precision import HIGHEST, matmul_precision
-from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer
+from recbole_mscgrec.semantic_ids.residual_kmeans import ResidualQuantizer, near_origin
 from recbole_mscgrec.storage.errors import UserError
 
 Tensor = torch.Tensor
@@ -117,7 +117,8 @@ def codes_of_vectors(
     """
     leaves = _checked(len(vectors), sizes, taken)
     quantizer = ResidualQuantizer([len(book) for book in codebooks])
-    quantizer.codebooks = [book.float() for book in codebooks]
+    books = [book.float() for book in codebooks]
+    vectors, quantizer.codebooks = near_origin(vectors.float(), books)
     own = quantizer.encode(vectors)
     depth = len(codebooks)
     leaf = leaves.claim(leaves.numbers(own), leaves.below(depth))

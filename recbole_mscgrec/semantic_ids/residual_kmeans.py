@@ -16,6 +16,7 @@ _RUNS = 5  # k-means runs per level, with different starts
 _SAMPLE_ABOVE = 100_000  # with more vectors, a sample is fitted
 _SAMPLE, _PER_CODEWORD = 50_000, 256  # its size: 50,000, or 256 per codeword if that is more
 _ENCODED_AT_ONCE = 1 << 16  # vectors
+_FAR = 1e4  # vectors are moved if the square of their mean is this many times their variance
 _ROUNDING = 1e-5  # tolerance of a squared distance, relative to the squared lengths in it
 _SHARED_FROM = 1 << 22  # numbers; with fewer, communication can take longer than it saves
 # Rows per block. On a CPU a block stays in the cache; a GPU needs large blocks.
@@ -68,12 +69,14 @@ class ResidualQuantizer:
         generator.set_state(random_state)
         residual, codes = vectors.float(), []
         self.codebooks = []
+        residual = residual - (centre := _far_centre(residual))
         for size in self.codebook_sizes:
             codebook = k_means(residual, size, self.n_iterations, generator, share)
             code = nearest(residual, codebook, share)[0]
             self.codebooks.append(codebook)
             codes.append(code)
             residual = residual - codebook[code]
+        self.codebooks[0] = self.codebooks[0] + centre
         return torch.stack(codes, dim=1)
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -81,8 +84,9 @@ class ResidualQuantizer:
         return torch.cat([self._encoded(block) for block in vectors.split(_ENCODED_AT_ONCE)])
 
     def _encoded(self, vectors: Tensor) -> Tensor:
-        residual, codes = vectors.float(), []
-        for codebook in self.codebooks:
+        codes: list[Tensor] = []
+        residual, codebooks = near_origin(vectors.float(), self.codebooks)
+        for codebook in codebooks:
             codes.append(nearest(residual, codebook)[0])
             residual = residual - codebook[codes[-1]]
         return torch.stack(codes, dim=1)
@@ -91,9 +95,10 @@ class ResidualQuantizer:
         """Whether codes (N, L) are those of vectors (N, D), up to rounding: bool (N,). On another
         device, or in another order of operations, a vector can get the other one of two codewords
         at nearly the same distance."""
-        residual, fits = vectors.double(), torch.ones(len(vectors), dtype=torch.bool)
-        for codebook, code in zip(self.codebooks, codes.T, strict=True):
-            book = codebook.double()
+        fits = torch.ones(len(vectors), dtype=torch.bool)
+        doubles = [codebook.double() for codebook in self.codebooks]
+        residual, codebooks = near_origin(vectors.double(), doubles)
+        for book, code in zip(codebooks, codes.T, strict=True):
             scale = residual.square().sum(1) + book.square().sum(1).max()
             distance = torch.cdist(residual, book).square()
             chosen = distance.gather(1, code.unsqueeze(1)).squeeze(1)
@@ -121,13 +126,28 @@ class ResidualQuantizer:
         if largest > len(vectors):
             raise UserError(
                 f"codebook_size ({largest}) must not exceed the number of items with a vector "
-                f"({len(vectors)}): lower codebook_size."
+                f"({len(vectors)}): lower codebook_size, or leave this modality out of "
+                "`modalities`."
             )
         if len(vectors) > 1 and bool((vectors == vectors[0]).all()):
             raise UserError(
                 f"All {len(vectors)} vectors are equal, so they cannot tell items apart: "
                 "check where they come from, or leave this modality out of `modalities`."
             )
+
+
+def near_origin(vectors: Tensor, codebooks: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Vectors (N, D) and codebooks, both moved to the origin if they are far from it. There the
+    codes are the same, but products of vectors do not hide their differences by rounding."""
+    centre = _far_centre(codebooks[0])
+    return vectors - centre, [codebooks[0] - centre, *codebooks[1:]]
+
+
+def _far_centre(vectors: Tensor) -> Tensor:
+    """The mean (D,) of vectors (N, D) far from the origin; zero for others."""
+    mean = vectors.mean(dim=0)
+    variance = (vectors.square().mean(dim=0) - mean.square()).sum()
+    return mean if mean.square().sum() > _FAR * variance else torch.zeros_like(mean)
 
 
 def k_means(

@@ -56,7 +56,10 @@ def quantize(
             iterations = codes.quantizer_iterations
             quantizer = ResidualQuantizer(sizes.tolist(), iterations, settings.run.seed)
             table = torch.full((train.item_num, len(sizes)), MISSING)
-            table[rows] = quantizer.fit(feature.vectors[rows].to(settings.run.device)).cpu()
+            try:
+                table[rows] = quantizer.fit(feature.vectors[rows].to(settings.run.device)).cpu()
+            except UserError as error:
+                raise UserError(f"{name} codes: {error}") from error
             quantizer.to("cpu")
             stored[f"codebooks.{name}"] = torch.cat(quantizer.codebooks)
         stored[f"codes.{name}"], stored[f"sizes.{name}"] = table, sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -52,6 +53,26 @@ def test_vectors_equal_those_of_one_text_at_a_time(
             hidden = encoder.model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         expected = hidden.mean(0) if pooling == MEAN else hidden[-1]
         torch.testing.assert_close(row, expected / expected.norm(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_longer_than_the_model_reads_is_cut(models: dict[str, Path]) -> None:
+    """The tiny BERT has 64 positions; text_max_length is 256 by default."""
+    encoder = load_encoder(str(models["bert"]), "x")
+    long = encode(["red " * 300, "car"], encoder, 2, 256)
+    assert torch.equal(long, encode(["red " * 300, "car"], encoder, 2, 64))
+
+
+def test_a_model_of_texts_and_images_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = dict(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    texts = {**sizes, "vocab_size": 16, "max_position_embeddings": 32, "eos_token_id": 3}
+    images = {**sizes, "image_size": 8, "patch_size": 4}
+    shutil.copytree(models["bert"], tmp_path, dirs_exist_ok=True)
+    config = CLIPConfig(text_config=texts, vision_config=images, projection_dim=4)
+    CLIPModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is a CLIPModel.* for texts alone .*name a model"):
+        encode(["red"], load_encoder(str(tmp_path), "text_encoder"), 1, 16)
 
 
 def test_progress_counts_texts(models: dict[str, Path]) -> None:

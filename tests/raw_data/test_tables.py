@@ -244,6 +244,36 @@ def test_sequences_with_bad_lines(tmp_path: Path) -> None:
     assert "line 1: a line is `user item item ...`" in card and "line 3: bytes that are not" in card
 
 
+@pytest.mark.parametrize(("line", "more"), [("bob, 1, 2", []), ("1; 2; 3", ["--no_user"])])
+def test_signs_between_ids_do_not_become_part_of_them(
+    tmp_path: Path, line: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "s.txt", f"{line}\n")
+    given = ["--name=d", f"--data_path={tmp_path / 'data'}", f"--from={file}", "--max_bad_lines=0"]
+    assert prepare("sequences", *given, *more) == 1
+    assert re.search("every id but the last ends with '[,;]': use --sep", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_occurs_twice_is_refused(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two columns `item`, pyarrow gave neither, but the last chosen one: the time."""
+    names, rows = ["user", "item", "time", "item"], [("u", "a", 1, "x"), ("u", "b", 2, "y")]
+    file = tmp_path / f"r.{kind}"
+    if kind == "csv":
+        csv_file(file, names, rows)
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        columns = [pyarrow.array(column) for column in zip(*rows, strict=True)]
+        parquet.write_table(pyarrow.table(columns, names=names), file)
+    given = ["--name=d", f"--data_path={tmp_path / 'data'}", f"--from={file}"]
+    assert prepare("csv", *given, "--user=user", "--item=item", "--time=time") == 1
+    assert f"r.{kind} has 2 columns named item: rename" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("source", ["sequences", "csv"])
 def test_a_byte_order_mark_is_no_part_of_the_first_id(tmp_path: Path, source: str) -> None:
     file = write(tmp_path / "s.txt", "u1 i1\nu1 i2\n", encoding="utf-8-sig")

@@ -97,9 +97,19 @@ def test_what_is_no_number_is_told_and_counted(caplog: pytest.LogCaptureFixture)
 
 def test_addresses() -> None:
     assert (
-        address_of(None, "", ["ftp://x", " https://x/a b.jpg\n"], "https://y") == "https://x/ab.jpg"
+        address_of(None, "", ["ftp://x", " https://x/a\tb.jpg\n"], "https://y")
+        == "https://x/ab.jpg"
     )
+    assert address_of('https://x/my "best" photo.jpg') == "https://x/my%20%22best%22%20photo.jpg"
     assert address_of("no address", []) == ""
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["['https://x/a b', 'https://x/c']", '["https://x/a b"]', "[https://x/a b, https://x/c]"],
+)
+def test_a_list_of_addresses_in_a_csv_cell(cell: str) -> None:
+    assert address_of(cell) == "https://x/a%20b"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +189,21 @@ def test_a_compact_date_is_no_number_of_seconds_unless_one_says_so() -> None:
     assert Times("s")("20230115") == 20230115 * S
     assert times("20231315") == 20231315 * S  # no month 13
     assert times("20230115") == 20230115 * S  # one of many numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "pattern", "unit"),
+    [(2023011510, "%Y%m%d%H", "s"), ("202301151030", "%Y%m%d%H%M", "ms"),
+     (20230115103059, "%Y%m%d%H%M%S", "ms")],
+)  # fmt: skip
+def test_a_compact_date_with_a_time_of_day_is_no_number_either(
+    value: object, pattern: str, unit: str
+) -> None:
+    """As a number, 202301151030 is a time of 1976."""
+    with pytest.raises(BadLine, match=f"{value}.* --time_format={pattern} or --time_unit={unit}"):
+        Times()(value)
+    assert Times(pattern=pattern)(value) // 10**9 // 3600 == 464938
+    assert Times()(202301152530) == 202301152530 * 10**6  # no hour 25
 
 
 def test_a_given_form_of_dates() -> None:

@@ -65,6 +65,17 @@ def test_redistribution_has_the_least_total_cost(
     assert len(set(map(tuple, found.tolist()))) == 3
 
 
+def test_redistribution_far_from_the_origin() -> None:
+    """64 items in one leaf of 32 x 32 cost the same there."""
+    codebooks, codes = books([32, 32]), torch.zeros(64, 2, dtype=torch.long)
+    vectors = torch.randn(64, 3, generator=torch.Generator().manual_seed(1)) * 0.1
+    costs = []
+    for offset in (0, 8192):
+        moved, far = vectors + offset, [codebooks[0] + offset, codebooks[1]]
+        costs.append(total_cost(redistribute(codes, moved, far), moved, far))
+    assert costs[1] == pytest.approx(costs[0], rel=0.02)
+
+
 def test_redistribution_leaves_items_alone_that_share_nothing() -> None:
     codebooks = books([4, 4])
     vectors = torch.randn(12, 3, generator=torch.Generator().manual_seed(2))

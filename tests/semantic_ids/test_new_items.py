@@ -72,6 +72,13 @@ def test_a_single_item_gets_the_nearest_free_leaf_of_all(seed: int) -> None:
     assert code.tolist() == (own if own not in taken else free[distance.argmin()].tolist())
 
 
+def test_new_items_far_from_the_origin_get_the_codes_that_they_get_near_it() -> None:
+    vectors, books, published = random_case(1, n_known=30, n_new=20)
+    found = codes_of_vectors(vectors, books, [4, 5, 3], published)
+    far = codes_of_vectors(vectors + 8192, [books[0] + 8192, *books[1:]], [4, 5, 3], published)
+    assert (found == far).all(1).float().mean() > 0.8  # float32 rounds the moved vectors
+
+
 @pytest.mark.parametrize("widths", [(64, 256), (2, 4), (1,)])
 def test_a_tree_can_be_filled_to_the_last_leaf(
     widths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

@@ -246,3 +246,19 @@ def test_each_process_computes_its_part(monkeypatch: pytest.MonkeyPatch) -> None
         return multiplied[0] // 11  # assignments: 5 runs, their errors, and the result
 
     assert in_processes(2, rows) == [3072, 1928]  # of five blocks of 1,024
+
+
+def test_vectors_far_from_the_origin_are_told_apart() -> None:
+    """In float32, the products of vectors of length 8,000 are too coarse for their distances."""
+    draw = torch.Generator().manual_seed(0)
+    vectors = 0.3 * torch.randn(32, 16, generator=draw)[torch.arange(400) % 32]
+    vectors += 0.01 * torch.randn(400, 16, generator=draw)
+    errors = []
+    for moved in (vectors, vectors + 2048):
+        quantizer = ResidualQuantizer([32, 4], seed=1)
+        codes = quantizer.fit(moved)
+        distance = torch.cdist(moved.double(), quantizer.codebooks[0].double())
+        assert (distance.argmin(1) == codes[:, 0]).all()
+        assert (quantizer.encode(moved) == codes).all(1).float().mean() > 0.98  # but for rounding
+        errors.append((moved.double() - quantizer.decode(codes).double()).square().sum())
+    assert errors[1] < 1.1 * errors[0]

@@ -306,8 +306,16 @@ def test_nan_and_constant_vectors_are_named(
         vectors = torch.full((31, 4), value)
         present = torch.arange(31) > 0
         monkeypatch.setattr(stages_module, "text_vectors", lambda *_, v=vectors, p=present: (v, p))
-        with pytest.raises(ValueError, match=f"{message}.*"):
+        with pytest.raises(UserError, match=f"^text codes: .*{message}"):
             tokens_of(rule_folder, cache_dir=str(rule_folder / message))
+
+
+def test_a_modality_of_too_few_items_is_named(rule_folder: Path) -> None:
+    file = rule_folder / "v.json"
+    file.write_text(json.dumps({"i1": [1.0], "i2": [2.0]}))
+    message = r"^text codes: .*\(6\) must not exceed .* \(2\): lower .* or leave this modality out"
+    with pytest.raises(UserError, match=message):
+        tokens_of(rule_folder, vectors_file={"text": str(file)})
 
 
 def test_codebook_size_per_level() -> None:
