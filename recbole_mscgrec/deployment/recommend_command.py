@@ -166,9 +166,12 @@ def _write(
     asked: Iterator[Asked],
 ) -> None:
     """Write the answers to `--out`, and the page if `--html` asks for it."""
+    kept: list[Answer] = []
 
     def rows_of(batch: list[Asked]) -> list[dict[str, Any]]:
         found = answer(batch)
+        if options.html:
+            kept.extend(found)
         return [row for each in found for row in answers.rows_of(each, model, options.explain)]
 
     chosen = {k: str(v) for k, v in vars(options).items() if k not in ("html", "no_progress")}
@@ -192,7 +195,7 @@ def _write(
     )
     print(f"Recommendations for {n} histories: {options.out}")
     if options.html:
-        # Answered again: after a stop, `rows_of` is not called for finished batches.
-        found = answer(list(_asked(model, options)))
+        # After a stop, `rows_of` is not called for the batches finished before.
+        found = kept if len(kept) == n else answer(list(_asked(model, options)))
         write_page(options.html, found, model, options.image_dir)
         print(f"Page: {options.html.resolve().as_uri()}")

@@ -4,6 +4,7 @@ encoder-decoder such as T5, or a decoder (a large language model)."""
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import socket
 import urllib.parse
@@ -60,7 +61,7 @@ def encode(
     Raises:
         UserError: the model is not one of texts alone.
     """
-    max_length = min(max_length, _most_tokens(encoder, max_length))
+    max_length = int(min(max_length, _most_tokens(encoder.model)))
     device, vectors = next(encoder.model.parameters()).device, []
     mine = processes.part(len(texts), batch_size)
     with torch.inference_mode():
@@ -75,13 +76,15 @@ def encode(
     return torch.nn.functional.normalize(processes.joined(vectors, len(texts), batch_size), dim=-1)
 
 
-def _most_tokens(encoder: Encoder, wanted: int) -> int:
-    """The tokens that the model has positions for; `wanted` if it has enough. Some models need a
-    few positions for themselves, which their tokenizer knows."""
-    positions = getattr(encoder.model.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or not 0 < positions < wanted:
-        return wanted
-    return min(positions, encoder.tokenizer.model_max_length)
+def _most_tokens(model: Any) -> float:
+    """The tokens that a model has positions for; infinity for relative positions, which have no
+    end. RoBERTa and its relatives count from the position after that of the padding."""
+    tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return math.inf
+    return positions if padding is None else positions - padding - 1
 
 
 def _states(encoder: Encoder, batch: Any) -> Tensor:

@@ -69,14 +69,15 @@ class ResidualQuantizer:
         generator.set_state(random_state)
         residual, codes = vectors.float(), []
         self.codebooks = []
-        residual = residual - (centre := _far_centre(residual))
+        centre = _far_centre(residual)
+        residual = _moved(residual, centre)
         for size in self.codebook_sizes:
             codebook = k_means(residual, size, self.n_iterations, generator, share)
             code = nearest(residual, codebook, share)[0]
             self.codebooks.append(codebook)
             codes.append(code)
             residual = residual - codebook[code]
-        self.codebooks[0] = self.codebooks[0] + centre
+        self.codebooks[0] = _moved(self.codebooks[0], -centre)
         return torch.stack(codes, dim=1)
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -140,14 +141,17 @@ def near_origin(vectors: Tensor, codebooks: list[Tensor]) -> tuple[Tensor, list[
     """Vectors (N, D) and codebooks, both moved to the origin if they are far from it. There the
     codes are the same, but products of vectors do not hide their differences by rounding."""
     centre = _far_centre(codebooks[0])
-    return vectors - centre, [codebooks[0] - centre, *codebooks[1:]]
+    return _moved(vectors, centre), [_moved(codebooks[0], centre), *codebooks[1:]]
 
 
 def _far_centre(vectors: Tensor) -> Tensor:
     """The mean (D,) of vectors (N, D) far from the origin; zero for others."""
-    mean = vectors.mean(dim=0)
-    variance = (vectors.square().mean(dim=0) - mean.square()).sum()
-    return mean if mean.square().sum() > _FAR * variance else torch.zeros_like(mean)
+    variance, mean = torch.var_mean(vectors, dim=0, correction=0)
+    return mean if mean.square().sum() > _FAR * variance.sum() else torch.zeros_like(mean)
+
+
+def _moved(vectors: Tensor, centre: Tensor) -> Tensor:
+    return vectors - centre if centre.any() else vectors  # no copy of a million vectors
 
 
 def k_means(

@@ -62,6 +62,22 @@ def test_a_text_longer_than_the_model_reads_is_cut(models: dict[str, Path]) -> N
     assert torch.equal(long, encode(["red " * 300, "car"], encoder, 2, 64))
 
 
+def test_positions_are_counted_after_that_of_the_padding(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    shutil.copytree(models["bert"], tmp_path, dirs_exist_ok=True)
+    sizes = dict(hidden_size=12, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    RobertaModel(
+        RobertaConfig(**sizes, vocab_size=16, max_position_embeddings=34, pad_token_id=1)
+    ).save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path), "x")
+    for length in (33, 34, 256):
+        long = encode(["red " * 300], encoder, 1, length)
+        assert torch.equal(long, encode(["red " * 300], encoder, 1, 32))
+
+
 def test_a_model_of_texts_and_images_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     from transformers import CLIPConfig, CLIPModel
 
