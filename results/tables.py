@@ -237,7 +237,14 @@ COMPONENTS = (*COMPONENTS, "no average of weights", "shuffled codes")
 SETTINGS = ("MSCGRec", "no neighbours", NETWORK, "no neighbours, network alone")
 SETTINGS = (*SETTINGS, "no history vectors", "target collaborative", "no average of weights")
 SETTINGS = (*SETTINGS, "no average of weights, network alone")
-ENCODERS = ("MSCGRec", "gated units", NETWORK, "gated units, network alone")
+ENCODERS = (
+    "MSCGRec",
+    "gated units",
+    "GRU",
+    NETWORK,
+    "gated units, network alone",
+    "GRU, network alone",
+)
 LONG = ("MSCGRec", LEARNED, WITH_SASREC, f"{LEARNED}, with TiledSASRec", "TiledSASRec")
 SETS = ("all three", "collaborative and text", "collaborative", "text and image", "text", "image")
 _KEPT = [(p, f, o) for table, p, f, o in comparisons() if table == "ml-100k"]
