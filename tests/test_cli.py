@@ -248,6 +248,7 @@ def test_a_disk_that_takes_no_more_is_one_line(
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_command_on_a_full_disk_names_the_file_and_the_way_on(rule_folder: Path) -> None:
     resource = pytest.importorskip("resource")
     chosen = arguments(protocol(rule_folder, epochs=2, hidden_size=64, n_layers=1))

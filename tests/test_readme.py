@@ -160,6 +160,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("trained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", SNIPPETS, ids=name_of)
 def test_python_snippets_run(
     block: Block,

@@ -65,6 +65,9 @@ def main(arguments: list[str]) -> int:
         raise UserError("--all_users needs --out FILE.csv, .jsonl or .parquet.")
     if options.all_users and options.html:
         raise UserError("--html is for single users and histories: use --user with it.")
+    for option, needed in (("image_dir", "html"), ("category_column", "category")):
+        if getattr(options, option) and not getattr(options, needed):
+            raise UserError(f"--{option} has no effect without --{needed}: add it.")
     if options.html:
         files.check_folder(options.html.resolve().parent, "--html")
     if options.batch_size < 1:

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     tokens = _lines(options.items)
     command = shlex.join(["recbole-mscgrec", "remove-items", *arguments])
     generation = remove_items(options.export, tokens, command)
-    print(f"Generation {generation} of {options.export}: {len(set(tokens)):,} items removed.")
+    print(f"Generation {generation} of {options.export}: {len(set(tokens)):,} items are removed.")
     return 0
 
 

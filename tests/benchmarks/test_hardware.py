@@ -24,6 +24,7 @@ def test_the_median_of_at_least_three_calls_after_a_warm_up(
     assert len(calls) == 1 + 3
 
 
+@pytest.mark.slow
 def test_a_step_counts_every_position_as_a_target(script: Callable[[str], ModuleType]) -> None:
     decode, train_steps = script("decode"), script("train_steps")
     network = decode.build_network(decode.random_codes(50)).train()

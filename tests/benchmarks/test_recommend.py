@@ -23,6 +23,7 @@ def test_percentiles_of_calls_on_a_clock(recommend: ModuleType) -> None:
     assert next(calls) == 1 + 5  # one to warm up
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transitions", [False, True])
 def test_a_small_catalogue_gets_every_column(
     recommend: ModuleType, tmp_path: Path, transitions: bool

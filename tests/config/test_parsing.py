@@ -135,7 +135,15 @@ def test_a_value_of_an_ablation_file(rule_folder: Path) -> None:
     Path("rows.yaml").write_text(yaml.safe_dump(rows))
     known, chosen = parse(argv)
     assert grid.plan(known, chosen)[0].config()["wandb_project"] == PAYLOAD
-    assert main([*argv, "--table_dir=out"]) == 0  # in a process of its own
+
+
+@pytest.mark.slow
+def test_a_value_of_an_ablation_file_in_the_process_of_its_cell(rule_folder: Path) -> None:
+    chosen = {"log_wandb": False, "wandb_project": PAYLOAD}
+    rows = [{"name": "a", "model": "Pop", "settings": chosen}]
+    Path("rows.yaml").write_text(yaml.safe_dump(rows))
+    argv = ["--ablation=rows.yaml", "--dataset=rule", *arguments(protocol(rule_folder))]
+    assert main([*argv, "--table_dir=out"]) == 0
 
 
 def test_a_checkpoint(trained: Any) -> None:

@@ -253,6 +253,8 @@ def test_an_export_answers_without_its_data_set(
         (["--history_file", "no.txt", "--out", "r.csv"], "--history_file (no.txt) cannot be read"),
         (["--history_file", ".", "--out", "r.csv"], "--history_file (.) is not a file that"),
         (["--history", "i3", "--hidden_size=3"], "hidden_size"),
+        (["--history", "i3", "--image_dir", "x"], "--image_dir has no effect without --html"),
+        (["--user", "u1", "--category_column", "class"], "has no effect without --category:"),
     ],
 )
 def test_what_cannot_be_answered_is_told(ask: Any, arguments: list[str], message: str) -> None:

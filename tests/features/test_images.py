@@ -358,6 +358,7 @@ def test_a_file_that_is_lost_meanwhile_is_named(rule_folder: Path, posters: Path
         loaded[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "ml-1m" / "images").is_dir(), reason=f"no ml-1m in {REAL}")
 def test_posters_of_ml_1m(tmp_path: Path) -> None:
     chosen = {"data_path": str(REAL), "cache_dir": str(tmp_path), "show_progress": False}

@@ -116,6 +116,7 @@ def test_cosine_is_one_score_in_training_and_ranking(ring: str, name: str) -> No
         torch.testing.assert_close(model.calculate_loss(windows), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"similarity": "cosine"}, {"n_negatives": 8}], ids=str)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_rule_is_learned(ring: str, name: str, changes: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ def test_removed_items_are_known_and_never_recommended(
     folder, file = exported("default"), tmp_path / "gone.txt"
     file.write_text("i3\n\n i9 \ni3\n", encoding="utf-8-sig")  # as Windows' editors write it
     assert main(["remove-items", "--export", str(folder), "--items", str(file)]) == 0
-    assert f"Generation 2 of {folder}: 2 items removed." in capsys.readouterr().out
+    assert f"Generation 2 of {folder}: 2 items are removed." in capsys.readouterr().out
     model = Recommender.load(folder)
     (found,) = model.recommend([["i3", "i9"]], top=30, beam_size=30)
     assert {each.item for each in found} == set(model.items) - {"i3", "i9"}

@@ -52,6 +52,7 @@ def purity(groups: torch.Tensor, classes: torch.Tensor) -> float:
     return float(sum(counts)) / len(groups)
 
 
+@pytest.mark.slow
 def test_codes_tell_coloured_shapes_apart(tmp_path: Path) -> None:
     changes = {"epochs": 12, "quantize_after": 3, "learning_rate": 0.004, "out_dim": 64}
     made = train(tmp_path, 128, log=True, colour_jitter=0.0, **changes)

@@ -48,6 +48,7 @@ def test_what_runs_in_one_process(
     assert "export runs in one process, not in 2" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_is_told_once(rule_folder: Path, capfd: pytest.CaptureFixture) -> None:
     """All processes find it; one of them tells it."""
     chosen = protocol(rule_folder, nproc=2, eval_args="{'mode': 'labeled'}")

@@ -124,6 +124,7 @@ def test_the_training_page_names_exactly_these_models() -> None:
     assert named - {"MSCGRec", "MSCGRecTokenizer"} == NAMED | with_more_data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["SASRec", "TiledSASRec"])
 def test_baselines_learn_the_rule_too(rule_folder: Path, model: str) -> None:
     """The protocol gives stock models what they need: they are no straw men."""

@@ -50,6 +50,7 @@ def test_a_run_in_two_processes(rule_folder: Path, chosen: dict[str, Any]) -> No
     assert all(np.array_equal(held[0][name], held[1][name]) for name in held[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(2, 1, 2), (2, 2, 2)])
 def test_resuming_with_another_number_of_processes(
     chosen: dict[str, Any], rule_folder: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple
