@@ -247,6 +247,7 @@ def test_a_missing_properties_folder_raises(
         properties_folder()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_yaml_files(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -96,6 +96,7 @@ def answers() -> dict[str, str]:
     return dict(zip(IMPORTS, lines, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", IMPORTS)
 def test_whatever_is_imported_first_the_models_are_found(
     first: str, answers: dict[str, str]

@@ -241,6 +241,7 @@ def test_more_bad_lines_than_allowed_are_refused(
     assert len(table(tmp_path / "d" / "d.inter")) == 1 + 30 - 4
 
 
+@pytest.mark.slow
 def test_the_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Peak memory of the command on 2,000 and on 50,000 lines; these have 30 MB."""
     code = (

@@ -84,6 +84,7 @@ def test_stochastic_depth_differs_by_process(tmp_path: Path) -> None:
     assert all(map(torch.equal, weights.values(), same_weights.values()))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_with_another_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

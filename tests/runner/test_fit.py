@@ -61,6 +61,7 @@ def test_resumed_training_equals_an_uninterrupted_one(
     assert last["epoch"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eval_step", [0, 3])
 @pytest.mark.parametrize("model, call", [(MSCGRec, 14), (SASRec, 4)])
 def test_epochs_without_a_validation_can_be_resumed(

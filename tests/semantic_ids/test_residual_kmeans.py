@@ -207,6 +207,7 @@ def test_vectors_that_cannot_be_quantized_are_refused() -> None:
         ResidualQuantizer([4]).fit(torch.ones(10, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3])
 def test_several_processes_find_what_one_finds(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the last digit. Most of 5,000 vectors lie in two places, so that codewords restart."""

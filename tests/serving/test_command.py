@@ -89,6 +89,7 @@ def waits(port: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_answers_requests_in_work(tmp_path: Path, number: signal.Signals) -> None:
     write_json(tmp_path / "manifest.json", {"seconds": 0.6})
@@ -104,6 +105,7 @@ def test_a_stop_answers_requests_in_work(tmp_path: Path, number: signal.Signals)
         ask(port, "/health")
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"seconds": 0.4})
     with serving(tmp_path, "--max_batch=1") as (process, port), ThreadPoolExecutor(40) as pool:
@@ -119,6 +121,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_new_export_and_sighup_reload(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"generation": 0})
     with serving(tmp_path, "--reload_seconds=0.05") as (process, port):

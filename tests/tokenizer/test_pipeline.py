@@ -377,6 +377,7 @@ def shared_stages(folder: Path, **changes: Any) -> tuple[Any, Any]:
     return typed(config, train), train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["features", "rq_dino"])
 def test_several_processes_make_the_codes_of_one(
     shared_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str

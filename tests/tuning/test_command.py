@@ -142,6 +142,7 @@ def test_the_time_is_limited(faked: Any, caplog: pytest.LogCaptureFixture) -> No
     assert len(rows()) == 1 and "tune_timeout (0.01 s) is over" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["TiledSASRec", "BPR", "MSCGRec"])
 def test_best_yaml_repeats_the_best_validation_to_the_last_digit(
     model: str, rule_folder: Path, monkeypatch: pytest.MonkeyPatch
