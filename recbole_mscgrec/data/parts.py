@@ -75,10 +75,8 @@ def given_pairs(dataset: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     lists = getattr(dataset, "given_histories", None)
     if lists is None:
         return []
-    users, ends = (
-        np.asarray(dataset.inter_feat[dataset.uid_field]),
-        np.cumsum(dataset.file_size_list),
-    )
+    users = np.asarray(dataset.inter_feat[dataset.uid_field])
+    ends = np.cumsum(dataset.file_size_list)
     return [
         (np.repeat(users[a:b], [len(items) for items in lists[a:b]]), np.concatenate(lists[a:b]))
         for a, b in zip([0, *ends], ends, strict=False)

@@ -3,8 +3,8 @@ that a run reads, kept in its result."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from functools import cache as kept
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,6 @@ def _content(file: Path) -> str:
     return _hash(file.resolve(), status.st_size, status.st_mtime_ns)
 
 
-@kept  # the cells of a table read the same files
+@functools.cache  # the cells of a table read the same files
 def _hash(file: Path, size: int, changed: int) -> str:
     return cache.fingerprint(content=file)

@@ -68,15 +68,6 @@ def check_regular(file: Path) -> None:
         raise UserError(f"--history_file ({file}) cannot be read: {one_line(error)}.") from error
 
 
-def lines_of(file: Path, option: str) -> list[str]:
-    """The lines of a file that are not empty. Raises UserError, which names `option`."""
-    try:
-        lines = file.read_text(encoding=_ENCODING).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option} ({file}) cannot be read: {one_line(error)}.") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
 def tokens_of(text: str) -> list[str]:
     """The tokens of a text, separated by commas."""
     return [token.strip() for token in text.split(",") if token.strip()]

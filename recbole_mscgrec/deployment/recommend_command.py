@@ -76,14 +76,11 @@ def main(arguments: list[str]) -> int:
         answers.writer_of(options.out)
     if options.out and options.history_file:
         questions.check_regular(options.history_file)
+    exclude, allowed = options.exclude_items, options.allowed_items
     lists = {
-        "exclude": _listed(options.exclude_items, "--exclude_items"),
-        "allowed": _listed(options.allowed_items, "--allowed_items"),
+        "exclude": exclude and files.read_lines(exclude, "--exclude_items", may_be_empty=True),
+        "allowed": allowed and files.read_lines(allowed, "--allowed_items"),
     }
-    if lists["allowed"] == []:
-        raise UserError(
-            f"{options.allowed_items} (--allowed_items) names no item: write one token per line."
-        )
     if options.model_file:
         model = TrainedModel.from_checkpoint(options.model_file, {**QUIET, **settings})
     elif settings:
@@ -105,10 +102,6 @@ def main(arguments: list[str]) -> int:
         write_page(options.html, found, model, options.image_dir)
         print(f"Page: {options.html.resolve().as_uri()}")
     return 0
-
-
-def _listed(file: Path | None, option: str) -> list[str] | None:
-    return None if file is None else questions.lines_of(file, option)
 
 
 def _with_category(

@@ -61,7 +61,7 @@ def encode(
     Raises:
         UserError: the model is not one of texts alone.
     """
-    max_length = int(min(max_length, _most_tokens(encoder.model)))
+    max_length = int(min(max_length, most_tokens(encoder.model)))
     device, vectors = next(encoder.model.parameters()).device, []
     mine = processes.part(len(texts), batch_size)
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def encode(
     return torch.nn.functional.normalize(processes.joined(vectors, len(texts), batch_size), dim=-1)
 
 
-def _most_tokens(model: Any) -> float:
+def most_tokens(model: Any) -> float:
     """The tokens that a model has positions for; infinity for relative positions, which have no
     end. RoBERTa and its relatives count from the position after that of the padding."""
     tables = (m for name, m in model.named_modules() if name.endswith("position_embeddings"))

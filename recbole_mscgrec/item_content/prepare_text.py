@@ -13,7 +13,14 @@ from tqdm import tqdm
 
 from recbole_mscgrec.config.settings import DataFiles, TextSettings
 from recbole_mscgrec.features.text import texts_of
-from recbole_mscgrec.features.text_encoder import LAST, MEAN, Encoder, encode, load_encoder
+from recbole_mscgrec.features.text_encoder import (
+    LAST,
+    MEAN,
+    Encoder,
+    encode,
+    load_encoder,
+    most_tokens,
+)
 from recbole_mscgrec.item_content.items import add_data_options, files_of, number, read_item_file
 from recbole_mscgrec.item_content.vector_chunks import (
     Chunks,
@@ -190,9 +197,7 @@ def _vectors(texts: list[str], encoder: Encoder, options: argparse.Namespace, ba
 
 
 def _check_length(encoder: Encoder, max_length: int) -> None:
-    config = getattr(encoder.model.config, "max_position_embeddings", None)
-    known = (encoder.tokenizer.model_max_length, config)
-    longest = min((n for n in known if isinstance(n, int) and 0 < n), default=max_length)
+    longest = min(encoder.tokenizer.model_max_length, most_tokens(encoder.model))
     if max_length > longest:
         raise UserError(
             f"--max_length ({max_length}) is more than the {longest} tokens that the model reads."

@@ -11,6 +11,7 @@ import torch
 
 from recbole_mscgrec.new_items import generations
 from recbole_mscgrec.serving.item_tokens import ItemTokens
+from recbole_mscgrec.storage import files
 from recbole_mscgrec.storage.errors import UserError
 
 
@@ -61,19 +62,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the command. Returns the exit status."""
     options = parser().parse_args(arguments)
-    tokens = _lines(options.items)
+    tokens = files.read_lines(options.items, "--items")
     command = shlex.join(["recbole-mscgrec", "remove-items", *arguments])
     generation = remove_items(options.export, tokens, command)
     print(f"Generation {generation} of {options.export}: {len(set(tokens)):,} items are removed.")
     return 0
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty, without a byte order mark (BOM)."""
-    try:
-        tokens = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} (--items) cannot be read: {error}.") from error
-    if not any(tokens):
-        raise UserError(f"{file} (--items) names no item: write one token per line.")
-    return [token for token in tokens if token]

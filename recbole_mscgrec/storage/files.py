@@ -159,6 +159,22 @@ def read_json(file: str | Path, pairs: bool = False) -> Any:
         raise UserError(f"{file} cannot be read ({error}).") from error
 
 
+def read_lines(file: Path, option: str, may_be_empty: bool = False) -> list[str]:
+    """The lines of a file of item tokens that are not blank, without a byte order mark (BOM).
+
+    Raises:
+        UserError: the file cannot be read, or has no such line; the message names `option`.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{option} ({file}) cannot be read: {one_line(error)}.") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found and not may_be_empty:
+        raise UserError(f"{file} ({option}) names no item: write one token per line.")
+    return found
+
+
 def set_aside(file: str | Path, why: str, instead: str = "a new one is made") -> None:
     """Rename a file that cannot be used to NAME.unusable, and log a warning.
 

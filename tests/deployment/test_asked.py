@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_mscgrec.deployment.asked import Asked, lines_of, of_file, of_texts, tokens_of
+from recbole_mscgrec.deployment.asked import Asked, of_file, of_texts, tokens_of
 
 
 def test_tokens_have_commas_between_them() -> None:
@@ -30,7 +30,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_token(tmp_path: Path) -> None
     file = tmp_path / "marked.txt"
     file.write_text("i1\ni2\n", encoding="utf-8-sig")
     assert list(of_file(file)) == [Asked("1", ["i1"]), Asked("2", ["i2"])]
-    assert lines_of(file, "--exclude_items") == ["i1", "i2"]
 
 
 def test_a_line_that_is_none_of_these_is_named(tmp_path: Path) -> None:
@@ -41,5 +40,3 @@ def test_a_line_that_is_none_of_these_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="cannot be read"):
         list(of_file(file))
-    with pytest.raises(ValueError, match=r"--allowed_items \(no.txt\) cannot be read"):
-        lines_of(Path("no.txt"), "--allowed_items")

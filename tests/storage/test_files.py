@@ -20,6 +20,7 @@ from recbole_mscgrec.storage.errors import CannotWrite, UserError
 from recbole_mscgrec.storage.files import (
     Told,
     read_csv,
+    read_lines,
     refuses,
     write_csv,
     write_json,
@@ -136,3 +137,15 @@ def test_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", ["a", "b"], rows)
     assert (tmp_path / "a.csv").read_bytes() == 'a,b\n"x, ""y""","ä\nz"\n,2\n'.encode()
     assert read_csv(tmp_path / "a.csv") == [rows[0], {"a": "", "b": "2"}]
+
+
+def test_lines_are_item_tokens(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.txt"
+    file.write_text("i1\n\n i2 \n", encoding="utf-8-sig")
+    assert read_lines(file, "--exclude_items") == ["i1", "i2"]
+    with pytest.raises(ValueError, match=r"--allowed_items \(no.txt\) cannot be read"):
+        read_lines(Path("no.txt"), "--allowed_items")
+    file.write_text("\n")
+    assert read_lines(file, "--exclude_items", may_be_empty=True) == []
+    with pytest.raises(UserError, match=r"tokens.txt \(--items\) names no item: write one token"):
+        read_lines(file, "--items")
